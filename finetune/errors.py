@@ -1,0 +1,75 @@
+"""Every error that a user can cause, in one tree; `cli.main` turns each into one message and an exit code.
+
+    FinetuneError              1  (never raised itself)
+    ├── UsageError             2  the command line
+    │   └── ConfigError        2  the YAML file or an override
+    ├── DataError              3  folders, tables, images
+    │   └── ImageProblem       3  one image file, and why it cannot be used
+    ├── WeightsError           4  pretrained weights and saved models
+    ├── ResourceError          5  disk, memory, permissions of the run directory
+    ├── PartlyDone             6  most was done, some inputs were not
+    └── Stopped                130 / 143  asked to stop by Ctrl-C or a signal
+
+A message says what is wrong, where, and what to do about it. Foreign exceptions are translated where they
+arise, never here, so that the message can name the file or key concerned.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FinetuneError(Exception):
+    """A mistake that the user can mend; `str(error)` is the whole message, `remedy` included."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.remedy}" if self.remedy else self.what
+
+
+class UsageError(FinetuneError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class DataError(FinetuneError):
+    exit_code = 3
+
+
+class ImageProblem(DataError):
+    """One image that cannot be used; `what` is the reason alone, the caller knows the file."""
+
+
+class WeightsError(FinetuneError):
+    exit_code = 4
+
+
+class ResourceError(FinetuneError):
+    exit_code = 5
+
+
+class PartlyDone(FinetuneError):
+    exit_code = 6
+
+
+class Stopped(FinetuneError):
+    """The run was asked to stop and everything up to here is saved."""
+
+    def __init__(self, what: str, *, remedy: str = "", exit_code: int = 130) -> None:
+        super().__init__(what, remedy=remedy)
+        self.exit_code = exit_code
+
+
+def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
+    """` Did you mean 'learning_rate'?` for the nearest of `choices`, or `` when none is near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(by_lower[name]) for name in near)}?" if near else ""
