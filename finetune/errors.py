@@ -6,6 +6,7 @@
     ├── DataError              3  folders, tables, images
     │   └── ImageProblem       3  one image file, and why it cannot be used
     ├── WeightsError           4  pretrained weights and saved models
+    ├── TrainingDiverged       2  NaN in training: the learning rate, most often
     ├── ResourceError          5  disk, memory, permissions of the run directory
     ├── PartlyDone             6  most was done, some inputs were not
     └── Stopped                130 / 143  asked to stop by Ctrl-C or a signal
@@ -50,6 +51,10 @@ class ImageProblem(DataError):
 
 class WeightsError(FinetuneError):
     exit_code = 4
+
+
+class TrainingDiverged(FinetuneError):
+    exit_code = 2
 
 
 class ResourceError(FinetuneError):

@@ -1,0 +1,262 @@
+"""The command line. Every command is one short function; what it needs is imported when it runs, not before."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import finetune
+from finetune.errors import FinetuneError, PartlyDone, UsageError
+
+EXAMPLES = """examples:
+  finetune train digits                              a first run: real data, real weights, no download
+  finetune init photos/                              write a config for a folder of pictures
+  finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
+  finetune train --resume runs/photos-1              go on after an interruption
+  finetune predict dog.jpg                           1000 ImageNet classes, no training
+  finetune predict pictures/ --model runs/photos-1 --json
+  finetune evaluate runs/photos-1
+  finetune backbones resnet50
+  finetune tensorboard
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; the `finetune` script calls it."""
+    arguments = _parser().parse_args(argv)
+    if arguments.debug:
+        os.environ["FINETUNE_DEBUG"] = "1"
+    try:
+        arguments.command(arguments)
+    except FinetuneError as error:
+        if arguments.debug:
+            raise
+        _complain(f"error: {error}" if not isinstance(error, PartlyDone) else str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        return _report_bug(error)
+    return 0
+
+
+def _complain(text: str) -> None:
+    print(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8"),
+          file=sys.stderr)  # fmt: skip
+
+
+def _report_bug(error: Exception) -> int:
+    """A fault of ours: keep what is needed to mend it in a file, and say so in one line."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="finetune-bug-", suffix=".txt", delete=False) as file:
+        file.write(f"finetune {finetune.__version__}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
+        file.write("".join(traceback.format_exception(error)))
+    _complain(
+        f"error: this is a fault of finetune, not of yours: {type(error).__name__}: {error}\n"
+        f"  The details are in {file.name}; --debug shows them here."
+    )
+    return 1
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def train(arguments: argparse.Namespace) -> None:
+    config, overrides = arguments.config, list(arguments.overrides)
+    if arguments.output:
+        overrides.append(f"output={arguments.output}")
+    if arguments.resume is not None:
+        _resume(arguments, config, overrides)
+        return
+    if not config:
+        raise UsageError("train needs a config.", remedy="For example: finetune train digits")
+    from finetune import config as configs
+
+    loaded = configs.load(config, overrides)
+    from finetune import experiment, terminal
+
+    experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=terminal.Terminal(quiet=arguments.quiet))
+
+
+def _resume(arguments: argparse.Namespace, config: str | None, overrides: list[str]) -> None:
+    from finetune import resuming
+
+    run = resuming.find(arguments.resume or None, config, overrides)
+    from finetune import experiment, terminal
+
+    experiment.resume(run, terminal=terminal.Terminal(quiet=arguments.quiet), break_lock=arguments.break_lock)
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    from finetune import prediction
+
+    paths = prediction.find_inputs(arguments.inputs)  # before TensorFlow: a wrong path answers at once
+    from finetune import showing
+
+    showing.predict(
+        paths,
+        model=arguments.model,
+        top=arguments.top,
+        imagenet=arguments.imagenet,
+        as_json=arguments.json,
+        csv_file=arguments.csv,
+        figure=arguments.figure,
+        overwrite=arguments.overwrite,
+        batch_size=arguments.batch_size,
+    )
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from finetune import experiment, showing, terminal
+
+    metrics = experiment.evaluate(
+        arguments.model, arguments.data, split=arguments.split, terminal=terminal.Terminal(quiet=arguments.quiet)
+    )
+    if arguments.json:
+        print(json.dumps(metrics.to_json(), indent=1))
+    else:
+        showing.metrics(metrics)
+
+
+def backbones(arguments: argparse.Namespace) -> None:
+    from finetune import catalogue_page
+
+    catalogue_page.show(arguments.name, as_json=arguments.json)
+
+
+def init(arguments: argparse.Namespace) -> None:
+    from finetune import init as initial
+
+    target = initial.write(arguments.folder, arguments.target)
+    _complain(f"Wrote {target}\nNext: finetune train {target}")
+
+
+def tensorboard(arguments: argparse.Namespace) -> None:
+    if not arguments.folder.is_dir():
+        raise UsageError(
+            f"{arguments.folder}: no such folder, so there is nothing to show.",
+            remedy="finetune tensorboard takes a run directory, or the folder of the runs (default: runs).",
+        )
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(arguments.folder), "--bind_all=false"]
+    os.execv(sys.executable, [*command[:-1], "--host", arguments.host, "--port", str(arguments.port)])
+
+
+def cache(arguments: argparse.Namespace) -> None:
+    from finetune import caches
+
+    if arguments.action == "clear":
+        caches.clear(arguments.kind)
+    else:
+        caches.show()
+
+
+def weights(arguments: argparse.Namespace) -> None:
+    from finetune import weights as files
+
+    del files
+    raise UsageError("not yet")
+
+
+def schema(arguments: argparse.Namespace) -> None:
+    from finetune import config as configs
+
+    print(json.dumps(configs.schema(), indent=1))
+
+
+# --------------------------------------------------------------------------------------------------- parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="finetune",
+        description="Transfer learning for image classification, from one YAML file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    add = _adder(commands)
+
+    sub = add("train", train, "train a classifier", "finetune train configs/flowers.yaml head.epochs=5")
+    sub.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped config (digits, flowers)")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    sub.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
+    sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
+    sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
+
+    sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
+    sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
+    sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
+    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
+    sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
+    sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
+    sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+
+    sub = add("evaluate", evaluate, "measure a classifier", "finetune evaluate runs/flowers-1 --data new_photos/")
+    sub.add_argument("model", metavar="RUN|BACKBONE")
+    sub.add_argument("--data", metavar="FOLDER|CSV", help="labelled pictures (default: the run's own)")
+    sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+
+    sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
+    sub.add_argument("name", nargs="?")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("init", init, "write a config for a folder of pictures", "finetune init photos/")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("target", type=Path, nargs="?", help="the config (default: FOLDER's name with .yaml)")
+
+    sub = add("tensorboard", tensorboard, "show the progress of runs in a browser", "finetune tensorboard runs")
+    sub.add_argument("folder", type=Path, nargs="?", default=Path("runs"))
+    sub.add_argument("--host", default="localhost")
+    sub.add_argument("--port", type=int, default=6006)
+
+    sub = add("cache", cache, "list or clear what is cached", "finetune cache clear")
+    sub.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
+    sub.add_argument("kind", nargs="?", choices=("features", "scan", "datasets"), help="only these (default: features)")
+
+    add("schema", schema, "print the JSON schema of config files", "finetune schema > finetune.schema.json")
+    return parser
+
+
+def _adder(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"):  # type: ignore[no-untyped-def]
+    def add(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {example}")
+        sub.set_defaults(command=run)
+        sub.add_argument("--debug", action="store_true", help="show TensorFlow's messages and our tracebacks")
+        sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
+        return sub
+
+    return add
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
+    """A text file that takes its name when the block ends; refuses one that exists, unless `overwrite`."""
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

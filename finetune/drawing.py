@@ -1,0 +1,275 @@
+"""The pictures of a report and of a prediction, each a function from plain data to the bytes of a PNG.
+
+    png = curves(history_rows)
+
+Only `matplotlib.figure.Figure` is used: no pyplot, no window, no global state, safe in threads and without a display.
+Blue is right and orange is wrong everywhere; the two are told apart by every kind of colour vision (Okabe & Ito 2008).
+"""
+
+import io
+import math
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.evaluation import Bin, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Image = npt.NDArray[np.uint8]  # (H, W, 3)
+BLUE, ORANGE = "#0072B2", "#D55E00"
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e8ec"
+DPI = 160
+FALLBACK_FONTS = (  # DejaVu Sans comes with matplotlib; these are asked for what it lacks
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC",
+    "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans", "Arial Unicode MS", "Noto Emoji",
+)  # fmt: skip
+
+
+def curves(history: Sequence[Mapping[str, Any]], best: Sequence[int] = ()) -> bytes:
+    """Accuracy above loss, training against validation, all phases on one axis with their boundaries marked.
+
+    `history` has a row per epoch, in order: phase, loss, accuracy, validation_loss, validation_accuracy (numbers, text
+    of numbers, or empty). `best` are the rows (from 0) whose weights were kept.
+    """
+    figure = _figure(5.6, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, name in ((upper, "accuracy"), (lower, "loss")):
+        _curve_pair(axes, history, name, best)
+        _mark_phases(axes, [str(row["phase"]) for row in history], named=axes is upper)
+    upper.yaxis.set_major_formatter(_percent)
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("epoch")
+    lower.set_xlim(0.5, max(len(history), 2) + 0.5)
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    upper.legend(loc="lower right", frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
+    """Rows are the true classes, columns the answers; blue is the share that is right, orange the shares gone astray.
+
+    Up to 30 classes the counts stand in the cells; up to 250 every class is named, on a picture that grows with them.
+    """
+    count = len(classes)
+    cell = 0.9 if count <= 6 else 0.42 if count <= 30 else 0.11 if count <= 250 else 22 / count
+    font = 10 if count <= 6 else 8 if count <= 30 else 5
+    side = cell * count
+    longest = max(len(_label(name, 24)) for name in classes) if count <= 250 else 4
+    margin = 0.6 + longest * font * 0.0085
+    figure = _figure(max(side + margin, 4), max(side + margin, 3.6))
+    axes = figure.subplots()
+    axes.imshow(_confusion_colours(matrix), interpolation="nearest", aspect="equal")
+    if count <= 250:
+        names = [_label(name, 24) for name in classes]
+        turned = 0 if count <= 6 and longest <= 10 else 90 if count > 30 else 45
+        align = "center" if turned in (0, 90) else "right"
+        axes.set_xticks(range(count), names, fontsize=font, rotation=turned, ha=align, rotation_mode="anchor" if turned == 45 else None)
+        axes.set_yticks(range(count), names, fontsize=font)
+    if count <= 30:
+        _write_counts(axes, matrix, font)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true class")
+    axes.tick_params(length=0, colors=INK)
+    if count <= 250:
+        _rule_cells(axes, count)
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+    return _png(figure)
+
+
+def calibration(bins: Sequence[Bin]) -> bytes:
+    """What the model claims against what comes true, with 95 % intervals; below, how many images claim it."""
+    figure = _figure(5.6, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    middle = [(item.low + item.high) / 2 for item in bins]
+    claimed, right = [item.confidence for item in bins], [item.accuracy for item in bins]
+    intervals = [wilson(round(item.accuracy * item.n), item.n) for item in bins]
+    spread = [
+        [max(0, item.accuracy - found.low) for item, found in zip(bins, intervals, strict=True)],
+        [max(0, found.high - item.accuracy) for item, found in zip(bins, intervals, strict=True)],
+    ]
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="claims come true")
+    upper.errorbar(
+        claimed, right, yerr=spread, fmt="o-", color=BLUE, ecolor=BLUE, markersize=5, linewidth=1.8, elinewidth=1,
+        label="this model",
+    )  # fmt: skip
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    upper.text(0.97, 0.04, "claims too much", ha="right", color=MUTED, fontsize=9)
+    upper.text(0.03, 0.72, "claims too little", color=MUTED, fontsize=9)
+    upper.legend(loc="upper left", frameon=False, fontsize=9)
+    lower.bar(middle, [item.n for item in bins], width=0.055, color=BLUE, alpha=0.75)
+    lower.set(ylabel="images", xlabel="probability of the answer")
+    for axes in (upper, lower):
+        _plain(axes)
+    upper.yaxis.set_major_formatter(_percent)
+    lower.xaxis.set_major_formatter(_percent)
+    return _png(figure)
+
+
+def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6, title: str = "") -> bytes:
+    """A contact sheet: each picture with its caption of one or more lines below."""
+    columns = max(1, min(columns, len(images)))
+    rows = math.ceil(len(images) / columns)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    figure = _figure(1.55 * columns + 0.1, (1.5 + 0.15 * lines) * rows + (0.35 if title else 0.1))
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(image)
+        axes.set_axis_off()
+        text = "\n".join(_label(line, 24) for line in caption.split("\n"))
+        axes.text(0, -0.04, text, transform=axes.transAxes, va="top", fontsize=7, color=INK, linespacing=1.3)
+    if title:
+        figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+    return _png(figure)
+
+
+def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:
+    """A picture and its most probable classes, [(class, probability), ...] from the top, as bars beside it."""
+    height, width = image.shape[:2]
+    tall = 3.2
+    wide = tall * min(max(width / height, 0.6), 1.8)
+    figure = _figure(wide + 3.9, tall + (0.4 if title else 0.1))
+    left, right = figure.subplots(1, 2, width_ratios=[wide, 3.6])
+    left.imshow(image)
+    left.set_axis_off()
+    places = np.arange(len(rows))
+    right.barh(places, [1] * len(rows), height=0.26, color=GRID)
+    right.barh(places, [p for _, p in rows], height=0.26, color=[BLUE] + ["#7fb2d4"] * (len(rows) - 1))
+    for place, (name, probability) in zip(places, rows, strict=True):
+        weight = "bold" if place == 0 else "normal"
+        right.text(0, place - 0.22, _label(name, 30), va="bottom", fontsize=10, color=INK, fontweight=weight)
+        share = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
+        right.text(1, place - 0.22, share, va="bottom", ha="right", fontsize=10, color=INK, fontweight=weight)
+    right.set(xlim=(0, 1), ylim=(max(len(rows), 3) - 0.6, -0.75))
+    right.set_axis_off()
+    if title:
+        figure.suptitle(_label(title, 70), fontsize=11, color=MUTED, x=0.015, ha="left")
+    return _png(figure)
+
+
+def printable(text: str) -> str:
+    """`text` on one line with everything invisible or undecodable spelled out, as in `\\x1b` and `\\u202e`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _label(text: str, width: int) -> str:
+    text = printable(unicodedata.normalize("NFC", text))
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
+    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, and missing fonts do not warn."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_fontfamily(_fonts())
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+@lru_cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+def _percent(value: float, _position: object = None) -> str:
+    return f"{value * 100:.3g} %"
+
+
+def _plain(axes: "Axes") -> None:
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+    axes.xaxis.label.set_color(MUTED)
+    axes.yaxis.label.set_color(MUTED)
+
+
+def _number(value: object) -> float:
+    return math.nan if value is None or value == "" else float(str(value))
+
+
+def _curve_pair(axes: "Axes", history: Sequence[Mapping[str, Any]], name: str, best: Sequence[int]) -> None:
+    epochs = np.arange(1, len(history) + 1)
+    training = np.array([_number(row.get(name)) for row in history])
+    validation = np.array([_number(row.get(f"validation_{name}")) for row in history])
+    style: Mapping[str, Any] = {"marker": "o", "markersize": 4 if len(history) <= 30 else 0}
+    axes.plot(epochs, training, color=ORANGE, linewidth=1.4, label="training", **style)
+    axes.plot(epochs, validation, color=BLUE, linewidth=2.2, label="validation", **style)
+    if best:
+        kept = list(best)
+        axes.plot(
+            epochs[kept], validation[kept], "o", markersize=10, markerfacecolor="none", markeredgecolor=BLUE,
+            label="kept",
+        )  # fmt: skip
+    axes.set_ylabel(name)
+    _plain(axes)
+
+
+def _mark_phases(axes: "Axes", phases: Sequence[str], *, named: bool) -> None:
+    starts = [i for i, phase in enumerate(phases) if i == 0 or phase != phases[i - 1]]
+    for start in starts:
+        if start:
+            axes.axvline(start + 0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if named:
+            axes.annotate(
+                _label(phases[start], 16), (start + 0.5, 1.01), xycoords=("data", "axes fraction"),
+                xytext=(3, 2), textcoords="offset points", fontsize=9, color=INK, annotation_clip=False,
+            )  # fmt: skip
+
+
+def _confusion_colours(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """(C, C) counts -> (C, C, 3) colours in 0..1; a root lifts the small shares of the mistakes into sight."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    right = np.eye(len(matrix), dtype=bool)
+    strength = np.where(right, share, np.sqrt(share))[..., None]
+    colour = np.where(right[..., None], _rgb(BLUE), _rgb(ORANGE))
+    return 1 - strength * (1 - colour)
+
+
+def _rgb(colour: str) -> npt.NDArray[np.float64]:
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def _write_counts(axes: "Axes", matrix: npt.NDArray[np.integer[Any]], font: float) -> None:
+    colours = _confusion_colours(matrix)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            dark = colours[row, column].mean() < 0.6
+            axes.text(
+                column, row, str(count), ha="center", va="center", fontsize=font,
+                color="white" if dark else INK, fontweight="bold" if row == column else "normal",
+            )  # fmt: skip
+
+
+def _rule_cells(axes: "Axes", count: int) -> None:
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=GRID, linewidth=1 if count <= 30 else 0.3)
+    axes.tick_params(which="minor", length=0)
+
+

@@ -1,0 +1,281 @@
+"""From a config to a finished run: the whole of `finetune train`, in order.
+
+    result = train(config.load("configs/flowers.yaml"))
+    result = resume(runs.open("runs/flowers-1"))
+
+Every step leaves what it found in the run directory, so a run that was interrupted goes on where it was.
+"""
+
+import dataclasses
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import finetune
+from finetune import classifier as classifiers
+from finetune import config as configs
+from finetune import data, device, evaluation, features, files, monitoring, runs, signals, training
+from finetune.classifier import Classifier
+from finetune.config import Config
+from finetune.data import Dataset
+from finetune.device import keras, tf
+from finetune.errors import FinetuneError
+from finetune.runs import Run
+from finetune.terminal import Terminal
+
+
+HEAD_ANSWERS = "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: where it is and how good it is on the test pictures (None without a test split)."""
+
+    run: Run
+    classifier: Classifier
+    metrics: evaluation.Metrics | None
+    head_metrics: evaluation.Metrics | None  # what the head alone had reached, if there was fine-tuning
+
+
+class Stopwatch:
+    """Seconds by stage, over all restarts of a run."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | None = None) -> Result:
+    """Trains what `config` describes in a new run directory.
+
+    Raises ConfigError, DataError, WeightsError or ResourceError before anything long has begun where that is
+    possible, and Stopped when asked to stop; the run can then be resumed.
+    """
+    terminal = terminal or Terminal(quiet=True)
+    watch = Stopwatch()
+    with signals.graceful() as stop:
+        with watch.time("reading"), terminal.stage("Checking the pictures") as update:
+            dataset = data.open(config.data, seed=config.seed, progress=update)
+        # Inside a folder of classes a run would become a class; beside a table it does no harm.
+        run = runs.create(config.output, config.name, data_root=config.data.folder)
+        with _working_on(run, watch):
+            files.write_text(run.config_yaml, configs.dump(config))
+            files.write_text(run.classes_txt, "".join(f"{name}\n" for name in dataset.classes))
+            dataset.write_splits(run.splits_csv)
+            _write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds)
+            return _train_and_evaluate(run, config, dataset, watch, stop, terminal)
+
+
+def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = False) -> Result:
+    """Goes on with an interrupted run; it ends as it would have ended without the interruption.
+
+    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began.
+    """
+    terminal = terminal or Terminal(quiet=True)
+    config = configs.load(run.config_yaml)
+    watch = Stopwatch(read_facts(run).get("seconds"))
+    with signals.graceful() as stop, _working_on(run, watch, break_lock=break_lock):
+        with watch.time("reading"), terminal.stage("Checking the pictures") as update:
+            dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=update)
+        return _train_and_evaluate(run, config, dataset, watch, stop, terminal)
+
+
+@contextmanager
+def _working_on(run: Run, watch: Stopwatch, *, break_lock: bool = False) -> Iterator[None]:
+    """Holds the run's lock, and notes in its state how the work ended."""
+    with run.lock(break_lock=break_lock):
+        run.set_status("running")
+        try:
+            yield
+            run.set_status("done")
+        except BaseException as error:
+            # Failing to note it (a full disk, a vanished folder) must not hide the error that is on its way out.
+            with suppress(FinetuneError):
+                run.set_status("stopped" if isinstance(error, KeyboardInterrupt | FinetuneError) else "failed")
+                _write_facts(run, seconds=watch.seconds)
+            raise
+
+
+def _train_and_evaluate(
+    run: Run, config: Config, dataset: Dataset, watch: Stopwatch, stop: signals.Stop, terminal: Terminal
+) -> Result:
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with watch.time("building"):
+        classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
+        phases = training.plan(config, classifier)
+    _introduce(terminal, run, config, dataset, classifier)
+    checkpoint = run.load_checkpoint()
+    run.rewind(checkpoint)
+    if checkpoint and checkpoint.lost:
+        terminal.warn(checkpoint.lost)
+
+    with watch.time("features"), terminal.stage("Features") as update:
+        sources = features.prepare(
+            classifier,
+            dataset,
+            [phase.cut for phase in phases],
+            augment=config.augment,
+            seed=config.seed,
+            policy=config.cache,
+            progress=_both(update, lambda *_: stop.check(_how_to_resume(run))),
+            say=terminal.say,
+        )
+    head_answers = _run_phases(run, config, dataset, classifier, phases, sources, checkpoint, watch, stop, terminal)
+    classifier.save(run.model_keras)
+    with watch.time("evaluation"), terminal.stage("Testing") as update:
+        update = _both(update, lambda *_: stop.check(_how_to_resume(run)))
+        return _evaluate(run, dataset, classifier, head_answers, update)
+
+
+def _both(first: Any, second: Any) -> Any:
+    def call(done: int, total: int) -> None:
+        first(done, total)
+        second(done, total)
+
+    return call
+
+
+def _introduce(terminal: Terminal, run: Run, config: Config, dataset: Dataset, classifier: Classifier) -> None:
+    counts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
+    terminal.head(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset):,} pictures "
+                  f"({', '.join(f'{count:,} {name}' for name, count in counts.items())})")  # fmt: skip
+    for warning in dataset.warnings:
+        terminal.warn(warning)
+    terminal.say(f"Backbone {classifier.row.title} at {classifier.spec.image_size} px on {device.describe()}")
+    terminal.say(f"Run directory {run.path}")
+
+
+def _how_to_resume(run: Run) -> str:
+    return f"Everything up to here is saved. Go on with: finetune train --resume {_short(run.path)}"
+
+
+def _short(path: Path) -> Path:
+    """`path` as it is typed from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _run_phases(
+    run: Run,
+    config: Config,
+    dataset: Dataset,
+    classifier: Classifier,
+    phases: Sequence[training.Phase],
+    sources: Sequence[features.Source],
+    checkpoint: runs.Checkpoint | None,
+    watch: Stopwatch,
+    stop: signals.Stop,
+    terminal: Terminal,
+) -> np.ndarray | None:
+    """Trains what is left of `phases`; returns what the head alone said to the test pictures, if more came after it."""
+    standing = training.Progress(**checkpoint.state) if checkpoint else training.Progress()
+    if checkpoint:
+        training.restore_model(classifier, checkpoint.arrays)
+    lines = monitoring.Lines(terminal)
+    board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
+    watcher = monitoring.All([lines, board])
+    head_answers = checkpoint.arrays.get(HEAD_ANSWERS) if checkpoint else None
+    try:
+        for phase, source in zip(phases, sources, strict=True):
+            if phase.index < standing.phase:
+                continue
+            trainer = training.PhaseTraining(
+                phase,
+                classifier,
+                source,
+                dataset,
+                seed=config.seed,
+                batch_norm=config.model.batch_norm,
+                progress=standing,
+            )
+            if checkpoint and (standing.epoch or standing.batch):
+                trainer.restore(checkpoint.arrays)
+            checkpoint = None
+            with watch.time(phase.name), terminal.stage(phase.name) as lines.update:
+                result = training.run_phase(
+                    trainer,
+                    watcher=watcher,
+                    commit=lambda trainer: _commit(run, trainer, head_answers),
+                    record=run.append_history,
+                    check_stop=lambda: stop.check(_how_to_resume(run)),
+                )
+                if phase.index == 0 and len(phases) > 1:
+                    head_answers = _softmax(trainer.logits(dataset.indices("test")))
+            run.finish_phase(dataclasses.asdict(result))
+            standing = training.Progress(phase=phase.index + 1, step=standing.step)
+            _save(run, f"{phase.name}-done", trainer.trained_arrays(), head_answers, standing)
+    finally:
+        board.close()
+    return head_answers
+
+
+def _commit(run: Run, trainer: training.PhaseTraining, head_answers: np.ndarray | None) -> None:
+    progress = trainer.progress
+    _save(run, f"{trainer.phase.name}-{progress.epoch}-{progress.batch}", trainer.arrays(), head_answers, progress)
+
+
+def _save(
+    run: Run,
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    head_answers: np.ndarray | None,
+    progress: training.Progress,
+) -> None:
+    kept = {} if head_answers is None else {HEAD_ANSWERS: head_answers}
+    run.save_checkpoint(name, {**arrays, **kept}, dataclasses.asdict(progress))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    whole: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return whole
+
+
+def _evaluate(run: Run, dataset: Dataset, classifier: Classifier, head_answers: np.ndarray | None, update: Any) -> Result:
+    """Looks at the test pictures, once, through the very path that `finetune predict` takes."""
+    test = dataset.indices("test")
+    if len(test) == 0:
+        return Result(run, classifier, None, None)
+    answers = np.concatenate([rows for _, rows, _ in classifier.probabilities(dataset.paths(test), progress=update)])
+    labels = dataset.labels[test]
+    metrics = evaluation.measure(answers, labels, dataset.classes)
+    head_metrics = None if head_answers is None else evaluation.measure(head_answers, labels, dataset.classes)
+    return Result(run, classifier, metrics, head_metrics)
+
+
+# ---------------------------------------------------------------------------------------------------- run.json
+
+
+def read_facts(run: Run) -> dict[str, Any]:
+    """run.json: versions, command, seed, device, hash of the weights, seconds by stage. Empty if there is none yet."""
+    try:
+        facts: dict[str, Any] = json.loads(run.run_json.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def _write_facts(run: Run, **changed: Any) -> None:
+    always = {
+        "versions": {"finetune": finetune.__version__, **device.versions()},
+        "device": device.describe(),
+        "machine": platform.platform(),
+        "python": sys.version.split()[0],
+    }
+    files.write_json(run.run_json, {**read_facts(run), **always, **changed})

@@ -1,0 +1,315 @@
+"""What comes out of the frozen part of the network, computed once and kept.
+
+During a phase nothing below the cut changes, so each picture goes through it once and the epochs run on what comes
+out. Features are kept for the whole data set in its own order, whatever the split, in folders named by everything
+that could change them: the pictures' hashes, the weights, the cut, the transform, the augmentation and its seed.
+A stale hit is thereby impossible, and another seed or learning rate finds the work already done.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from finetune import files, pipeline
+from finetune.classifier import Classifier, inference
+from finetune.config import Augment
+from finetune.data import Dataset
+from finetune.device import keras, versions
+from finetune.errors import DataError
+from finetune.weights import cache_folder
+
+FORMAT = 1  # raise it when the numbers of an old cache would no longer be right
+BATCH = 32  # one batch shape everywhere: a picture's features must not depend on its neighbours
+DISK_SHARE = 0.5  # of what is free
+MEMORY_SHARE = 0.4  # of what is available
+Progress = Callable[[int, int], None]
+
+
+class Source(Protocol):
+    """Where a phase gets its inputs: cached rows, or pictures sent through the frozen part as they are needed."""
+
+    def batches(
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Features (n, ...) of `indices` in that order; as training in `epoch` sees them, or undisturbed (None).
+
+        The first `skip` batches are left out: they were seen before the run was interrupted.
+        """
+
+
+class Extractor:
+    """Pictures -> features at several cuts, in one pass through the frozen part, in inference mode."""
+
+    def __init__(self, classifier: Classifier, cuts: Sequence[Any]) -> None:
+        self.classifier = classifier
+        self.cuts = list(cuts)
+        self._run = inference(keras.Model(classifier.model.inputs[0], self.cuts))
+
+    def __call__(self, pictures: Any) -> list[np.ndarray]:
+        """`pictures` (n, S, S, 3), n <= BATCH -> one float32 array (n, ...) per cut."""
+        count = len(pictures)
+        whole = pipeline.padded(np.asarray(pictures), BATCH)
+        return [output.numpy()[:count] for output in self._run(whole)]
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at the data: 0 is the undisturbed picture, 1..k are augmented ones (training pictures only)."""
+
+    number: int
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Features of one cut, held in memory or mapped from disk: `views[v]` has a row per picture of that view."""
+
+    views: tuple[np.ndarray, ...]
+    position: np.ndarray  # data set index -> row of an augmented view
+
+    def batches(
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+    ) -> Iterator[np.ndarray]:
+        for start in range(skip * batch_size, len(indices), batch_size):
+            yield self._rows(indices[start : start + batch_size], epoch)
+
+    def _rows(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        augmented = len(self.views) - 1
+        if epoch is None or augmented == 0:
+            return np.asarray(self.views[0][indices], np.float32)
+        # Neighbours are at different views in one epoch, and each picture meets all its views in `augmented` epochs.
+        view = 1 + (indices + epoch) % augmented
+        rows = np.empty((len(indices), *self.views[0].shape[1:]), np.float32)
+        for number in np.unique(view):
+            chosen = view == number
+            rows[chosen] = self.views[number][self.position[indices[chosen]]]
+        return rows
+
+
+@dataclass(frozen=True)
+class Live:
+    """No cache: pictures are read, augmented and sent through the frozen part when they are needed."""
+
+    extractor: Extractor
+    cut: int
+    read: pipeline.Read
+    augmenter: pipeline.Augmenter
+    seed: int
+
+    def batches(
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+    ) -> Iterator[np.ndarray]:
+        left = indices[skip * batch_size :]
+        for number, batch in enumerate(pipeline.batches(self.read, left, batch_size), start=skip):
+            refuse_problems(batch)
+            pictures: Any = batch.images
+            if epoch is not None and self.augmenter:
+                pictures = self.augmenter(batch.images, (self.seed, epoch, number)).numpy()
+            parts = [self.extractor(pictures[at : at + BATCH])[self.cut] for at in range(0, len(pictures), BATCH)]
+            yield np.concatenate(parts)
+
+
+def refuse_problems(batch: pipeline.Batch) -> None:
+    """A picture that the scan could read and that is now unreadable was changed meanwhile: say so, train on nothing grey."""
+    if batch.problems:
+        index, reason = next(iter(batch.problems.items()))
+        raise DataError(
+            f"picture {index} of the data set can no longer be read: {reason}",
+            remedy="It was changed after the check at the start. Start again, so that it is checked anew.",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- caching
+
+
+def prepare(
+    classifier: Classifier,
+    dataset: Dataset,
+    cuts: Sequence[Any],
+    *,
+    augment: Augment,
+    seed: int,
+    policy: str = "auto",
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Source]:
+    """One source per cut, reading every picture once for all of them.
+
+    `policy` is `auto` (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not
+    computed again. Raises DataError when a picture has become unreadable.
+    """
+    read = pipeline.reader(dataset.paths(np.arange(len(dataset))), classifier.transform)
+    extractor = Extractor(classifier, cuts)
+    augmenter = pipeline.Augmenter(augment)
+    views = _views(dataset, augment, bool(augmenter))
+    where, dtype = _place(policy, augment, [_size(cut, views) for cut in cuts], say)
+    if where == "off":
+        return [Live(extractor, number, read, augmenter, seed) for number in range(len(cuts))]
+
+    keys = [[_key(classifier, dataset, cut, view, augment, seed, dtype) for view in views] for cut in cuts]
+    arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
+    missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
+    total = sum(len(views[number].indices) for number in missing)
+    done = 0
+    for number in missing:
+        sinks = [_Sink(key[number], cut, len(views[number].indices), dtype, where) for key, cut in zip(keys, cuts, strict=True)]
+        try:
+            for start, outputs in _extract(extractor, read, views[number], augmenter, seed):
+                for sink, output in zip(sinks, outputs, strict=True):
+                    sink.array[start : start + len(output)] = output
+                done += len(outputs[0])
+                if progress:
+                    progress(done, total)
+            for row, sink in zip(arrays, sinks, strict=True):
+                row[number] = sink.commit()
+        finally:
+            for sink in sinks:
+                sink.discard()
+    position = np.full(len(dataset), -1)
+    position[dataset.indices("train")] = np.arange(len(dataset.indices("train")))
+    return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
+
+
+def _views(dataset: Dataset, augment: Augment, augmented: bool) -> list[View]:
+    everything = View(0, np.arange(len(dataset)))
+    if not augmented or augment.views == "live":
+        return [everything]
+    train = dataset.indices("train")
+    return [everything, *(View(number, train) for number in range(1, augment.views + 1))]
+
+
+def _extract(
+    extractor: Extractor, read: pipeline.Read, view: View, augmenter: pipeline.Augmenter, seed: int
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    start = 0
+    for number, batch in enumerate(pipeline.batches(read, view.indices, BATCH)):
+        refuse_problems(batch)
+        pictures: Any = batch.images
+        if view.number:
+            pictures = augmenter(pictures, (seed, view.number, number)).numpy()
+        yield start, extractor(pictures)
+        start += len(batch.indices)
+
+
+def _size(cut: Any, views: Sequence[View]) -> int:
+    """Bytes of one cut's features in float32."""
+    return int(np.prod(cut.shape[1:])) * 4 * sum(len(view.indices) for view in views)
+
+
+def _place(policy: str, augment: Augment, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[str, str]:
+    """Where the features go and in which precision: (`disk` | `memory` | `off`, dtype)."""
+    need = sum(sizes)
+    if policy == "off":
+        return "off", "float32"
+    if augment.views == "live" and augment.preset != "none":
+        return "off", "float32"
+    root = features_folder()
+    room = {
+        "disk": int(shutil.disk_usage(root).free * DISK_SHARE),
+        "memory": int(available_memory() * MEMORY_SHARE),
+    }
+    for place in ("disk", "memory") if policy == "auto" else (policy,):
+        for dtype, share in (("float32", 1.0), ("float16", 0.5)):
+            if need * share <= room[place]:
+                note = "" if dtype == "float32" else " (half precision, to fit)"
+                say(f"Features: {_human(int(need * share))} on {place}{note}")
+                return place, dtype
+    say(
+        f"Features need {_human(need)}, more than the {_human(max(room.values()))} that may be used here: "
+        "every epoch goes through the whole network instead."
+    )
+    return "off", "float32"
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be used without swapping."""
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":") for line in file)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return 4 * 2**30
+
+
+def _human(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def features_folder() -> Path:
+    folder = cache_folder() / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key(
+    classifier: Classifier, dataset: Dataset, cut: Any, view: View, augment: Augment, seed: int, dtype: str
+) -> str:
+    below = keras.Model(classifier.model.inputs[0], cut)
+    facts = {
+        "format": FORMAT,
+        "pictures": digest(name.encode() for name in (dataset.hashes[index] for index in view.indices)),
+        "weights": digest(np.ascontiguousarray(weight).data for weight in below.get_weights()),
+        "backbone": classifier.spec.backbone,
+        "cut": [layer.__class__.__name__ for layer in below.layers],
+        "shape": list(cut.shape[1:]),
+        "transform": repr(classifier.transform),
+        "augment": [augment.model_dump(mode="json", exclude={"views"}), seed, view.number] if view.number else None,
+        "dtype": dtype,
+        "libraries": versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def digest(parts: Iterator[Any] | Any) -> str:
+    """SHA-256 over `parts`, in order."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def _open(key: str) -> np.ndarray | None:
+    """The features of `key`, mapped from disk; None where there are none."""
+    try:
+        array: np.ndarray = np.load(_path(key), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):  # absent, or cut short by something other than us
+        return None
+    return array
+
+
+def _path(key: str) -> Path:
+    return features_folder() / f"{key}.npy"
+
+
+class _Sink:
+    """Where an extraction writes: an array in memory, or a file that takes its name when it is complete."""
+
+    def __init__(self, key: str, cut: Any, count: int, dtype: str, where: str) -> None:
+        shape = (count, *cut.shape[1:])
+        self._key = key
+        self._temporary = files.temporary_name(_path(key)) if where == "disk" else None
+        if self._temporary:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            files.require_space(self._temporary.parent, size)  # writing to a map of a full disk kills the process
+            with files.explained(self._temporary, size):
+                self.array: Any = np.lib.format.open_memmap(self._temporary, mode="w+", dtype=dtype, shape=shape)
+        else:
+            self.array = np.empty(shape, dtype)
+
+    def commit(self) -> Any:
+        if self._temporary is None:
+            return self.array
+        self.array.flush()
+        files.commit(_path(self._key), self._temporary.replace)
+        self._temporary = None
+        return _open(self._key)
+
+    def discard(self) -> None:
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)

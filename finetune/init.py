@@ -1,0 +1,186 @@
+"""A config for a folder of pictures: look at what is there, write a YAML file that says so.
+
+    finetune init photos/                          writes photos.yaml
+    print(suggest(Path("photos")))
+
+Only names, counts and the headers of a few pictures are looked at, so this takes a moment even for a million
+files; whether every picture can be read is checked when training starts.
+"""
+
+import json
+import os
+import re
+import shlex
+import statistics
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from finetune import files
+from finetune.errors import DataError, UsageError
+from finetune.formats import FORMATS, escape, identify
+from finetune.images import list_images
+
+LAYOUT = """One folder per class is expected:
+    {folder}/
+      cat/  1.jpg  2.jpg ...
+      dog/  1.jpg  2.jpg ...
+  or the same inside train/, val/ and, if you like, test/:
+    {folder}/
+      train/  cat/ ...  dog/ ...
+      val/    cat/ ...  dog/ ..."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+LISTED = 30  # classes named in the comment
+SAMPLE = 50  # pictures whose size is looked at
+FEW = 200  # training pictures; with fewer, only the head is trained: a rule of thumb
+
+
+def suggest(folder: Path, target: Path | None = None) -> str:
+    """A commented config for the pictures in `folder`, as YAML that `config.load` accepts.
+
+    With `target`, the file it is meant for, a folder below that file is named relative to it, so that both
+    can move together. DataError draws the expected layout when the folder has no class folders.
+    """
+    counts, names = _count(folder)
+    lines = [*_header(folder, target, counts), *_data(folder, target, counts)]
+    lines += ["model:", "  backbone: efficientnet_lite0        # `finetune backbones` lists all"]
+    lines += _size(folder, names)
+    training = sum(_of_split(counts, "train").values())
+    lines += _phases(training)
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, target: Path) -> Path:
+    """Write `suggest(folder)` to `target` and return it. UsageError if there is a file already."""
+    text = suggest(folder, target)
+    with files.explained(target):
+        try:
+            with target.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise UsageError(f"{target} exists already", remedy="Remove it or name another file.") from None
+    return target
+
+
+def _count(folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Pictures by (split, class), the split "" where the folder has none; and the names of those pictures."""
+    shown = escape(folder)
+    layout = LAYOUT.format(folder=escape(folder.name or "photos"))
+    if not folder.is_dir():
+        raise DataError(f"{shown}: there is no such folder", remedy=layout)
+    found, left_out = list_images(folder)
+    if not found:
+        reasons = "".join(f"; left out: {count} {why}" for why, count in left_out.most_common())
+        raise DataError(f"{shown}: no pictures in it{reasons}", remedy=layout)
+    split_by_folder = any(SPLITS.get(name.split("/")[0].lower()) == "train" for name in found)
+    depth = 3 if split_by_folder else 2
+    names = [name for name in found if name.count("/") >= depth - 1]
+    counts = Counter(_place(name, split_by_folder) for name in names)
+    classes = sorted({label for _, label in counts})
+    if len(classes) < 2:
+        alone = [f"only one class folder, {escape(label)}" for label in classes]
+        what = alone[0] if alone else f"{len(found)} pictures but no class folders"
+        raise DataError(f"{shown}: {what}; a classifier needs 2 classes or more", remedy=layout)
+    return counts, names
+
+
+def _place(name: str, split_by_folder: bool) -> tuple[str, str]:
+    first, second = name.split("/")[:2]
+    return (SPLITS.get(first.lower(), first), second) if split_by_folder else ("", first)
+
+
+def _of_split(counts: Counter[tuple[str, str]], split: str) -> Counter[str]:
+    """Pictures by class in one split; all of them where there are no splits."""
+    return Counter({label: count for (part, label), count in counts.items() if part in (split, "")})
+
+
+def _header(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -> list[str]:
+    """What was found, as a comment, and what is worth a second look."""
+    by_class: Counter[str] = Counter()
+    for (_, label), count in counts.items():
+        by_class[label] += count
+    name = escape(folder.resolve().name)
+    lines = [f"{name}: {counts.total():,} pictures in {len(by_class):,} classes."]
+    lines += [f"  finetune train {shlex.quote(escape(target or f'{name}.yaml'))}"]
+    lines += ["Measured: not measured yet", ""]
+    lines += [f"  {count:8,}  {escape(label)}" for label, count in sorted(by_class.items())[:LISTED]]
+    if len(by_class) > LISTED:
+        lines.append(f"            ... and {len(by_class) - LISTED:,} more classes")
+    (most, high), (least, low) = by_class.most_common(1)[0], by_class.most_common()[-1]
+    if low < 20:
+        lines.append(f"Few pictures: {escape(least)} has {low}. Twenty or more per class is a good start.")
+    if high > 10 * low:
+        lines.append(f"Uneven: {escape(most)} has {high / low:.0f} times as many as {escape(least)}.")
+    return [f"# {line}".rstrip() for line in lines]
+
+
+def _data(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -> list[str]:
+    lines = ["data:", f"  folder: {_quoted(_path(folder, target))}"]
+    splits = {split for split, _ in counts}
+    if "validation" in splits:
+        parts = " ".join(f"{split} {sum(_of_split(counts, split).values()):,}" for split in sorted(splits))
+        return [*lines, f"  # the folder's own splits are used: {parts}"]
+    return [*lines, "  split: {train: 0.8, validation: 0.1, test: 0.1}     # shares of each class"]
+
+
+def _size(folder: Path, names: list[str]) -> list[str]:
+    """The usual size of the pictures, and a smaller input where they are small."""
+    sizes = [size for name in names[:: -(-len(names) // SAMPLE)] if (size := _dimensions(folder / name))]
+    if not sizes:
+        return []
+    width, height = (int(statistics.median(side)) for side in zip(*sizes, strict=True))
+    note = f"typical size {width} x {height}"
+    if min(width, height) <= 64:
+        return [f"  image_size: 96                      # {note}: a small input is faster"]
+    if max(width, height) > 2 * min(width, height):
+        return [f"  resize: pad                         # {note}: long pictures, kept whole"]
+    return [f"  # {note}"]
+
+
+def _dimensions(path: Path) -> tuple[int, int] | None:
+    """Width and height from the header of a picture; None if it cannot be read (training will say why)."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = file.read(2048)
+            file.seek(0)
+            width, height = FORMATS[identify(head)](file).size
+            return int(width), int(height)
+    except Exception:  # damaged headers raise whatever they like
+        return None
+
+
+def _phases(training: int) -> list[str]:
+    """Augmentation, head and fine-tuning for so many training pictures."""
+    preset = "light" if training < 5000 else "none "
+    lines = [f"augment: {preset}                        # none, light, standard, strong"]
+    lines += ["head:", "  epochs: 20", "  learning_rate: 1e-3"]
+    fine_tune = ["fine_tune:                            # leave out to train the head only"]
+    fine_tune += ["  unfreeze: 3 blocks", "  epochs: 10", "  learning_rate: 1e-4"]
+    if training < FEW:
+        note = f"# With {training} pictures the head alone is the safer start; this may be added later:"
+        return [*lines, note, *(f"# {line}" for line in fine_tune)]
+    return [*lines, *fine_tune]
+
+
+def _path(folder: Path, target: Path | None) -> str:
+    """The folder relative to the config file if it is below it, else absolute."""
+    absolute = Path(os.path.abspath(folder))
+    beside = Path(os.path.abspath(target)).parent if target else None
+    if beside and absolute.is_relative_to(beside):
+        return absolute.relative_to(beside).as_posix()
+    return str(absolute)
+
+
+def _quoted(text: str) -> str:
+    """A path as YAML: plain where that is safe, else quoted (a JSON string is a YAML string)."""
+    if not text.isprintable():
+        raise DataError(f"{escape(text)}: this name cannot stand in a text file", remedy="Rename the folder.")
+    safe = re.fullmatch(r"[\w/.-]+", text, re.ASCII) and yaml.safe_load(text) == text
+    return text if safe else json.dumps(text, ensure_ascii=False)

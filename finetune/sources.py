@@ -1,0 +1,292 @@
+"""Where pictures and their classes come from: a folder, a table, a TensorFlow dataset, a package.
+
+    listing = find(config.data)         names, classes, and the splits that the data brings along
+
+Nothing is decoded here and nothing is written beside the data. To add a kind of source, add a key to
+`config.Data` and a function to `SOURCES`.
+"""
+
+import csv
+import os
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune import prepared
+from finetune.config import Data
+from finetune.errors import DataError, did_you_mean
+from finetune.images import IMAGE_SUFFIXES, escape, list_images
+
+Progress = Callable[[int, int], None]
+TRAIN, VALIDATION, TEST, OPEN = 0, 1, 2, -1  # OPEN: to be decided by shares and seed
+SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {
+    "train": TRAIN, "training": TRAIN, "validation": VALIDATION, "val": VALIDATION, "valid": VALIDATION,
+    "dev": VALIDATION, "test": TEST, "testing": TEST,
+}  # fmt: skip
+LAYOUT = """expected one folder per class:      or a folder per split:
+  photos/cat/1.jpg                     photos/train/cat/1.jpg
+  photos/cat/2.jpg                     photos/val/cat/2.jpg
+  photos/dog/3.jpg                     photos/test/dog/3.jpg"""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a source. `names[i]`, relative to `root`, shows `classes[labels[i]]`."""
+
+    name: str
+    root: Path  # absolute
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.int8]  # TRAIN, VALIDATION, TEST or OPEN
+    warnings: list[str] = field(default_factory=list)
+
+
+def find(config: Data, progress: Progress | None = None) -> Listing:
+    """The pictures that `config` names. DataError says what is missing and how it should look."""
+    kind = next(kind for kind in SOURCES if getattr(config, kind) is not None)
+    return _only(SOURCES[kind](config, progress), config.classes)
+
+
+def _only(listing: Listing, classes: tuple[str, ...] | None) -> Listing:
+    """`listing` with these classes only, in this order."""
+    if classes is None:
+        return listing
+    if unknown := [name for name in classes if name not in listing.classes]:
+        hint = did_you_mean(unknown[0], listing.classes) or f" There are: {some(listing.classes)}."
+        raise DataError(f"data.classes: {listing.name} has no class {', '.join(map(repr, unknown))}.{hint}")
+    new = np.full(len(listing.classes), -1, np.int32)
+    new[[listing.classes.index(name) for name in classes]] = np.arange(len(classes))
+    labels = new[listing.labels]
+    kept = np.flatnonzero(labels >= 0)
+    names = [listing.names[index] for index in kept]
+    return replace(listing, classes=classes, names=names, labels=labels[kept], splits=listing.splits[kept])
+
+
+# ----------------------------------------------------------------------------------------------------- folder
+
+
+def _folder(config: Data, progress: Progress | None) -> Listing:
+    assert config.folder is not None
+    root = config.folder.absolute()
+    shown = escape(root)
+    if not root.is_dir():
+        near = did_you_mean(root.name, os.listdir(root.parent)) if root.parent.is_dir() else ""
+        raise DataError(
+            f"{shown} is a file, not a folder" if root.exists() else f"there is no folder {shown}.{near}"
+        )
+    names, left_out = list_images(root)
+    depth = 1 if _has_splits(names, shown) else 0
+    inside = [name for name in names if name.count("/") > depth]
+    if not inside:
+        found = f"{len(names)} images but no class folders" if names else "no images"
+        endings = "" if names else f"\n  images end in {' '.join(sorted(IMAGE_SUFFIXES))}"
+        raise DataError(f"{shown} holds {found}{_list_left_out(left_out)}", remedy=LAYOUT + endings)
+    warnings = [f"left out{_list_left_out(left_out)}"] if left_out else []
+    if len(names) > len(inside):
+        warnings.append(f"left out: {len(names) - len(inside)} images that are in no class folder")
+    raw = [sys.intern(name.split("/", depth + 1)[depth]) for name in inside]  # a million names, few classes
+    splits = [SPLIT_WORDS[name.split("/", 1)[0].lower()] if depth else OPEN for name in inside]
+    if empty := sorted(_empty_folders(root, inside, depth)):
+        warnings.append(f"no images in the class folders: {some(empty)}")
+    return _listing(root.name or "data", root, inside, raw, splits, warnings)
+
+
+def _has_splits(names: Sequence[str], shown: str) -> bool:
+    """Whether the top folders are train/, val/ and the like."""
+    tops = {name.split("/", 1)[0].lower() for name in names if "/" in name}
+    splits = tops & SPLIT_WORDS.keys()
+    if splits == tops:
+        return "train" in tops or "training" in tops
+    if len({SPLIT_WORDS[word] for word in splits}) > 1 and TRAIN in {SPLIT_WORDS[word] for word in splits}:
+        others = some(sorted(tops - splits))
+        raise DataError(
+            f"{shown} has the folders {some(sorted(splits))} beside {others}: are these splits or classes?",
+            remedy=LAYOUT,
+        )
+    return False
+
+
+def _empty_folders(root: Path, names: Iterable[str], depth: int) -> Iterator[str]:
+    """Folders where a class should be and no image is."""
+    used = {"/".join(name.split("/")[: depth + 1]) for name in names}
+    for base in {"/".join(name.split("/")[:depth]) for name in used}:
+        for entry in os.scandir(root / base):
+            name = f"{base}/{entry.name}" if base else entry.name
+            if entry.is_dir() and name not in used and not entry.name.startswith((".", "__")):
+                yield name
+
+
+def _list_left_out(left_out: Counter[str]) -> str:
+    return "".join(f"{', ' if i else ': '}{n} {what}" for i, (what, n) in enumerate(sorted(left_out.items())))
+
+
+# ------------------------------------------------------------------------------------------------------ table
+
+
+def _csv(config: Data, progress: Progress | None) -> Listing:
+    assert config.csv is not None
+    return read_table(config.csv, config.path_column, config.label_column, config.split_column)
+
+
+def read_table(table: Path, path: str = "path", label: str = "label", split: str = "split") -> Listing:
+    """The pictures of a CSV file, a row each, paths relative to it. All bad rows are named at once."""
+    root = table.absolute().parent
+    reader = _Rows(table, root, path, label, split)
+    given = [word for word in reader.splits if word]
+    if given and len(given) < len(reader.splits):
+        empty = [f"line {line}" for line, word in zip(reader.lines, reader.splits, strict=True) if not word]
+        reader.problems += [f"{line}: no {split}, though other rows have one" for line in empty]
+    if reader.problems:
+        raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems)
+    if not reader.names:
+        raise DataError(
+            f"{escape(table)} has no rows",
+            remedy=f"expected a line {path},{label} and then a row per picture",
+        )
+    splits = [SPLIT_WORDS[word] if word else OPEN for word in reader.splits]
+    return _listing(table.stem, root, reader.names, reader.labels, splits, [])
+
+
+class _Rows:
+    """The rows of a table, checked one by one."""
+
+    def __init__(self, table: Path, root: Path, path: str, label: str, split: str) -> None:
+        self.root = root
+        self.lines: list[int] = []
+        self.names: list[str] = []
+        self.labels: list[str] = []
+        self.splits: list[str] = []
+        self.problems: list[str] = []
+        self.seen: dict[str, int] = {}
+        for line, row in _read_csv(table, required=(path, label)):
+            self._add(
+                line,
+                row.get(path) or "",
+                (row.get(label) or "").strip(),
+                (row.get(split) or "").strip().lower(),
+            )
+
+    def _add(self, line: int, path: str, label: str, split: str) -> None:
+        name = self._relative(path)
+        problem = ""
+        if not path:
+            problem = "no path"
+        elif name in self.seen:
+            problem = f"{escape(path)} was in line {self.seen[name]} already"
+        elif not os.path.isfile(self.root / name):
+            problem = f"no such file: {escape(path)}"
+        elif not label:
+            problem = f"no label for {escape(path)}"
+        elif split and split not in SPLIT_WORDS:
+            problem = f"unknown split {escape(split)!r}, expected {', '.join(SPLITS)}"
+        if problem:
+            self.problems.append(f"line {line}: {problem}")
+        self.seen.setdefault(name, line)
+        self.lines.append(line)
+        self.names.append(name)
+        self.labels.append(label)
+        self.splits.append(split)
+
+    def _relative(self, path: str) -> str:
+        """Relative to the table with "/" between if below it, so that both can be moved; else absolute."""
+        whole = os.path.normpath(os.path.join(self.root, path))
+        start = os.path.join(self.root, "")
+        return whole.removeprefix(start).replace(os.sep, "/")
+
+
+def _read_csv(table: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) for each row; comma, semicolon or tab. Names that are not UTF-8 keep their bytes."""
+    try:
+        with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            header = file.readline()
+            if header.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                raise DataError(f"{escape(table)} is UTF-16 text", remedy="save it as UTF-8")
+            delimiter = max(",;\t", key=header.count)
+            columns = next(csv.reader([header], delimiter=delimiter), [])
+            columns = [column.strip() for column in columns]
+            for column in required:
+                if column not in columns:
+                    hint = did_you_mean(column, columns) or f" It has: {some(columns)}."
+                    what = f"{escape(table)}: there is no column {column!r}.{hint}"
+                    raise DataError(what, remedy="data.path_column and data.label_column name the columns")
+            reader = csv.reader(file, delimiter=delimiter)
+            last = 1
+            for row in reader:
+                if row:
+                    yield last + 1, dict(zip(columns, row, strict=False))
+                last = 1 + reader.line_num
+    except OSError as error:
+        raise DataError(f"{escape(table)} cannot be read: {error.strerror or error}") from None
+    except csv.Error as error:
+        raise DataError(f"{escape(table)} is not a CSV table: {error}") from None
+
+
+# -------------------------------------------------------------------------------- data sets turned into files
+
+
+def _tfds(config: Data, progress: Progress | None) -> Listing:
+    assert config.tfds is not None
+    return _prepared(config.tfds, *prepared.tfds(config.tfds, SPLIT_WORDS, progress))
+
+
+def _builtin(config: Data, progress: Progress | None) -> Listing:
+    return _prepared("digits", prepared.digits(), [])
+
+
+def _prepared(name: str, folder: Path, warnings: list[str]) -> Listing:
+    listing = read_table(folder / prepared.TABLE)
+    classes = tuple((folder / prepared.CLASSES).read_text("utf-8").splitlines())
+    position = np.array([classes.index(name) for name in listing.classes], np.int32)
+    return replace(listing, name=name, classes=classes, labels=position[listing.labels], warnings=warnings)
+
+
+SOURCES: dict[str, Callable[[Data, Progress | None], Listing]] = {
+    "folder": _folder,
+    "csv": _csv,
+    "tfds": _tfds,
+    "builtin": _builtin,
+}
+
+# ----------------------------------------------------------------------------------------------------- common
+
+
+def _listing(
+    name: str, root: Path, names: list[str], raw: Sequence[str], splits: Sequence[int], warnings: list[str]
+) -> Listing:
+    """Classes in the order of their names, as torchvision, Keras and everybody has it."""
+    order = sorted(set(raw))
+    number = {name: index for index, name in enumerate(order)}
+    labels = np.fromiter((number[one] for one in raw), np.int32, len(raw))
+    classes = tuple(map(escape, order))  # printable, for a file with a class per line
+    warnings += [f"are these one class? {some(map(repr, twins))}" for twins in _twins(classes)]
+    return Listing(name, root, classes, names, labels, np.array(splits, np.int8), warnings)
+
+
+def _twins(classes: Sequence[str]) -> Iterator[list[str]]:
+    """Classes that differ in case, spaces or the composition of accents only."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), []).append(name)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def some(items: Iterable[str], most: int = 20) -> str:
+    """`a, b, c and 7 more`."""
+    shown = list(items)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(map(escape, shown[:most])) + more
+
+
+def complain(what: str, items: Sequence[str], remedy: str = "") -> DataError:
+    """An error with the first 20 of `items` below it."""
+    shown = "".join(f"\n  {item}" for item in items[:20])
+    more = f"\n  ... and {len(items) - 20} more" if len(items) > 20 else ""
+    return DataError(f"{what}:{shown}{more}", remedy=remedy)
