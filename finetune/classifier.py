@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, catalog, files, networks, pipeline, prediction, weights
+from finetune import blocks, catalog, files, h5file, networks, pipeline, prediction, weights
 from finetune.catalog import Backbone
 from finetune.config import Model as ModelConfig
 from finetune.device import keras, precision, tf
@@ -355,11 +355,11 @@ def _read_spec(path: Path, text: bytes) -> Spec:
 
 
 def _load_weights(classifier: Classifier, content: bytes, path: Path) -> None:
-    shapes = weights.shape_counts(tuple(w.shape) for w in classifier.model.weights)
+    shapes = h5file.shape_counts(tuple(w.shape) for w in classifier.model.weights)
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         plain = Path(folder) / "model.weights.h5"
         plain.write_bytes(content)
-        weights.vet_h5(plain, shapes)
+        h5file.vet_h5(plain, shapes)
         try:
             classifier.model.load_weights(plain)
         except (ValueError, KeyError, OSError) as error:

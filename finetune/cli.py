@@ -4,10 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import finetune
 from finetune.errors import FinetuneError, PartlyDone, UsageError
@@ -28,6 +26,12 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the `finetune` script calls it."""
     arguments = _parser().parse_args(argv)
+    if arguments.version:
+        print(f"finetune {finetune.__version__}")
+        return 0
+    if not arguments.command:
+        _parser().print_help()
+        return 2
     if arguments.debug:
         os.environ["FINETUNE_DEBUG"] = "1"
     try:
@@ -131,9 +135,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def backbones(arguments: argparse.Namespace) -> None:
-    from finetune import catalogue_page
+    from finetune import catalogue
 
-    catalogue_page.show(arguments.name, as_json=arguments.json)
+    if arguments.name:
+        catalogue.show(arguments.name, as_json=arguments.json)
+    else:
+        catalogue.show_all(as_json=arguments.json)
 
 
 def init(arguments: argparse.Namespace) -> None:
@@ -157,16 +164,22 @@ def cache(arguments: argparse.Namespace) -> None:
     from finetune import caches
 
     if arguments.action == "clear":
-        caches.clear(arguments.kind)
-    else:
-        caches.show()
+        freed = caches.clear(arguments.kind or "features")
+        _complain(f"Freed {freed / 1e6:.1f} MB")
+        return
+    for kind, (count, size) in caches.sizes().items():
+        print(f"{kind:<10} {count:>8,} files {size / 1e6:>10.1f} MB   {caches.KINDS[kind]}")
 
 
 def weights(arguments: argparse.Namespace) -> None:
-    from finetune import weights as files
+    from finetune import catalogue
 
-    del files
-    raise UsageError("not yet")
+    {
+        "list": catalogue.list_weights,
+        "fetch": lambda: catalogue.fetch_weights(arguments.name),
+        "verify": catalogue.verify_weights,
+        "path": lambda: catalogue.print_paths(arguments.name),
+    }[arguments.action]()
 
 
 def schema(arguments: argparse.Namespace) -> None:
@@ -186,7 +199,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(command=None, debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     add = _adder(commands)
 
@@ -229,7 +243,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("cache", cache, "list or clear what is cached", "finetune cache clear")
     sub.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
-    sub.add_argument("kind", nargs="?", choices=("features", "scan", "datasets"), help="only these (default: features)")
+    sub.add_argument("kind", nargs="?", choices=("features", "datasets", "weights", "scan"), help="only these (default: features)")
+
+    sub = add("weights", weights, "bring ImageNet weights to a machine without a network", "finetune weights fetch resnet50")
+    sub.add_argument("action", nargs="?", choices=("list", "fetch", "verify", "path"), default="list")
+    sub.add_argument("name", nargs="?", metavar="BACKBONE", help="for fetch and path")
 
     add("schema", schema, "print the JSON schema of config files", "finetune schema > finetune.schema.json")
     return parser
@@ -250,12 +268,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-@contextmanager
-def new_file(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
-    """A text file that takes its name when the block ends; refuses one that exists, unless `overwrite`."""
-    raise NotImplementedError
 
 
 if __name__ == "__main__":

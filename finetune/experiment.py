@@ -22,12 +22,12 @@ import numpy as np
 import finetune
 from finetune import classifier as classifiers
 from finetune import config as configs
-from finetune import data, device, evaluation, features, files, monitoring, runs, signals, training
+from finetune import data, device, evaluation, features, files, monitoring, runs, signals, sources, training
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
 from finetune.device import keras, tf
-from finetune.errors import FinetuneError
+from finetune.errors import DataError, FinetuneError, UsageError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
@@ -257,6 +257,53 @@ def _evaluate(run: Run, dataset: Dataset, classifier: Classifier, head_answers: 
     metrics = evaluation.measure(answers, labels, dataset.classes)
     head_metrics = None if head_answers is None else evaluation.measure(head_answers, labels, dataset.classes)
     return Result(run, classifier, metrics, head_metrics)
+
+
+def evaluate(
+    source: str | Path, data_source: str | Path | None = None, *, split: str = "test", terminal: Terminal | None = None
+) -> evaluation.Metrics:
+    """Measures a run on its own pictures, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
+
+    Folders of classes may be called by class name or, for ImageNet networks, by WordNet id. Raises DataError for
+    classes that the classifier does not know, and when a run's own pictures have changed.
+    """
+    terminal = terminal or Terminal(quiet=True)
+    classifier = classifiers.load(source)
+    with terminal.stage("Checking the pictures") as update:
+        dataset = _own_pictures(source, split, update) if data_source is None else _labelled(classifier, data_source, split, update)
+    for warning in dataset.warnings:
+        terminal.warn(warning)
+    indices = dataset.indices(split if data_source is None else "test")
+    with terminal.stage("Measuring") as update:
+        answers = np.concatenate([rows for _, rows, _ in classifier.probabilities(dataset.paths(indices), progress=update)])
+    return evaluation.measure(answers, dataset.labels[indices], classifier.classes)
+
+
+def _own_pictures(source: str | Path, split: str, update: Any) -> Dataset:
+    if not (Path(source) / "splits.csv").exists():
+        raise UsageError(
+            f"{source} has no pictures of its own to be measured on.",
+            remedy=f"Give labelled ones: finetune evaluate {source} --data FOLDER",
+        )
+    run = runs.open(Path(source))
+    dataset = data.reopen(configs.load(run.config_yaml).data, run.splits_csv, run.classes_txt, progress=update)
+    if not len(dataset.indices(split)):
+        raise DataError(f"{source} has no {split} pictures.", remedy="Choose another --split, or give --data.")
+    return dataset
+
+
+def _labelled(classifier: Classifier, source: str | Path, split: str, update: Any) -> Dataset:
+    text = str(source)
+    if text.startswith("tfds:"):
+        described = configs.Data(tfds=text.removeprefix("tfds:"))
+    else:
+        path = Path(text).absolute()
+        if not path.exists():
+            raise DataError(f"{path}: no such folder or table.", remedy="--data takes a folder of class folders, or a CSV.")
+        described = configs.Data(folder=path) if path.is_dir() else configs.Data(csv=path)
+    used = sources.find(described).classes
+    names = classifier.ids if set(used) <= set(classifier.ids) else classifier.classes
+    return data.open_labelled(described, names, split=split, progress=update)
 
 
 # ---------------------------------------------------------------------------------------------------- run.json

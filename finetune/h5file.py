@@ -20,6 +20,7 @@ from finetune.torchfile import Array
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 100_000
+MAX_DEPTH = 20  # groups within groups; Keras needs about 6
 MAX_EXPANSION = 16  # bytes of arrays per byte of file; Keras does not compress, so an honest file has 1
 
 
@@ -77,9 +78,9 @@ class _opened:
 def _datasets(file: Any, path: Path) -> Iterator[Any]:
     """Every dataset of `file`, each checked by its header alone; nothing is followed that leads elsewhere."""
     seen: set[int] = set()
-    groups = [file]
+    groups = [(file, 0)]
     while groups:
-        group = groups.pop()
+        group, depth = groups.pop()
         for name in group:
             where = f"{path}: {group.name.rstrip('/')}/{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -89,8 +90,10 @@ def _datasets(file: Any, path: Path) -> Iterator[Any]:
             if address in seen or len(seen) >= MAX_OBJECTS:
                 raise WeightsError(f"{where} is there twice, or one of too many objects")
             seen.add(address)
+            if depth >= MAX_DEPTH:
+                raise WeightsError(f"{where} is too deep inside the file")
             if isinstance(entry, h5py.Group):
-                groups.append(entry)
+                groups.append((entry, depth + 1))
             else:
                 _check_header(entry, where)
                 yield entry
@@ -136,6 +139,12 @@ def layers_of(path: Path) -> list[tuple[str, list[Array]]]:
             raise WeightsError(f"{path}: no weights in the layout of keras.applications")
         weights = {name: _names(root[name], "weight_names") for name in names}
         return [(name, [root[name][each][()] for each in weights[name]]) for name in names if weights[name]]
+
+
+def arrays_of(path: Path) -> dict[str, Array]:
+    """The arrays of a file in the newer of Keras' two formats: {"conv2d_1/vars/0": ...}; vet it first."""
+    with _opened(path) as file:
+        return {entry.name.removeprefix("/layers/"): entry[()] for entry in _datasets(_root(file), path)}
 
 
 def elements_of(path: Path) -> int:

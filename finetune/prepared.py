@@ -97,14 +97,17 @@ def tfds(name: str, wanted: Container[str], progress: Progress | None = None) ->
     when there is no such data set, when it cannot be fetched, or when it is not one image with one label.
     """
     data_dir = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    builder = _builder(name, data_dir)
-    image, label = _image_and_label(builder, name)
     folders = cache_folder() / "datasets"
     slug = re.sub(r"[^\w.-]+", "-", name)
-    if not builder.is_prepared():
+    builder = _builder(name, data_dir)
+    if builder is None or not builder.is_prepared():
         if earlier := sorted(folders.glob(f"{slug}-" + "[0-9a-f]" * 8), key=os.path.getmtime):
             return earlier[-1], []
+        if builder is None:
+            raise _unknown(name, data_dir)
+        _image_and_label(builder, name)  # before a long download
         _download(builder, name, data_dir)
+    image, label = _image_and_label(builder, name)
     facts = Path(builder.data_dir, "dataset_info.json").read_bytes()
     folder = folders / f"{slug}-{hashlib.sha256(facts).hexdigest()[:8]}"
     splits, warnings = _splits(builder, wanted)
@@ -116,20 +119,27 @@ def tfds(name: str, wanted: Container[str], progress: Progress | None = None) ->
 
 
 def _builder(name: str, data_dir: Path) -> Any:
-    """TFDS' description of the data set: from its code or, for a user's own, from the prepared files."""
+    """TFDS' description of the data set: from its code or, for a user's own, from the prepared files.
+
+    None when it has neither.
+    """
     import tensorflow_datasets as library
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # it remarks on folders that are not there
     try:
         return library.builder(name, data_dir=data_dir)
     except library.core.DatasetNotFoundError:
-        known = library.list_builders(with_community_datasets=False)
-        hint = did_you_mean(name.split("/")[0].split(":")[0], known)
-        raise DataError(
-            f"data.tfds: TensorFlow Datasets has no {name!r}, and none is in {data_dir}.{hint}"
-        ) from None
+        return None
     except Exception as error:  # unknown config or version, a missing import of that data set, ...
         raise DataError(f"data.tfds: {name!r}: {_first_line(error)}") from None
+
+
+def _unknown(name: str, data_dir: Path) -> DataError:
+    import tensorflow_datasets as library
+
+    known = library.list_builders(with_community_datasets=False)
+    hint = did_you_mean(re.split("[/:]", name)[0], known)
+    return DataError(f"data.tfds: TensorFlow Datasets has no {name!r}, and none is in {data_dir}.{hint}")
 
 
 def _download(builder: Any, name: str, data_dir: Path) -> None:

@@ -165,7 +165,11 @@ def _ask(process: subprocess.Popen[str], paths: Sequence[str]) -> list[Inspectio
 
 def _end(process: subprocess.Popen[str]) -> str:
     """Close an ended or killed process; how it ended, in words."""
-    process.wait()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:  # it lives, but has said something else than an answer
+        process.kill()
+        process.wait()
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):  # unsent paths
             if pipe is not None:
@@ -212,15 +216,15 @@ class _Cache:
     def find(self, paths: list[str]) -> dict[str, Inspection]:
         if self.database is None:
             return {}
-        marks = ",".join("?" * len(paths))
-        query = f"SELECT * FROM inspections WHERE path IN ({marks})"
+        names = {os.fsencode(path): path for path in paths}  # as bytes: not every name is text
+        query = f"SELECT * FROM inspections WHERE path IN ({','.join('?' * len(names))})"
         found = {}
         with suppress(sqlite3.Error):
-            rows = self.database.execute(query, [*map(os.fsencode, paths)])
-            for path, reason, warnings, *facts, rules in rows:
-                name = os.fsdecode(path)
+            for path, reason, warnings, *facts, rules in self.database.execute(query, [*names]):
+                name = names[path]
                 if rules == RULES and _unchanged(name, *facts[-2:]):
-                    found[name] = Inspection(name, reason, tuple(warnings.splitlines()), *facts)
+                    remarks = tuple(warnings.splitlines()) if warnings else ()
+                    found[name] = Inspection(name, reason, remarks, *facts)
         return found
 
     def keep(self, inspections: list[Inspection]) -> None:

@@ -20,12 +20,12 @@ from finetune import files
 from finetune.catalog import BACKBONES, Backbone, WeightFile, find
 from finetune.download import Progress, by_hand, fetch, offline
 from finetune.errors import ResourceError, WeightsError
-from finetune.h5file import elements_of, is_keras3, layers_of, shape_counts, vet_h5
+from finetune.h5file import arrays_of, elements_of, is_keras3, layers_of, shape_counts, vet_h5
 from finetune.torchfile import Array, read_torch
 
 __all__ = [
-    "Array", "Stored", "Weights", "cache_folder", "fetch", "fetch_for", "layers_of", "listing", "offline",
-    "read_torch", "resolve", "shape_counts", "verify", "vet_h5",
+    "Array", "Stored", "Weights", "arrays_of", "cache_folder", "fetch", "fetch_for", "layers_of", "listing",
+    "offline", "read_torch", "resolve", "shape_counts", "verify", "vet_h5",
 ]  # fmt: skip
 
 Format = Literal["h5", "keras_h5", "torch"]

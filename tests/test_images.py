@@ -380,7 +380,7 @@ def test_draft_decoding_of_big_photos_changes_next_to_nothing(tmp_path: Path) ->
     assert images.read(path, near=224).shape == (600, 800, 3)
     fast = images.read_square(path, Transform(224)).astype(int)
     exact = np.array(images.square(Image.fromarray(images.read(path)), Transform(224)), int)
-    assert np.abs(fast - exact).mean() < 1
+    assert np.abs(fast - exact).mean() < 2  # the crop starts at a whole pixel of either size
 
 
 def test_interpolations_differ_and_reading_is_repeatable(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ def _stir(model: keras.Model) -> keras.Model:
     for weight in model.weights:
         if len(weight.shape) == 1:
             weight.assign(random.uniform(0.5, 1.5, weight.shape))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
     return model
 
 
@@ -250,7 +253,7 @@ def test_alexnet_without_top_takes_a_file_with_top() -> None:
 def test_published_file_gives_what_keras_gives(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keras itself loads the file as weights="imagenet"; our network, with and without head, must agree with it."""
+    """Keras itself loads the file as weights="imagenet"; our network, with and without head, must agree."""
     row = catalog.find(name)
     module, _, function = row.constructor.partition(":")
     build = getattr(importlib.import_module(module), function)
@@ -258,7 +261,7 @@ def test_published_file_gives_what_keras_gives(
     author = _stir(build(weights=None, input_shape=shape, **row.arguments))
     for layer in author.layers:  # as they were published: see networks.DEVIATION
         if isinstance(layer, keras.layers.Normalization) and name == "efficientnet_b0":
-            layer.set_weights([(0.485, 0.456, 0.406), networks.DEVIATION, 0])
+            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array(networks.DEVIATION), np.array(0)])
     path = tmp_path / "published.h5"
     _save_as_published(author, path)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: path)
@@ -292,7 +295,7 @@ def test_shared_mobilenet_loads_as_in_keras(shared: Path, top: bool, monkeypatch
 
 
 def test_frozen_and_viewed_model_is_loaded_too(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the classifier does it: a network behind preprocessing, seen as a model of its own, frozen or not."""
+    """As the classifier does it: a network behind preprocessing, seen as a model of its own, and frozen."""
     monkeypatch.setenv("KERAS_HOME", str(shared / "weights" / "keras_home"))
     row = catalog.find("mobilenet_025")
     found = weights.resolve(row, "imagenet", top=True)
@@ -335,8 +338,20 @@ def test_users_keras3_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         backbone(image), keras.Model(author.input, author.get_layer("block3_add").output)(image)
     )
-    with pytest.raises(WeightsError, match="not those of tiny"):
+    with pytest.raises(WeightsError, match="predictions: wanted 32x3, 3, found 32x1000, 1000"):
         networks.load_into(Tiny(classes=3), found, row)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_tiny", "mobilenet_v2_035"])
+def test_keras3_file_gives_what_keras_gives(name: str, tmp_path: Path) -> None:
+    row = catalog.find(name)
+    build = getattr(keras.applications, row.constructor.partition(":")[2])
+    author = _stir(build(weights=None, include_top=False, input_shape=(64, 64, 3), **row.arguments))
+    path = tmp_path / "mine.weights.h5"
+    author.save_weights(path)
+    model = build(weights=None, include_top=False, input_shape=(64, 64, 3), **row.arguments)
+    networks.load_into(model, Weights(path, "", "keras_h5", False), row)
+    np.testing.assert_array_equal(model(_images(64)), author(_images(64)))
 
 
 def test_users_older_whole_model_with_other_classes(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_workers_that_cannot_work_are_an_error(pictures: list[str], monkeypatch:
     monkeypatch.setattr(scanning, "WORKER", "import no_such_module")
     with pytest.raises(ResourceError, match="ended at once"):
         list(scan(pictures))
-    monkeypatch.setattr(scanning, "WORKER", CRASHING.format(how="exit(1)").replace('"/crash" in path', "True"))
+    always = CRASHING.replace('"/crash" in path', "True")
+    monkeypatch.setattr(scanning, "WORKER", always.format(how="exit(1)"))
     monkeypatch.setattr(scanning, "MAX_CRASHES", 2)
     with pytest.raises(ResourceError, match="3 processes"):
         list(scan(pictures, workers=1))

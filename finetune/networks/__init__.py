@@ -7,6 +7,8 @@ The modules here are written like those of `keras.applications`: functions that 
 """
 
 import importlib
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from finetune.catalog import Backbone
 from finetune.errors import WeightsError
-from finetune.weights import Array, Weights, layers_of, read_torch, vet_h5
+from finetune.weights import Array, Weights, arrays_of, layers_of, read_torch, vet_h5
 
 # -------------------------------------------------------------------------------------------- building
 # networks
@@ -82,24 +84,41 @@ def load_into(model: keras.Model, weights: Weights, row: Backbone) -> None:
         module.assign(model, read_torch(weights.path))
         return
     vet_h5(weights.path)
-    if weights.format == "h5":
-        _load_in_order(model, weights)
-    else:
-        _load_keras3(model, weights)
+    found = (
+        _in_order(model, weights)
+        if weights.format == "h5"
+        else _keras3(model.layers, arrays_of(weights.path))
+    )
+    put(model, found, what=str(weights.path))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            _complete_efficientnet(layer)
 
 
-def _load_in_order(model: keras.Model, weights: Weights) -> None:
-    """As Keras does: the first layer with weights in the file into the first in the model, and so on.
+def _in_order(model: keras.Model, weights: Weights) -> dict[str, list[Array]]:
+    """As Keras does: the first layer with weights in the file for the first in the model, and so on.
 
     Names do not matter (Keras numbers some layers anew in every process); what the file has more is its head.
     """
-    found = layers_of(weights.path)
-    wanted = [layer for layer in model.layers if layer.weights]
-    arrays = {layer.name: values for layer, (_, values) in zip(wanted, found, strict=False)}
-    put(model, arrays, what=str(weights.path))
-    for layer in wanted:
-        if isinstance(layer, keras.layers.Normalization):
-            _complete_efficientnet(layer)
+    wanted = [layer.name for layer in model.layers if layer.weights]
+    return {name: arrays for name, (_, arrays) in zip(wanted, layers_of(weights.path), strict=False)}
+
+
+def _keras3(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = "") -> dict[str, list[Array]]:
+    """The newer files call a layer by its class and a number: conv2d, conv2d_1, ..."""
+    counts: Counter[str] = Counter()
+    found = {}
+    for layer in layers:
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+        place = f"{prefix}{kind}_{counts[kind]}" if counts[kind] else f"{prefix}{kind}"
+        counts[kind] += 1
+        own = [
+            arrays[f"{place}/vars/{i}"] for i in range(len(layer.weights)) if f"{place}/vars/{i}" in arrays
+        ]
+        inner = _keras3(getattr(layer, "layers", ()), arrays, f"{place}/layers/")
+        if own or inner:
+            found[layer.name] = [*own, *(array for part in inner.values() for array in part)]
+    return found
 
 
 # EfficientNet B0 to B7 were published with the standard deviation of ImageNet where Keras' Normalization
@@ -114,14 +133,6 @@ def _complete_efficientnet(layer: Any) -> None:
     if np.allclose(np.ravel(variance), DEVIATION, atol=1e-4):
         layer.set_weights([mean, variance**2, *rest])
         layer.finalize_state()
-
-
-def _load_keras3(model: keras.Model, weights: Weights) -> None:
-    try:
-        model.load_weights(weights.path)
-    except (ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{weights.path}: its weights are not those of {model.name}: {reason}") from None
 
 
 def put(
