@@ -86,10 +86,11 @@ def _starts_block(so_far: list[Any], layers: list[Any]) -> bool:
 
 
 def _is_complete(layers: list[Any]) -> bool:
-    """It has looked around (3x3, not only 1x1), and does not end in a depthwise convolution: its other half follows."""
+    """It has looked around (3x3, not only 1x1), and no depthwise convolution waits for the pointwise one after it."""
     kernels = [layer for layer in layers if _has_kernel(layer)]
     spatial = any(max(getattr(layer, "kernel_size", (1,))) > 1 for layer in kernels)
-    return spatial and not isinstance(kernels[-1], keras.layers.DepthwiseConv2D)
+    merged = isinstance(layers[-1], keras.layers.Add | keras.layers.Concatenate) if layers else False
+    return spatial and (merged or not isinstance(kernels[-1], keras.layers.DepthwiseConv2D))
 
 
 def _is_projection(kernels: list[Any]) -> bool:

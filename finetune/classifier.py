@@ -59,6 +59,7 @@ class Classifier:
         self.model = model
         self.weights_hash = weights_hash
         self._backbone_output = backbone_output
+        self.warning = ""  # what the user should know about the weights
         self.changed: set[int] = set()  # ids of the variables that training has touched
 
     @property
@@ -182,8 +183,7 @@ def build(config: ModelConfig, classes: Sequence[str], *, seed: int = 0) -> Clas
     keras.utils.set_random_seed(seed)  # the head's first values, and a backbone without weights
     classifier = _network(spec, name=row.name, seed=seed)
     if source is not None:
-        networks.load_into(_between_preprocessing_and(classifier, classifier._backbone_output), source, row)
-        classifier.weights_hash = source.sha256
+        _fill(classifier, classifier._backbone_output, source)
     classifier.model.trainable = False
     return classifier
 
@@ -200,8 +200,7 @@ def pretrained(name: str) -> Classifier:
             remedy="`finetune backbones` lists the networks that can.",
         )
     classifier = _network(spec, name=row.name)
-    networks.load_into(_between_preprocessing_and(classifier, classifier.model.output), source, row)
-    classifier.weights_hash = source.sha256
+    _fill(classifier, classifier.model.output, source)
     return classifier
 
 
@@ -216,7 +215,7 @@ def _network(spec: Spec, *, name: str, seed: int = 0) -> Classifier:
             whole = constructor(
                 include_top=True, weights=None, input_tensor=x, classifier_activation=None, **row.arguments
             )
-            features = whole.get_layer(row.features).output
+            features = networks.feature_map(whole, row)
             logits = whole.output
         else:
             features = constructor(include_top=False, weights=None, input_tensor=x, **row.arguments).output
@@ -239,11 +238,13 @@ def _preprocess(image: Any, scaling: str) -> Any:
     return scaled
 
 
-def _between_preprocessing_and(classifier: Classifier, output: Any) -> Any:
-    """The layers of the original network alone, for weight files that know no preprocessing."""
-    model = classifier.model
-    begin = model.inputs[0] if classifier.row.scaling == "none" else model.get_layer("preprocessing").output
-    return keras.Model(begin, output)
+def _fill(classifier: Classifier, output: Any, source: weights.Weights) -> None:
+    """Puts the weights of `source` into the layers up to `output`: those of the original network, our scaling aside."""
+    model, row = classifier.model, classifier.row
+    begin = model.inputs[0] if row.scaling == "none" else model.get_layer("preprocessing").output
+    networks.load_into(keras.Model(begin, output), source, row)
+    classifier.weights_hash = source.sha256
+    classifier.warning = source.warning or ""
 
 
 def _import(dotted: str) -> Any:

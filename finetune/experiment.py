@@ -156,7 +156,7 @@ def _introduce(terminal: Terminal, run: Run, config: Config, dataset: Dataset, c
     counts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     terminal.head(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset):,} pictures "
                   f"({', '.join(f'{count:,} {name}' for name, count in counts.items())})")  # fmt: skip
-    for warning in dataset.warnings:
+    for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     terminal.say(f"Backbone {classifier.row.title} at {classifier.spec.image_size} px on {device.describe()}")
     terminal.say(f"Run directory {run.path}")
@@ -271,7 +271,7 @@ def evaluate(
     classifier = classifiers.load(source)
     with terminal.stage("Checking the pictures") as update:
         dataset = _own_pictures(source, split, update) if data_source is None else _labelled(classifier, data_source, split, update)
-    for warning in dataset.warnings:
+    for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     indices = dataset.indices(split if data_source is None else "test")
     with terminal.stage("Measuring") as update:

@@ -44,7 +44,9 @@ def predict(
     terminal = terminal or Terminal()
     for target in (csv_file, figure):
         _refuse_existing(target, overwrite)
-    classifiers = [load(model), *([_imagenet(load(model))] if imagenet else [])]
+    classifiers = _classifiers(model, imagenet)
+    for warning in filter(None, [one.warning for one in classifiers]):
+        terminal.warn(warning)
     problems: list[Answer] = []
 
     def run(csv_target: Path | None) -> None:
@@ -95,6 +97,11 @@ def _answers(
             yield together[0].joined(together[1:])
             if stop.requested:
                 return
+
+
+def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
+    asked = load(model)
+    return [asked, _imagenet(asked)] if imagenet and not asked.spec.pretrained else [asked]
 
 
 def _imagenet(classifier: Classifier) -> Classifier:

@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -24,3 +27,30 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the real photos and weights in ../shared, absent on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes with 24 noisy pictures each, of one main colour: easy, but not trivial, to tell apart."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("blue", "green", "red")):
+        (root / name).mkdir()
+        for index in range(24):
+            pixels = random.integers(0, 160, (36, 40, 3))
+            pixels[..., 2 - number] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index:02}.png")
+    return root
+
+
+@pytest.fixture
+def settings(pictures: Path, tmp_path: Path) -> dict[str, Any]:
+    """A config for `finetune.config.load` that trains in seconds: the tiny network, two short phases."""
+    return {
+        "name": "colours",
+        "output": str(tmp_path / "runs"),
+        "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "model": {"backbone": "tiny", "weights": "none", "dropout": 0.2},
+        "head": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01},
+        "fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003},
+    }
