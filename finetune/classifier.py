@@ -90,6 +90,11 @@ class Classifier:
         return blocks.find(self.backbone)
 
     @property
+    def feature_map(self) -> Any:
+        """The tensor between backbone and head, (N, h, w, channels)."""
+        return self._backbone_output
+
+    @property
     def head_input(self) -> Any:
         """The tensor under the first trainable layer of the head: pooled features, (N, channels)."""
         return self.model.get_layer("pooling").output

@@ -78,5 +78,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def peak_memory_mb() -> int:
+    """The most memory that this process has held at once."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def versions() -> dict[str, str]:
     return {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]}

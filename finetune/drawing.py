@@ -140,24 +140,51 @@ def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: st
     left, right = figure.subplots(1, 2, width_ratios=[wide, 3.6])
     left.imshow(image)
     left.set_axis_off()
-    places = np.arange(len(rows))
-    right.barh(places, [1] * len(rows), height=0.26, color=GRID)
-    right.barh(places, [p for _, p in rows], height=0.26, color=[BLUE] + ["#7fb2d4"] * (len(rows) - 1))
-    for place, (name, probability) in zip(places, rows, strict=True):
-        weight = "bold" if place == 0 else "normal"
-        right.text(0, place - 0.22, _label(name, 30), va="bottom", fontsize=10, color=INK, fontweight=weight)
-        share = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
-        right.text(1, place - 0.22, share, va="bottom", ha="right", fontsize=10, color=INK, fontweight=weight)
-    right.set(xlim=(0, 1), ylim=(max(len(rows), 3) - 0.6, -0.75))
-    right.set_axis_off()
+    _answer_bars(right, rows)
     if title:
         figure.suptitle(_label(title, 70), fontsize=11, color=MUTED, x=0.015, ha="left")
+    return _png(figure)
+
+
+def explanation_figure(
+    image: Image, overlay: Image, rows: Sequence[tuple[str, float]], *, marked: int, title: str = "", note: str = ""
+) -> bytes:
+    """What the network saw, the same under its heat map, and its answers; the map is that of row `marked`."""
+    tall = 3.2
+    figure = _figure(2 * tall + 3.9, tall + (0.4 if title else 0.1))
+    left, middle, right = figure.subplots(1, 3, width_ratios=[tall, tall, 3.6])
+    for axes, picture in ((left, image), (middle, overlay)):
+        axes.imshow(picture)
+        axes.set_axis_off()
+    if note:
+        middle.text(
+            0.5, 0.5, note, transform=middle.transAxes, ha="center", va="center", fontsize=10, color="white",
+            bbox={"facecolor": INK, "edgecolor": "none", "boxstyle": "round,pad=0.5"},
+        )  # fmt: skip
+    _answer_bars(right, rows, marked)
+    if title:
+        figure.suptitle(_label(title, 90), fontsize=11, color=MUTED, x=0.015, ha="left")
     return _png(figure)
 
 
 def printable(text: str) -> str:
     """`text` on one line with everything invisible or undecodable spelled out, as in `\\x1b` and `\\u202e`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _answer_bars(axes: "Axes", rows: Sequence[tuple[str, float]], marked: int = 0) -> None:
+    """Classes with their probabilities, the one in row `marked` in bold."""
+    places = np.arange(len(rows))
+    colours = [BLUE if place == marked else "#7fb2d4" for place in places]
+    axes.barh(places, [1] * len(rows), height=0.26, color=GRID)
+    axes.barh(places, [p for _, p in rows], height=0.26, color=colours)
+    for place, (name, probability) in zip(places, rows, strict=True):
+        weight = "bold" if place == marked else "normal"
+        axes.text(0, place - 0.22, _label(name, 30), va="bottom", fontsize=10, color=INK, fontweight=weight)
+        share = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
+        axes.text(1, place - 0.22, share, va="bottom", ha="right", fontsize=10, color=INK, fontweight=weight)
+    axes.set(xlim=(0, 1), ylim=(max(len(rows), 3) - 0.6, -0.75))
+    axes.set_axis_off()
 
 
 def _label(text: str, width: int) -> str:

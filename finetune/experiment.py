@@ -22,7 +22,20 @@ import numpy as np
 import finetune
 from finetune import classifier as classifiers
 from finetune import config as configs
-from finetune import data, device, evaluation, features, files, monitoring, runs, signals, sources, training
+from finetune import (
+    data,
+    device,
+    evaluation,
+    features,
+    files,
+    images,
+    monitoring,
+    reporting,
+    runs,
+    signals,
+    sources,
+    training,
+)
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
@@ -43,6 +56,7 @@ class Result:
     classifier: Classifier
     metrics: evaluation.Metrics | None
     head_metrics: evaluation.Metrics | None  # what the head alone had reached, if there was fine-tuning
+    paired: evaluation.PairedTest | None = None  # is the difference between the two more than chance?
 
 
 class Stopwatch:
@@ -138,10 +152,39 @@ def _train_and_evaluate(
             say=terminal.say,
         )
     head_answers = _run_phases(run, config, dataset, classifier, phases, sources, checkpoint, watch, stop, terminal)
-    classifier.save(run.model_keras)
+    with watch.time("saving"):
+        classifier.save(run.model_keras)
     with watch.time("evaluation"), terminal.stage("Testing") as update:
         update = _both(update, lambda *_: stop.check(_how_to_resume(run)))
-        return _evaluate(run, dataset, classifier, head_answers, update)
+        result, answers = _evaluate(run, dataset, classifier, head_answers, update)
+    _write_facts(run, seconds=watch.seconds, weights=classifier.weights_hash, peak_memory_mb=device.peak_memory_mb())
+    with watch.time("report"):
+        reporting.write(run.path, _evidence(run, config, dataset, result, answers, watch))
+    _write_facts(run, seconds=watch.seconds)
+    _conclude(terminal, result, watch)
+    return result
+
+
+def _conclude(terminal: Terminal, result: Result, watch: Stopwatch) -> None:
+    """The numbers, where things are, where the time went, and what to type next."""
+    run = _short(result.run.path)
+    terminal.head("\nDone.")
+    if result.metrics:
+        accuracy = result.metrics.accuracy
+        terminal.head(
+            f"Test accuracy {accuracy.value:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}, "
+            f"n = {result.metrics.n:,})"
+        )
+    if result.head_metrics and result.paired:
+        verdict = "no more than chance may do" if result.paired.better is None else "more than chance"
+        terminal.say(
+            f"The head alone: {result.head_metrics.accuracy.value:.1%}. Fine-tuning changed that by "
+            f"{100 * result.paired.difference:+.1f} points, {verdict} (p = {result.paired.p_value:.2g})."
+        )
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in watch.seconds.items())
+    terminal.say(f"Time: {spent}; {sum(watch.seconds.values()):.0f} s in all")
+    terminal.say(f"Report: {run / 'report.html'}   model: {run / 'model.keras'}")
+    terminal.say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
 
 
 def _both(first: Any, second: Any) -> Any:
@@ -247,16 +290,68 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _evaluate(run: Run, dataset: Dataset, classifier: Classifier, head_answers: np.ndarray | None, update: Any) -> Result:
+def _evaluate(
+    run: Run, dataset: Dataset, classifier: Classifier, head_answers: np.ndarray | None, update: Any
+) -> tuple[Result, np.ndarray]:
     """Looks at the test pictures, once, through the very path that `finetune predict` takes."""
     test = dataset.indices("test")
     if len(test) == 0:
-        return Result(run, classifier, None, None)
+        return Result(run, classifier, None, None), np.empty((0, len(dataset.classes)))
     answers = np.concatenate([rows for _, rows, _ in classifier.probabilities(dataset.paths(test), progress=update)])
     labels = dataset.labels[test]
     metrics = evaluation.measure(answers, labels, dataset.classes)
-    head_metrics = None if head_answers is None else evaluation.measure(head_answers, labels, dataset.classes)
-    return Result(run, classifier, metrics, head_metrics)
+    if head_answers is None:
+        return Result(run, classifier, metrics, None), answers
+    head_metrics = evaluation.measure(head_answers, labels, dataset.classes)
+    paired = evaluation.paired_test(head_answers.argmax(1) == labels, answers.argmax(1) == labels)
+    return Result(run, classifier, metrics, head_metrics, paired), answers
+
+
+def _evidence(
+    run: Run, config: Config, dataset: Dataset, result: Result, answers: np.ndarray, watch: Stopwatch
+) -> reporting.Evidence:
+    """What the report tells of this run."""
+    test = dataset.indices("test")
+    paths = [Path(path) for path in dataset.paths(test)]
+    history = run.history()
+    phases = [
+        {**phase, "seconds": sum(float(row["seconds"]) for row in history if row["phase"] == phase["name"])}
+        for phase in run.phases
+    ]
+    examples = {
+        name: dataset.path(int(found[0]))
+        for number, name in enumerate(dataset.classes)
+        if len(found := np.flatnonzero(dataset.labels == number))
+    }
+    spec, where = result.classifier.spec, _short(run.path)
+    return reporting.Evidence(
+        name=run.path.name,
+        phases=phases,
+        history=history,
+        test=result.metrics,
+        head=result.head_metrics,
+        paired=result.paired,
+        mistakes=evaluation.mistakes(answers, dataset.labels[test], dataset.classes, paths) if len(test) else [],
+        examples=examples,
+        counts={name: len(dataset.indices(name)) for name in ("train", "validation", "test")},
+        skipped=dataset.skipped,
+        warnings=dataset.warnings,
+        facts={
+            **read_facts(run),
+            "backbone": result.classifier.row.title,
+            "image_size": spec.image_size,
+            "classes": len(dataset.classes),
+            "seconds": watch.seconds,
+        },
+        config_yaml=configs.dump(config),
+        commands=[
+            f"finetune predict PICTURES --model {where}",
+            f"finetune evaluate {where} --data NEW_PICTURES",
+            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # again, with any value changed",
+            f"finetune tensorboard {where.parent}",
+        ],
+        thumbnail=lambda path: images.read_square(path, images.Transform(160, resize="crop", crop=1.0)),
+    )
 
 
 def evaluate(

@@ -9,6 +9,7 @@ A stale hit is thereby impossible, and another seed or learning rate finds the w
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,11 +157,11 @@ def prepare(
     arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
     missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
     total = sum(len(views[number].indices) for number in missing)
-    done = 0
+    done, started, meter = 0, time.monotonic(), pipeline.Meter()
     for number in missing:
         sinks = [_Sink(key[number], cut, len(views[number].indices), dtype, where) for key, cut in zip(keys, cuts, strict=True)]
         try:
-            for start, outputs in _extract(extractor, read, views[number], augmenter, seed):
+            for start, outputs in _extract(extractor, read, views[number], augmenter, seed, meter):
                 for sink, output in zip(sinks, outputs, strict=True):
                     sink.array[start : start + len(output)] = output
                 done += len(outputs[0])
@@ -171,9 +172,18 @@ def prepare(
         finally:
             for sink in sinks:
                 sink.discard()
+    if total:
+        say(_pace(total, time.monotonic() - started, meter.seconds))
     position = np.full(len(dataset), -1)
     position[dataset.indices("train")] = np.arange(len(dataset.indices("train")))
     return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
+
+
+def _pace(count: int, seconds: float, waited: float) -> str:
+    text = f"Features: {count:,} pictures in {seconds:.1f} s, {count / seconds:.0f} a second"
+    if waited > 0.5 * seconds:
+        text += f"; {waited / seconds:.0%} of it spent waiting for pictures: reading is the bottleneck, not the network"
+    return text
 
 
 def _views(dataset: Dataset, augment: Augment, augmented: bool) -> list[View]:
@@ -185,10 +195,15 @@ def _views(dataset: Dataset, augment: Augment, augmented: bool) -> list[View]:
 
 
 def _extract(
-    extractor: Extractor, read: pipeline.Read, view: View, augmenter: pipeline.Augmenter, seed: int
+    extractor: Extractor,
+    read: pipeline.Read,
+    view: View,
+    augmenter: pipeline.Augmenter,
+    seed: int,
+    meter: pipeline.Meter,
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     start = 0
-    for number, batch in enumerate(pipeline.batches(read, view.indices, BATCH)):
+    for number, batch in enumerate(meter.waiting_for(pipeline.batches(read, view.indices, BATCH))):
         refuse_problems(batch)
         pictures: Any = batch.images
         if view.number:

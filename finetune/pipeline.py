@@ -4,6 +4,7 @@ Pillow lets go of Python's lock while it decodes and resizes, so threads keep th
 is no shuffle buffer: the order is a list of indices, `f(seed, epoch)`, which is also what makes an exact resume simple.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +69,22 @@ def _collect(chunk: np.ndarray, futures: list["Future[np.ndarray]"]) -> Batch:
     shape = next((picture.shape for picture in pictures if picture is not None), (1, 1, 3))
     stacked = np.stack([np.zeros(shape, np.uint8) if picture is None else picture for picture in pictures])
     return Batch(chunk, stacked, problems)
+
+
+class Meter:
+    """Counts the seconds that a loop spends waiting for its input."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def waiting_for(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            started = time.monotonic()
+            batch = next(stream, None)
+            self.seconds += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
 
 
 def padded(pictures: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""What is left to look at after a training: report.json for programs, report.html and figures for people.
+
+The page is one file without anything from outside: it opens from a disk, on a phone, in an e-mail. Pictures are kept
+small so that it stays below 5 MB with any data set.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune import drawing, files
+from finetune.evaluation import Metrics, Mistake, PairedTest
+from finetune.images import escape
+
+Picture = npt.NDArray[np.uint8]
+MISTAKES = 24
+PAIRS = 6
+CLASS_PICTURES = 60  # with more classes the table goes without
+SURE = 0.9  # so sure against its label that a person should look at the label
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a report tells. Sections without evidence are left out; `test` is None without a test split.
+
+    `history` has a row per epoch (phase, epoch, loss, accuracy, validation_loss, validation_accuracy, ...);
+    `phases` one mapping per phase (name, epochs, best_epoch, validation, seconds); `examples` a picture per class;
+    `thumbnail` turns a path into a square (S, S, 3) picture, and `overlay`, where given, into what the model looked at.
+    """
+
+    name: str
+    phases: Sequence[Mapping[str, Any]]
+    history: Sequence[Mapping[str, Any]]
+    test: Metrics | None
+    head: Metrics | None
+    paired: PairedTest | None
+    mistakes: Sequence[Mistake]
+    examples: Mapping[str, str]
+    counts: Mapping[str, int]
+    skipped: Sequence[tuple[str, str]]
+    warnings: Sequence[str]
+    facts: Mapping[str, Any]
+    config_yaml: str
+    commands: Sequence[str]
+    thumbnail: Callable[[str], Picture]
+    overlay: Callable[[str, str], Picture] | None = field(default=None)
+
+
+def to_json(evidence: Evidence) -> dict[str, Any]:
+    """The content of report.json (DESIGN, contracts)."""
+    return {
+        "name": evidence.name,
+        "test": evidence.test.to_json() if evidence.test else None,
+        "head": evidence.head.to_json() if evidence.head else None,
+        "fine_tuning": evidence.paired.to_json() if evidence.paired else None,
+        "phases": [dict(phase) for phase in evidence.phases],
+        "pictures": dict(evidence.counts),
+        "skipped": [{"path": path, "reason": reason} for path, reason in evidence.skipped],
+        "warnings": list(evidence.warnings),
+        "mistakes": [{**asdict(one), "path": str(one.path)} for one in evidence.mistakes],
+        **evidence.facts,
+    }
+
+
+def write(folder: Path, evidence: Evidence) -> None:
+    """Writes report.json, report.html and figures/*.png into the run directory `folder`."""
+    figures = draw(evidence)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, png in figures.items():
+        files.write_bytes(folder / "figures" / f"{name}.png", png)
+    files.write_json(folder / "report.json", to_json(evidence))
+    files.write_text(folder / "report.html", page(evidence, figures))
+
+
+def draw(evidence: Evidence) -> dict[str, bytes]:
+    """Name -> PNG of every figure there is evidence for."""
+    figures = {}
+    if evidence.history:
+        figures["curves"] = drawing.curves(evidence.history, _best_rows(evidence))
+    if evidence.test:
+        figures["confusion"] = drawing.confusion(evidence.test.confusion, evidence.test.classes)
+        figures["calibration"] = drawing.calibration(evidence.test.calibration)
+    worst = evidence.mistakes[:18]
+    if worst:
+        captions = [f"{one.predicted} {one.probability:.0%}\n(is {one.true})" for one in worst]
+        figures["mistakes"] = drawing.sheet([evidence.thumbnail(str(one.path)) for one in worst], captions)
+    return figures
+
+
+def _best_rows(evidence: Evidence) -> list[int]:
+    """Positions in the history of the epochs whose weights were kept."""
+    kept = {(phase["name"], phase["best_epoch"]) for phase in evidence.phases}
+    return [at for at, row in enumerate(evidence.history) if (row["phase"], row["epoch"]) in kept]
+
+
+def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
+    """report.html, complete in itself."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("finetune"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "shown": escape, "number": lambda value: f"{value:,}"}
+    return environment.get_template("report.html.j2").render(
+        e=evidence,
+        figures={name: _data_uri(png, "png") for name, png in figures.items()},
+        mistakes=[_card(evidence, one) for one in evidence.mistakes[:MISTAKES]],
+        doubtful=[one for one in evidence.mistakes if one.probability >= SURE and one.true_probability <= 0.05],
+        pairs=_pairs(evidence),
+        examples=_examples(evidence),
+        seconds=evidence.facts.get("seconds", {}),
+    )
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}%}".replace("%", " %")
+
+
+def _card(evidence: Evidence, mistake: Mistake) -> dict[str, Any]:
+    path = str(mistake.path)
+    seen = evidence.overlay(path, mistake.predicted) if evidence.overlay else None
+    return {"mistake": mistake, "picture": _jpeg(evidence.thumbnail(path)), "seen": None if seen is None else _jpeg(seen)}
+
+
+def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
+    """The most confused pairs of classes, each with one picture that was confused."""
+    found = []
+    for true, predicted, count in evidence.test.confused_pairs(PAIRS) if evidence.test else ():
+        example = next((one for one in evidence.mistakes if (one.true, one.predicted) == (true, predicted)), None)
+        picture = _jpeg(evidence.thumbnail(str(example.path))) if example else None
+        found.append({"true": true, "predicted": predicted, "count": count, "picture": picture})
+    return found
+
+
+def _examples(evidence: Evidence) -> dict[str, str]:
+    if len(evidence.examples) > CLASS_PICTURES:
+        return {}
+    return {name: _jpeg(evidence.thumbnail(path)) for name, path in evidence.examples.items()}
+
+
+def _jpeg(picture: Picture, side: int = 160) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    target = io.BytesIO()
+    image.save(target, "JPEG", quality=82)
+    return _data_uri(target.getvalue(), "jpeg")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
