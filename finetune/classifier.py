@@ -10,8 +10,10 @@ that predicts, measures, explains or exports asks for nothing but a `Classifier`
 
 import importlib
 import json
+import math
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,17 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, catalog, files, h5file, networks, pipeline, prediction, weights
+from finetune import blocks, catalog, files, h5file, images, networks, pipeline, prediction, weights
 from finetune.catalog import Backbone
 from finetune.config import Model as ModelConfig
 from finetune.device import keras, precision, tf
-from finetune.errors import FinetuneError, WeightsError, did_you_mean
+from finetune.errors import ConfigError, WeightsError, did_you_mean
 from finetune.images import Transform
 
 FORMAT = 1
 MEMBER = "finetune.json"  # our page inside the .keras archive; plain Keras ignores it
+MEMBERS = {"metadata.json", "config.json", "model.weights.h5", MEMBER}  # what `save` writes, and no more
 MAX_CLASSES = 100_000
+MAX_NAME = 1000  # letters in a class name
 MAX_SIZE = 2048
+MAX_PAGE = 4_000_000  # bytes of our page: a hundred thousand names
+MAX_EXPANSION = 20  # bytes per byte of archive; weights hardly compress, so an honest one has about 1
 
 
 @dataclass(frozen=True)
@@ -209,9 +215,13 @@ def pretrained(name: str) -> Classifier:
     return classifier
 
 
-def _network(spec: Spec, *, name: str, seed: int = 0) -> Classifier:
-    """The flat functional model that `spec` describes, with weights as they come."""
+def _network(spec: Spec, *, name: str, seed: int = 0, held: float = math.inf) -> Classifier:
+    """The flat functional model that `spec` describes, with weights as they come.
+
+    `held` is how many numbers there are to fill it: WeightsError before memory is taken for more.
+    """
     row = catalog.find(spec.backbone)
+    _require(held, row.parameters if spec.pretrained else row.backbone_parameters, row.name)
     with _dtype_policy(precision()):
         image = keras.Input((spec.image_size, spec.image_size, 3), name="image")
         x = _preprocess(image, row.scaling)
@@ -226,10 +236,16 @@ def _network(spec: Spec, *, name: str, seed: int = 0) -> Classifier:
             features = constructor(include_top=False, weights=None, input_tensor=x, **row.arguments).output
             pool = keras.layers.GlobalMaxPooling2D if spec.pooling == "max" else keras.layers.GlobalAveragePooling2D
             x = pool(name="pooling")(features)  # (N, h, w, channels) -> (N, channels)
+            _require(held, row.backbone_parameters + (x.shape[-1] + 1) * len(spec.classes), row.name)
             x = keras.layers.Dropout(spec.dropout, seed=seed, name="dropout")(x)
             logits = keras.layers.Dense(len(spec.classes), dtype="float32", name="logits")(x)
         model = keras.Model(image, logits, name=row.name)
     return Classifier(name, spec, model, features)
+
+
+def _require(held: float, needed: int, name: str) -> None:
+    if held < needed:
+        raise WeightsError(f"its weights are not those of {name}: {held:,} numbers at most, not {needed:,}")
 
 
 def _preprocess(image: Any, scaling: str) -> Any:
@@ -300,29 +316,39 @@ def load(source: str | Path) -> Classifier:
 
 
 def _open(path: Path, *, name: str) -> Classifier:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file.", remedy="Give a run directory or a .keras file.")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info.file_size for info in archive.infolist()}
-            if MEMBER not in members or "model.weights.h5" not in members:
-                raise WeightsError(
-                    f"{path}: not a model of finetune (a .keras file without {MEMBER}).",
-                    remedy="Files that other programs saved may hold code and are not opened.",
-                )
-            if len(members) != len(archive.infolist()) or members[MEMBER] > 10_000_000:
-                raise WeightsError(f"{path}: not a model of finetune (its list of contents is forged).")
+            _check_members(path, archive.infolist())
             spec = _read_spec(path, archive.read(MEMBER))
-            classifier = _network(spec, name=name)
-            limit = sum(int(np.prod(w.shape)) for w in classifier.model.weights) * 4
-            if members["model.weights.h5"] > limit * 1.5 + 10_000_000:
-                raise WeightsError(f"{path}: its weights are larger than {spec.backbone} can be.")
             content = archive.read("model.weights.h5")
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file.", remedy="Give a run directory or a .keras file.") from None
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(_damaged(path, error)) from None
+    try:
+        classifier = _network(spec, name=name, held=len(content) // 4)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error.what}") from None
     _load_weights(classifier, content, path)
     classifier.weights_hash = None
     return classifier
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuses, by the archive's list of contents alone, what `save` never writes."""
+    names = [member.filename for member in members]
+    if MEMBER not in names or "model.weights.h5" not in names:
+        raise WeightsError(
+            f"{path}: not a model of finetune (a .keras file without {MEMBER}).",
+            remedy="Files that other programs saved may hold code and are not opened.",
+        )
+    strange = [images.escape(name)[:80] for name in names if name not in MEMBERS or names.count(name) > 1]
+    if len(names) > len(MEMBERS) or strange:
+        raise WeightsError(f"{path}: not a model of finetune (it also holds {', '.join(strange[:5])}).")
+    size = path.stat().st_size
+    page = next(member.file_size for member in members if member.filename == MEMBER)
+    if page > MAX_PAGE or sum(member.file_size for member in members) > MAX_EXPANSION * size + MAX_PAGE:
+        raise WeightsError(f"{path}: promises more than a file of {size:,} bytes can hold.")
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -338,26 +364,32 @@ def _read_spec(path: Path, text: bytes) -> Spec:
         spec = Spec(**{**values, "classes": tuple(values["classes"])})
         if spec.format > FORMAT:
             raise WeightsError(f"{path}: made by a newer finetune (format {spec.format}).", remedy="Upgrade finetune.")
-        row = catalog.find(spec.backbone)
-        sound = (
-            isinstance(spec.image_size, int)
-            and row.min_size <= spec.image_size <= MAX_SIZE
-            and 2 <= len(spec.classes) <= MAX_CLASSES
-            and all(isinstance(name, str) for name in spec.classes)
-            and spec.resize in ("crop", "squash", "pad")
-            and spec.pooling in ("avg", "max", "imagenet")
-            and isinstance(spec.dropout, int | float)
-            and 0 <= spec.dropout < 1
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: its {MEMBER} cannot be read ({error}).") from None
-    except WeightsError:
-        raise
-    except FinetuneError as error:
-        raise WeightsError(f"{path}: {error.what}") from None
+        sound = isinstance(values["classes"], list) and _is_sound(spec, catalog.find(spec.backbone))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: its {MEMBER} cannot be read ({images.escape(str(error))[:200]}).") from None
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {images.escape(error.what)[:200]}") from None
     if not sound:
         raise WeightsError(f"{path}: its {MEMBER} holds values outside their range.")
     return spec
+
+
+def _is_sound(spec: Spec, row: Backbone) -> bool:
+    fits = len(spec.classes) == 1000 and (spec.image_size == row.size or not row.fixed_head_size)
+    return (
+        type(spec.format) is int
+        and spec.format >= 1
+        and type(spec.image_size) is int  # True is an int as well
+        and row.min_size <= spec.image_size <= MAX_SIZE
+        and spec.resize in ("crop", "squash", "pad")
+        and spec.pooling in ("avg", "max", "imagenet")
+        and type(spec.dropout) in (int, float)
+        and 0 <= spec.dropout < 1
+        and 2 <= len(spec.classes) <= MAX_CLASSES
+        and len(set(spec.classes)) == len(spec.classes)
+        and all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME for name in spec.classes)
+        and (fits or not spec.pretrained)
+    )
 
 
 def _load_weights(classifier: Classifier, content: bytes, path: Path) -> None:
@@ -365,10 +397,23 @@ def _load_weights(classifier: Classifier, content: bytes, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         plain = Path(folder) / "model.weights.h5"
         plain.write_bytes(content)
-        h5file.vet_h5(plain, shapes)
+        try:
+            h5file.vet_h5(plain, shapes)
+        except WeightsError as error:
+            raise WeightsError(error.what.replace(str(plain), f"{path}: model.weights.h5")) from None
+        _fill_with_nan(classifier.model.weights)
         try:
             classifier.model.load_weights(plain)
-        except (ValueError, KeyError, OSError) as error:
-            raise WeightsError(f"{path}: its weights do not fit {classifier.spec.backbone}: {error}") from None
+        except Exception as error:  # whatever Keras makes of a file that it did not write
+            reason = images.escape(str(error))[:200]
+            raise WeightsError(f"{path}: its weights do not fit {classifier.spec.backbone}: {reason}") from None
+    if missed := [weight.path for weight in classifier.model.weights if not np.isfinite(weight.numpy()).all()]:
+        raise WeightsError(f"{path}: its weights do not fit {classifier.spec.backbone}: nothing for {missed[0]}")
+
+
+def _fill_with_nan(weights: Sequence[Any]) -> None:
+    """So that a weight which Keras passes over in silence cannot keep the value it was built with."""
+    for weight in weights:
+        weight.assign(np.full(weight.shape, np.nan, weight.dtype))
 
 

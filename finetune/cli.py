@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import finetune
@@ -24,8 +25,14 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; the `finetune` script calls it."""
-    arguments = _parser().parse_args(argv)
+    """Runs one command and returns its exit code; the `finetune` script calls it, without `argv`."""
+    code = _run(_parser().parse_args(argv))
+    if argv is None and code in (130, 143):
+        _leave(code)
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.version:
         print(f"finetune {finetune.__version__}")
         return 0
@@ -36,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["FINETUNE_DEBUG"] = "1"
     try:
         arguments.command(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a closed pipe is quiet; at the end of the interpreter it is not
     except FinetuneError as error:
         if arguments.debug:
             raise
@@ -54,9 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _leave(code: int) -> None:
+    """Ends the process at once, whatever its threads do: one may hang in a dead disk."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError):  # closed, or none at all
+            stream.flush()
+    os._exit(code)
+
+
 def _complain(text: str) -> None:
-    print(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8"),
-          file=sys.stderr)  # fmt: skip
+    with suppress(OSError, AttributeError):  # nobody there to read it, or no stderr at all
+        encoding = sys.stderr.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)
 
 
 def _report_bug(error: Exception) -> int:
@@ -64,13 +82,13 @@ def _report_bug(error: Exception) -> int:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="finetune-bug-", suffix=".txt", delete=False) as file:
-        file.write(f"finetune {finetune.__version__}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
-        file.write("".join(traceback.format_exception(error)))
-    _complain(
-        f"error: this is a fault of finetune, not of yours: {type(error).__name__}: {error}\n"
-        f"  The details are in {file.name}; --debug shows them here."
-    )
+    details = "Details: the same command with --debug."
+    with suppress(OSError):  # a full disk, say
+        with tempfile.NamedTemporaryFile("w", prefix="finetune-bug-", suffix=".txt", delete=False) as file:
+            file.write(f"finetune {finetune.__version__}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
+            file.write("".join(traceback.format_exception(error)))
+        details = f"The details are in {file.name}; --debug shows them here."
+    _complain(f"error: this is a fault of finetune, not of yours: {type(error).__name__}: {error}\n  {details}")
     return 1
 
 
@@ -78,29 +96,28 @@ def _report_bug(error: Exception) -> int:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    from finetune import config as configs
+    from finetune import resuming, signals
+
     config, overrides = arguments.config, list(arguments.overrides)
     if arguments.output:
         overrides.append(f"output={arguments.output}")
-    if arguments.resume is not None:
-        _resume(arguments, config, overrides)
-        return
-    if not config:
-        raise UsageError("train needs a config.", remedy="For example: finetune train digits")
-    from finetune import config as configs
+    with signals.surviving_output(), signals.graceful() as stop:
+        run = loaded = None
+        if arguments.resume is not None:
+            run = resuming.find(arguments.resume or None, config, overrides, break_lock=arguments.break_lock)
+        elif not config:
+            raise UsageError("train needs a config.", remedy="For example: finetune train digits")
+        if run is None:
+            loaded = configs.load(config or arguments.resume, overrides)
+        from finetune import experiment, terminal
 
-    loaded = configs.load(config, overrides)
-    from finetune import experiment, terminal
-
-    experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=terminal.Terminal(quiet=arguments.quiet))
-
-
-def _resume(arguments: argparse.Namespace, config: str | None, overrides: list[str]) -> None:
-    from finetune import resuming
-
-    run = resuming.find(arguments.resume or None, config, overrides)
-    from finetune import experiment, terminal
-
-    experiment.resume(run, terminal=terminal.Terminal(quiet=arguments.quiet), break_lock=arguments.break_lock)
+        stop.check()  # asked to stop while TensorFlow was loading
+        screen = terminal.Terminal(quiet=arguments.quiet)
+        if run is not None:
+            experiment.resume(run, terminal=screen, break_lock=arguments.break_lock)
+        elif loaded is not None:
+            experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
 
 
 def predict(arguments: argparse.Namespace) -> None:

@@ -8,9 +8,8 @@ Blue is right and orange is wrong everywhere; the two are told apart by every ki
 
 import io
 import math
-import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.evaluation import Bin, wilson
+from finetune.formats import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,30 +59,29 @@ def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> b
     Up to 30 classes the counts stand in the cells; up to 250 every class is named, on a picture that grows with them.
     """
     count = len(classes)
-    cell = 0.9 if count <= 6 else 0.42 if count <= 30 else 0.11 if count <= 250 else 22 / count
-    font = 10 if count <= 6 else 8 if count <= 30 else 5
-    side = cell * count
-    longest = max(len(_label(name, 24)) for name in classes) if count <= 250 else 4
-    margin = 0.6 + longest * font * 0.0085
-    figure = _figure(max(side + margin, 4), max(side + margin, 3.6))
-    axes = figure.subplots()
-    axes.imshow(_confusion_colours(matrix), interpolation="nearest", aspect="equal")
-    if count <= 250:
-        names = [_label(name, 24) for name in classes]
-        turned = 0 if count <= 6 and longest <= 10 else 90 if count > 30 else 45
-        align = "center" if turned in (0, 90) else "right"
-        axes.set_xticks(range(count), names, fontsize=font, rotation=turned, ha=align, rotation_mode="anchor" if turned == 45 else None)
+    named, counted = count <= 250, count <= 30
+    cell, font = (0.9, 10) if count <= 6 else (0.42, 8) if counted else (0.09, 4.5) if named else (18 / count, 8)
+    names = [_label(name, 24) for name in classes] if named else []
+    side, margin = cell * count, 2.5  # inches; what is left of the margin is cut off when saving
+    figure = _figure(side + margin, side + margin, layout=None)
+    start, share = margin / (side + margin), side / (side + margin)
+    axes = figure.add_axes((start, start, share, share))
+    axes.imshow(_confusion_colours(matrix), interpolation="nearest", aspect="auto")
+    if named:
+        axes.hlines(np.arange(count) - 0.5, -0.5, count - 0.5, color=GRID, linewidth=10 * cell if counted else 0.3)
+        axes.vlines(np.arange(count) - 0.5, -0.5, count - 0.5, color=GRID, linewidth=10 * cell if counted else 0.3)
+        flat = count <= 6 and max(map(len, names)) <= 10
+        axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
         axes.set_yticks(range(count), names, fontsize=font)
-    if count <= 30:
+    if counted:
         _write_counts(axes, matrix, font)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("true class")
+    large = max(10, side)
+    axes.set_xlabel("answer", color=MUTED, fontsize=large, labelpad=large / 2)
+    axes.set_ylabel("true class", color=MUTED, fontsize=large, labelpad=large / 2)
     axes.tick_params(length=0, colors=INK)
-    if count <= 250:
-        _rule_cells(axes, count)
     for spine in axes.spines.values():
         spine.set_color(GRID)
-    return _png(figure)
+    return _png(figure, bbox_inches="tight", pad_inches=0.06)
 
 
 def calibration(bins: Sequence[Bin]) -> bytes:
@@ -137,7 +136,7 @@ def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: st
     tall = 3.2
     wide = tall * min(max(width / height, 0.6), 1.8)
     figure = _figure(wide + 3.9, tall + (0.4 if title else 0.1))
-    left, right = figure.subplots(1, 2, width_ratios=[wide, 3.6])
+    left, right = figure.subplots(1, 2, width_ratios=[wide, 3.6], gridspec_kw={"wspace": 0.06})
     left.imshow(image)
     left.set_axis_off()
     _answer_bars(right, rows)
@@ -167,38 +166,18 @@ def explanation_figure(
     return _png(figure)
 
 
-def printable(text: str) -> str:
-    """`text` on one line with everything invisible or undecodable spelled out, as in `\\x1b` and `\\u202e`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def _answer_bars(axes: "Axes", rows: Sequence[tuple[str, float]], marked: int = 0) -> None:
-    """Classes with their probabilities, the one in row `marked` in bold."""
-    places = np.arange(len(rows))
-    colours = [BLUE if place == marked else "#7fb2d4" for place in places]
-    axes.barh(places, [1] * len(rows), height=0.26, color=GRID)
-    axes.barh(places, [p for _, p in rows], height=0.26, color=colours)
-    for place, (name, probability) in zip(places, rows, strict=True):
-        weight = "bold" if place == marked else "normal"
-        axes.text(0, place - 0.22, _label(name, 30), va="bottom", fontsize=10, color=INK, fontweight=weight)
-        share = f"{probability:.1%}" if probability >= 0.001 else "< 0.1%"
-        axes.text(1, place - 0.22, share, va="bottom", ha="right", fontsize=10, color=INK, fontweight=weight)
-    axes.set(xlim=(0, 1), ylim=(max(len(rows), 3) - 0.6, -0.75))
-    axes.set_axis_off()
-
-
 def _label(text: str, width: int) -> str:
-    text = printable(unicodedata.normalize("NFC", text))
+    text = escape(text)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float, *, layout: str | None = "constrained") -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
 
 
-def _png(figure: "Figure") -> bytes:
+def _png(figure: "Figure", **how: Any) -> bytes:
     """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, and missing fonts do not warn."""
     from matplotlib.text import Text
 
@@ -208,7 +187,7 @@ def _png(figure: "Figure") -> bytes:
     target = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", metadata={"Software": None})
+        figure.savefig(target, format="png", metadata={"Software": None}, **how)
     return target.getvalue()
 
 
@@ -291,12 +270,3 @@ def _write_counts(axes: "Axes", matrix: npt.NDArray[np.integer[Any]], font: floa
                 column, row, str(count), ha="center", va="center", fontsize=font,
                 color="white" if dark else INK, fontweight="bold" if row == column else "normal",
             )  # fmt: skip
-
-
-def _rule_cells(axes: "Axes", count: int) -> None:
-    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color=GRID, linewidth=1 if count <= 30 else 0.3)
-    axes.tick_params(which="minor", length=0)
-
-

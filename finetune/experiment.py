@@ -40,11 +40,12 @@ from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
 from finetune.device import keras, tf
-from finetune.errors import DataError, FinetuneError, UsageError
+from finetune.errors import DataError, FinetuneError, ResourceError, UsageError, WeightsError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
 
+LOGS = 20_000_000  # bytes for TensorBoard, report and tables
 HEAD_ANSWERS = "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
 
 
@@ -84,14 +85,14 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     watch = Stopwatch()
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
-            dataset = data.open(config.data, seed=config.seed, progress=update)
+            dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
         with _working_on(run, watch):
             files.write_text(run.config_yaml, configs.dump(config))
-            files.write_text(run.classes_txt, "".join(f"{name}\n" for name in dataset.classes))
-            dataset.write_splits(run.splits_csv)
-            _write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds)
+            _note_data(run, dataset)
+            begun = config.model_dump(mode="json")  # what config.yaml must still say when the run is resumed
+            _write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds, config=begun)
             return _train_and_evaluate(run, config, dataset, watch, stop, terminal)
 
 
@@ -105,8 +106,18 @@ def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = Fal
     watch = Stopwatch(read_facts(run).get("seconds"))
     with signals.graceful() as stop, _working_on(run, watch, break_lock=break_lock):
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
-            dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=update)
+            checking = _both(update, lambda *_: stop.check(_how_to_resume(run)))
+            if run.splits_csv.exists():
+                dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=checking)
+            else:  # killed before the splits were noted
+                dataset = data.open(config.data, seed=config.seed, progress=checking)
+                _note_data(run, dataset)
         return _train_and_evaluate(run, config, dataset, watch, stop, terminal)
+
+
+def _note_data(run: Run, dataset: Dataset) -> None:
+    files.write_text(run.classes_txt, "".join(f"{name}\n" for name in dataset.classes))
+    dataset.write_splits(run.splits_csv)
 
 
 @contextmanager
@@ -122,6 +133,11 @@ def _working_on(run: Run, watch: Stopwatch, *, break_lock: bool = False) -> Iter
             with suppress(FinetuneError):
                 run.set_status("stopped" if isinstance(error, KeyboardInterrupt | FinetuneError) else "failed")
                 _write_facts(run, seconds=watch.seconds)
+            if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+                raise ResourceError(
+                    f"Out of memory: {' '.join(str(error).split())[:200]}",
+                    remedy="Halve head.batch_size and fine_tune.batch_size, or model.image_size; or try cache=disk.",
+                ) from error
             raise
 
 
@@ -134,6 +150,8 @@ def _train_and_evaluate(
     with watch.time("building"):
         classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
         phases = training.plan(config, classifier)
+    _refuse_other_weights(run, classifier)
+    run.require_space(_space(classifier, phases))
     _introduce(terminal, run, config, dataset, classifier)
     checkpoint = run.load_checkpoint()
     run.rewind(checkpoint)
@@ -185,6 +203,26 @@ def _conclude(terminal: Terminal, result: Result, watch: Stopwatch) -> None:
     terminal.say(f"Time: {spent}; {sum(watch.seconds.values()):.0f} s in all")
     terminal.say(f"Report: {run / 'report.html'}   model: {run / 'model.keras'}")
     terminal.say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
+
+
+def _refuse_other_weights(run: Run, classifier: Classifier) -> None:
+    """Notes the weights that the run begins with; a resumed run must find the same."""
+    before = read_facts(run).get("weights")
+    if before and before != classifier.weights_hash:
+        raise WeightsError(
+            f"{run.path} began with other weights: SHA-256 {before}, now {classifier.weights_hash}.",
+            remedy="Bring the file of config.yaml's model.weights back, or start a new run.",
+        )
+    _write_facts(run, weights=classifier.weights_hash)
+
+
+def _space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
+    """Bytes that the run directory may come to: the model, the logs, and three checkpoints of the deepest phase.
+
+    A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.
+    """
+    deepest = max(keras.Model(phase.cut, classifier.model.output).count_params() for phase in phases)
+    return int(4 * (3 * 4 * deepest + classifier.model.count_params())) + LOGS
 
 
 def _both(first: Any, second: Any) -> Any:

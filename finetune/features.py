@@ -153,6 +153,7 @@ def prepare(
     if where == "off":
         return [Live(extractor, number, read, augmenter, seed) for number in range(len(cuts))]
 
+    files.clean(features_folder())  # what killed runs left half made
     keys = [[_key(classifier, dataset, cut, view, augment, seed, dtype) for view in views] for cut in cuts]
     arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
     missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]

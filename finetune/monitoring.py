@@ -5,9 +5,11 @@ loss and accuracy of training and validation at every epoch, and at the end of a
 sheet of validation pictures with what the classifier said. `finetune tensorboard` shows it.
 """
 
+import errno
+import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from finetune import drawing, images
+from finetune import drawing, files, images
 from finetune.device import tf
 from finetune.errors import ImageProblem
 from finetune.terminal import Terminal, Update
@@ -91,6 +93,11 @@ class TensorBoard(Watcher):
     """
 
     def __init__(self, folder: Path, config_yaml: str, *, first_step: int = 0) -> None:
+        self.folder = folder
+        with _explained(folder):
+            self._open(folder, config_yaml, first_step)
+
+    def _open(self, folder: Path, config_yaml: str, first_step: int) -> None:
         if folder.exists():
             for part in ("train", "validation"):
                 _forget_from(folder / part, first_step + 1)
@@ -101,20 +108,20 @@ class TensorBoard(Watcher):
             tf.summary.text("config", indented, step=0)
 
     def close(self) -> None:
-        self.train.close()
-        self.validation.close()
+        with _explained(self.folder):
+            self.train.close()
+            self.validation.close()
 
     def step_done(self, training: PhaseTraining, loss: float, learning_rate: float) -> None:
-        with self.train.as_default(step=training.progress.step):
+        with _explained(self.folder), self.train.as_default(step=training.progress.step):
             tf.summary.scalar("step/loss", loss)
             tf.summary.scalar("step/learning_rate", learning_rate)
 
     def epoch_done(self, training: PhaseTraining, row: Mapping[str, Any]) -> None:
         for writer, prefix in ((self.train, ""), (self.validation, "validation_")):
-            with writer.as_default(step=int(row["step"])):
+            with _explained(self.folder), writer.as_default(step=int(row["step"])):
                 tf.summary.scalar("epoch/loss", row[f"{prefix}loss"])
                 tf.summary.scalar("epoch/accuracy", row[f"{prefix}accuracy"])
-            writer.flush()
 
     def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
         indices, classes = training.validation_indices, training.classifier.classes
@@ -122,14 +129,25 @@ class TensorBoard(Watcher):
         truth = training.dataset.labels[indices]
         matrix = np.zeros((len(classes), len(classes)), int)
         np.add.at(matrix, (truth, predicted), 1)
-        with self.validation.as_default(step=training.progress.step):
+        with _explained(self.folder), self.validation.as_default(step=training.progress.step):
             self._image(f"{result.name}/confusion", drawing.confusion(matrix, classes))
             self._image(f"{result.name}/samples", _sample_sheet(training, indices, predicted))
-        self.validation.flush()
 
     @staticmethod
     def _image(name: str, png: bytes) -> None:
         tf.summary.image(name, tf.io.decode_png(png, channels=3)[None])
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """TensorFlow's errors about writing as a ResourceError; it tells the system's reason only in words."""
+    with files.explained(folder / "events"):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            known = (code for code in errno.errorcode if os.strerror(code) in str(error))
+            code = next(known, errno.EIO)
+            raise OSError(code, os.strerror(code)) from error
 
 
 def _forget_from(folder: Path, step: int) -> None:

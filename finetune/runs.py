@@ -107,7 +107,7 @@ class Run:
             if not newer:
                 return {"status": state["status"], "phases": state["phases"]}
         except (FileNotFoundError, NotADirectoryError):
-            near = did_you_mean(self.path.name, _names(self.path.parent))
+            near = did_you_mean(self.path.name, set(_names(self.path.parent)) - {self.path.name})
             raise UsageError(f"{self.path} is not a run: it has no state.json.{near}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResourceError(

@@ -158,9 +158,13 @@ class PhaseTraining:
         for number, batch in enumerate(batches, start=skip):
             yield batch, labels[number * size : number * size + size]
 
-    def train_batch(self, inputs: np.ndarray, labels: np.ndarray) -> float:
-        """One optimizer step. Raises TrainingDiverged, with the weights of the step before still in place."""
-        loss, correct, finite = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels)).numpy().tolist()
+    def train_batch(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """One optimizer step: its loss and learning rate.
+
+        Raises TrainingDiverged, with the weights of the step before still in place.
+        """
+        outcome = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels))
+        loss, rate, correct, finite = outcome.numpy().tolist()
         if not finite:
             raise self._diverged()
         self.progress.batch += 1
@@ -168,7 +172,7 @@ class PhaseTraining:
         self.progress.loss_sum += loss * len(labels)
         self.progress.correct += int(correct)
         self.progress.seen += len(labels)
-        return float(loss)
+        return float(loss), float(rate)
 
     def _diverged(self) -> TrainingDiverged:
         key = self.phase.index * 100_000 + self.progress.epoch
@@ -271,8 +275,7 @@ def run_phase(
     while not training.finished:
         started = time.monotonic() - progress.seconds
         for inputs, labels in training.epoch_batches():
-            rate = training.learning_rate
-            loss = training.train_batch(inputs, labels)
+            loss, rate = training.train_batch(inputs, labels)
             progress.seconds = time.monotonic() - started
             watcher.step_done(training, loss, rate)
             if time.monotonic() - committed > CHECKPOINT_SECONDS:
@@ -368,7 +371,7 @@ def _optimizer(settings: Settings, total_steps: int) -> Any:
 
 
 def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) -> Any:
-    """`(inputs, labels) -> [loss, correct, finite]`; a step that is not finite changes no weight."""
+    """`(inputs, labels) -> [loss, learning rate, correct, finite]`; a step that is not finite changes no weight."""
     loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
     trainable = above.trainable_variables
 
@@ -379,12 +382,13 @@ def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) 
             loss = loss_of(tf.one_hot(labels, classes), logits)
             total = tf.add_n([loss, *above.losses])
         gradients = tape.gradient(total, trainable)
+        rate = tf.cast(optimizer.learning_rate, tf.float32)
         good = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(gradients))
         tf.cond(good, lambda: _apply(optimizer, gradients, trainable), lambda: tf.constant(False))
         # A ReLU that oneDNN has fused turns NaN into 0, so a healthy loss proves nothing about the weights.
         good &= tf.math.is_finite(tf.linalg.global_norm([variable.value for variable in trainable]))
         correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
-        return tf.stack([loss, correct, tf.cast(good, tf.float32)])
+        return tf.stack([loss, rate, correct, tf.cast(good, tf.float32)])
 
     return step
 

@@ -1,0 +1,315 @@
+"""A run that survives anything: real processes, killed and signalled, must end as one that nobody touched."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Forge, finetune, outcome, tree
+
+CONFIG = """
+name: colours
+deterministic: true
+data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
+model: {backbone: tiny, weights: none, dropout: 0.2}
+head: {epochs: 3, batch_size: 8, learning_rate: 0.01}
+fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
+"""
+EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
+SLOW = EAGER + "slow(PhaseTraining, 'train_batch', 0.1)\n"
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Forge]:
+    folder = tmp_path_factory.mktemp("trust")
+    shutil.copytree(pictures, folder / "pictures")
+    (folder / "cfg.yaml").write_text(CONFIG)
+    forge = Forge(folder)
+    yield forge
+    forge.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(forge: Forge) -> dict:
+    before = tree(forge.folder / "pictures")
+    assert forge.run("train", "cfg.yaml", "--output", "unbroken") == 0, forge.said()
+    assert tree(forge.folder / "pictures") == before
+    return outcome(forge.folder / "unbroken" / "colours-1")
+
+
+@pytest.fixture
+def output(forge: Forge, tmp_path: Path) -> Path:
+    """A folder for runs, and a cold cache beside it."""
+    shutil.rmtree(forge.folder / "cache", ignore_errors=True)
+    return tmp_path / "runs"
+
+
+MOMENTS = {
+    "scan": "at(scan._Cache, 'keep')",
+    "naming the splits": "at(os, 'replace', when=lambda old, new: new.name == 'splits.csv')",
+    "features": "at(features._Sink, 'commit')",
+    "first batch": "at(PhaseTraining, 'train_batch')",
+    "mid-epoch, saved before": EAGER + "at(PhaseTraining, 'train_batch', 9)",
+    "half of a checkpoint": EAGER
+    + """
+import numpy
+def savez(path, **arrays):
+    path.write_bytes(b"PK" + bytes(1000))
+    die()
+at(PhaseTraining, 'train_batch', 2, act=lambda: setattr(numpy, 'savez', savez))
+""",
+    "before the pointer": EAGER + "at(files, 'write_text', when=lambda path, _: path.name == 'LAST')",
+    "validation": "at(PhaseTraining, 'validate')",
+    "history without its checkpoint": EAGER + "at(runs.Run, 'append_history', after=True)",
+    "the end of a phase": "at(runs.Run, 'finish_phase', after=True)",
+    "the first look of fine-tuning": "at(PhaseTraining, 'validate', when=lambda self: self.phase.index)",
+    "fine-tuning": EAGER + "at(PhaseTraining, 'train_batch', 8, when=lambda self, *_: self.phase.index)",
+    "saving the model": "at(os, 'replace', when=lambda old, new: new.name == 'model.keras')",
+    "evaluation": "at(evaluation, 'measure')",
+    "report": "at(reporting, 'write', after=True)",
+}
+
+
+def test_a_run_killed_at_every_stage_ends_as_one_that_never_was(forge: Forge, unbroken: dict, output: Path) -> None:
+    for moment, patch in MOMENTS.items():
+        code = forge.run("train", "cfg.yaml", "--output", output, "--resume", patch=patch)
+        assert code == -signal.SIGKILL, f"{moment}: {code}\n{forge.said()}"
+    assert forge.run("train", "cfg.yaml", "--output", output, "--resume") == 0, forge.said()
+    assert [path.name for path in output.iterdir()] == ["colours-1"]
+    assert outcome(output / "colours-1") == unbroken
+    assert not list(output.rglob(".tmp-*"))
+    assert not list((forge.folder / "cache").rglob(".tmp-*"))
+
+
+def test_signals_end_a_run_within_seconds_and_lose_nothing(forge: Forge, unbroken: dict, output: Path) -> None:
+    run = output / "colours-1"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)):
+        again = ["--resume", run] if run.exists() else ["cfg.yaml", "--output", output]
+        forge.start("train", *again, patch=SLOW)
+        forge.said("head: training")
+        time.sleep(0.3)
+        begin = time.monotonic()
+        forge.send(number)
+        assert forge.wait() == code
+        assert time.monotonic() - begin < 5
+        said = forge.said()
+        assert f"error: stopped by {number.name}\n  Everything up to here is saved. Go on with: finetune" in said
+        assert "Traceback" not in said
+        assert json.loads((run / "state.json").read_text())["status"] == "stopped"
+    assert forge.run("train", "--resume", run) == 0
+    assert outcome(run) == unbroken
+
+
+def test_interrupted_twice_means_now_and_a_hanging_thread_holds_nobody(forge: Forge, output: Path) -> None:
+    forge.start(
+        "train", "cfg.yaml", "--output", output,
+        patch="import threading; threading.Thread(target=time.sleep, args=(500,)).start()\n"
+        "slow(PhaseTraining, 'validate', 500)",
+    )  # fmt: skip
+    forge.said("head: training")
+    time.sleep(1)
+    forge.send(signal.SIGINT)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    forge.send(signal.SIGINT)
+    assert forge.wait() == 130
+    assert time.monotonic() - begin < 2
+
+
+def test_under_nohup_an_interrupt_is_ignored(forge: Forge, output: Path) -> None:
+    forge.start("train", "cfg.yaml", "--output", output, patch="signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLOW)
+    forge.said("head: training")
+    for _ in range(3):
+        forge.send(signal.SIGINT)
+    time.sleep(0.3)
+    forge.send(signal.SIGTERM)
+    assert forge.wait() == 143
+    assert "stopped by SIGTERM" in forge.said()
+
+
+def test_stopped_in_the_scan_nothing_has_begun(forge: Forge, output: Path) -> None:
+    shutil.rmtree(forge.folder / "cache", ignore_errors=True)
+    patch = "at(scan._Cache, 'keep', act=lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 143
+    assert not output.exists()
+
+
+def test_stopped_while_tensorflow_loads(forge: Forge, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "finetune.cli", "train", "cfg.yaml", "--output", str(tmp_path / "runs")]
+    with subprocess.Popen(words, cwd=forge.folder, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said == "error: stopped by SIGTERM\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_training_at_a_time_and_a_dead_one_blocks_nobody(forge: Forge, unbroken: dict, output: Path) -> None:
+    forge.start("train", "cfg.yaml", "--output", output, patch=SLOW)
+    forge.said("epoch   1")
+    refused = finetune("train", "--resume", output / "colours-1", folder=forge.folder, env=_counting_imports())
+    assert refused.returncode == 5
+    assert f"in use by process {forge.pid} on " in refused.stderr
+    assert " since 20" in refused.stderr
+    assert "tensorflow" not in refused.stdout
+    forge.send(signal.SIGKILL)
+    assert forge.wait() == -signal.SIGKILL
+    assert (output / "colours-1" / "run.lock").exists()
+    assert forge.run("train", "--resume", output / "colours-1") == 0, forge.said()
+    assert outcome(output / "colours-1") == unbroken
+
+
+def _counting_imports() -> dict[str, str]:
+    """An environment in which Python lists on standard output, at its end, what big things it has imported."""
+    folder = Path(os.environ["FINETUNE_CACHE"]) / "site"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print([m for m in ('tensorflow', 'keras') if m in sys.modules]))\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_is_wrong(
+    forge: Forge, unbroken: dict, output: Path
+) -> None:
+    full = """
+import resource
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 10**9))
+at(PhaseTraining, 'train_batch', 9, when=lambda self, *_: self.phase.index, act=limit)
+"""
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=EAGER + full) == 5
+    said = forge.said()
+    assert "checkpoints/" in said
+    assert "files may not be that large here (see `ulimit -f`) (needed " in said
+    assert " free " in said
+    assert "Traceback" not in said
+    assert forge.run("train", "--resume", output / "colours-1") == 0, forge.said()
+    assert outcome(output / "colours-1") == unbroken
+
+
+def test_a_plan_that_cannot_fit_is_refused_at_the_start(forge: Forge, output: Path) -> None:
+    small = "import shutil; shutil.disk_usage = lambda path: type(shutil.disk_usage(path))(10**9, 10**9, 10**6)"
+    small = small.replace("type(shutil.disk_usage(path))", "__import__('collections').namedtuple('D', 'total used free')")
+    assert forge.run("train", "cfg.yaml", "cache=memory", "--output", output, patch=small) == 5
+    said = forge.said()
+    assert "too little space (needed 2" in said
+    assert "free 1.0 MB" in said
+    assert "head: training" not in said
+
+
+def test_a_nan_stops_at_once_and_names_the_pictures(forge: Forge, output: Path) -> None:
+    assert forge.run("train", "cfg.yaml", "head.learning_rate=1e38", "--output", output) == 2
+    said = forge.said()
+    assert "head, epoch 1, batch " in said
+    assert "Try learning_rate=1e+37" in said
+    assert ".png" in said
+    assert "Traceback" not in said
+
+
+def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
+    shutil.copytree(forge.folder / "pictures", tmp_path / "data")
+    folder = f"data.folder={tmp_path / 'data'}"
+    patch = EAGER + "at(PhaseTraining, 'train_batch', 9)"
+    assert forge.run("train", "cfg.yaml", folder, "--output", output, patch=patch) == -signal.SIGKILL
+    changed = tmp_path / "data" / "red" / "03.png"
+    changed.write_bytes((tmp_path / "data" / "blue" / "03.png").read_bytes())
+    assert forge.run("train", "--resume", output / "colours-1") == 3
+    assert "1 of 72 pictures are not what they were:\n  red/03.png: its content has changed" in forge.said()
+    shutil.rmtree(tmp_path / "data")
+    (output / "colours-1").rename(tmp_path / "moved")
+    assert forge.run("train", "--resume", tmp_path / "moved") == 3
+    assert "there is no folder" in forge.said()
+    shutil.copytree(forge.folder / "pictures", tmp_path / "elsewhere")
+    assert forge.run("train", "--resume", tmp_path / "moved", f"data.folder={tmp_path / 'elsewhere'}") == 0, forge.said()
+    assert outcome(tmp_path / "moved") == unbroken
+
+
+def test_only_the_run_that_was_begun_goes_on(forge: Forge, unbroken: dict, output: Path) -> None:
+    done = forge.folder / "unbroken" / "colours-1"
+    assert forge.run("train", "--resume", done) == 2
+    assert "is done, 5 of 5 epochs (head 3 of 3, fine_tune 2 of 2)." in forge.said()
+    patch = EAGER + "at(PhaseTraining, 'train_batch', 9)"
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == -signal.SIGKILL
+    run = output / "colours-1"
+    for words in (
+        ("cfg.yaml", "--output", output, "--resume", "head.epochs=9"),
+        ("--resume", run, "head.epochs=9"),
+        ("cfg.yaml", "head.epochs=9", "--resume", run),
+    ):
+        assert forge.run("train", *words) == 2
+        assert "begun with another config" in forge.said()
+        assert "  head.epochs: 3 in the run, 9 now\n" in forge.said()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("dropout: 0.2", "dropout: 0.5"))
+    assert forge.run("train", "--resume", run) == 2
+    assert "  model.dropout: 0.2 in the run, 0.5 now\n" in forge.said()
+    (run / "config.yaml").write_text(text)
+    assert forge.run("train", "--resume", run, "cache=memory") == 0, forge.said()
+    assert outcome(run) == unbroken
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(forge: Forge, unbroken: dict, output: Path) -> None:
+    patch = EAGER + "at(PhaseTraining, 'train_batch', 9)"
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == -signal.SIGKILL
+    newest = max((output / "colours-1" / "checkpoints").glob("0*"))
+    with (newest / "arrays.npz").open("r+b") as file:
+        file.seek(500)
+        file.write(b"\0\1\2\3")
+    assert forge.run("train", "--resume", output / "colours-1") == 0
+    assert f"checkpoint {newest.name} cannot be used (arrays.npz was changed" in forge.said()
+    assert outcome(output / "colours-1") == unbroken
+
+
+def test_training_goes_on_when_nobody_listens(forge: Forge, output: Path) -> None:
+    patch = "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1); os.dup2(writer, 2)"
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 0
+    assert (output / "colours-1" / "report.html").exists()
+
+
+NO_NETWORK = """
+import socket
+def refuse(*args, **more): raise SystemExit("somebody opened a socket")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def test_without_a_network_everything_works_and_no_data_is_touched(forge: Forge, output: Path) -> None:
+    pictures = forge.folder / "pictures"
+    (forge.folder / "digits.yaml").write_text(CONFIG.split("data:")[0] + "data: {builtin: digits}\n" + (
+        "model: {backbone: tiny, weights: none}\nhead: {epochs: 1}\n"))
+    before = tree(pictures)
+    assert forge.run("train", "digits.yaml", "--output", output, patch=NO_NETWORK) == 0, forge.said()
+    run = next(output.iterdir())
+    for command in (
+        ("predict", pictures / "red", "--model", run, "--json"),
+        ("predict", pictures / "red" / "00.png", "--top", "2"),
+        ("evaluate", run),
+        ("init", pictures, forge.folder / "written.yaml"),
+    ):
+        assert forge.run(*command, patch=NO_NETWORK) == 0, forge.said()
+    assert tree(pictures) == before
+
+
+def test_a_fault_of_ours_leaves_a_report(forge: Forge, output: Path, tmp_path: Path) -> None:
+    patch = f"""
+import tempfile
+tempfile.tempdir = {str(tmp_path)!r}
+def break_it(): raise ZeroDivisionError('oops')
+at(PhaseTraining, 'validate', act=break_it)
+"""
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 1
+    said = forge.said()
+    assert "this is a fault of finetune, not of yours: ZeroDivisionError: oops" in said
+    assert "Traceback" not in said
+    report = next(tmp_path.glob("finetune-bug-*")).read_text()
+    assert "ZeroDivisionError: oops" in report
+    assert "break_it" in report
+    assert json.loads((output / "colours-1" / "state.json").read_text())["status"] == "failed"
