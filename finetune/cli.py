@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   finetune train --resume runs/photos-1              go on after an interruption
   finetune predict dog.jpg                           1000 ImageNet classes, no training
   finetune predict pictures/ --model runs/photos-1 --json
+  finetune explain dog.jpg --class beagle            where in the picture it was seen
   finetune evaluate runs/photos-1
   finetune backbones resnet50
   finetune tensorboard
@@ -53,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _complain("stopped")
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except (BrokenPipeError, SystemExit):  # whoever read our output has seen enough; rich makes it an exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -136,6 +137,25 @@ def predict(arguments: argparse.Namespace) -> None:
         figure=arguments.figure,
         overwrite=arguments.overwrite,
         batch_size=arguments.batch_size,
+    )
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    from finetune import prediction
+
+    paths = prediction.find_inputs(arguments.inputs)
+    from finetune import showing, terminal
+
+    showing.explain(
+        paths,
+        model=arguments.model,
+        target=arguments.target,
+        method=arguments.method,
+        top=arguments.top,
+        figure=arguments.figure,
+        output=arguments.output,
+        overwrite=arguments.overwrite,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
     )
 
 
@@ -238,6 +258,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+
+    sub = add("explain", explain, "show where in a picture the answer was found", "finetune explain dog.jpg --class beagle")
+    sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
+    sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
+    sub.add_argument("--class", dest="target", metavar="NAME", help="a class by name or WordNet id (default: the likeliest)")
+    sub.add_argument("--method", choices=("grad-cam", "grad-cam++", "cam"), default="grad-cam", help="default: %(default)s")
+    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers beside the picture (default: 5)")
+    where = sub.add_mutually_exclusive_group()
+    where.add_argument("--figure", type=Path, metavar="PNG", help="everything in one file")
+    where.add_argument("--output", type=Path, metavar="DIR", default=Path("explanations"), help="default: %(default)s")
+    sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
     sub = add("evaluate", evaluate, "measure a classifier", "finetune evaluate runs/flowers-1 --data new_photos/")
     sub.add_argument("model", metavar="RUN|BACKBONE")

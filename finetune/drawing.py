@@ -2,8 +2,8 @@
 
     png = curves(history_rows)
 
-Only `matplotlib.figure.Figure` is used: no pyplot, no window, no global state, safe in threads and without a display.
-Blue is right and orange is wrong everywhere; the two are told apart by every kind of colour vision (Okabe & Ito 2008).
+Only `matplotlib.figure.Figure` is used: no pyplot, no window, no global state; it works without a display.
+Blue is right, orange is wrong: two colours that every kind of colour vision tells apart (Okabe & Ito 2008).
 """
 
 import io
@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +28,16 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e8ec"
 DPI = 160
 FALLBACK_FONTS = (  # DejaVu Sans comes with matplotlib; these are asked for what it lacks
-    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC",
-    "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans", "Arial Unicode MS", "Noto Emoji",
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans",
+    "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans", "Arial Unicode MS",
 )  # fmt: skip
 
 
 def curves(history: Sequence[Mapping[str, Any]], best: Sequence[int] = ()) -> bytes:
     """Accuracy above loss, training against validation, all phases on one axis with their boundaries marked.
 
-    `history` has a row per epoch, in order: phase, loss, accuracy, validation_loss, validation_accuracy (numbers, text
-    of numbers, or empty). `best` are the rows (from 0) whose weights were kept.
+    `history` has a row per epoch, in order: phase, loss, accuracy, validation_loss, validation_accuracy
+    (numbers, text of numbers, or nothing). `best` are the rows (from 0) whose weights were kept.
     """
     figure = _figure(5.6, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -54,34 +54,42 @@ def curves(history: Sequence[Mapping[str, Any]], best: Sequence[int] = ()) -> by
 
 
 def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
-    """Rows are the true classes, columns the answers; blue is the share that is right, orange the shares gone astray.
+    """Rows are the true classes, columns the answers; blue is what is right, orange what is not.
 
-    Up to 30 classes the counts stand in the cells; up to 250 every class is named, on a picture that grows with them.
+    Up to 30 classes the counts stand in the cells; up to 250 every class is named, and the picture grows.
     """
     count = len(classes)
     named, counted = count <= 250, count <= 30
-    cell, font = (0.9, 10) if count <= 6 else (0.42, 8) if counted else (0.09, 4.5) if named else (18 / count, 8)
+    cell = 0.9 if count <= 6 else 0.42 if counted else 0.085 if named else 12 / count
+    font = 10 if count <= 6 else 8 if counted else 4.5
     names = [_label(name, 24) for name in classes] if named else []
-    side, margin = cell * count, 2.5  # inches; what is left of the margin is cut off when saving
-    figure = _figure(side + margin, side + margin, layout=None)
-    start, share = margin / (side + margin), side / (side + margin)
-    axes = figure.add_axes((start, start, share, share))
-    axes.imshow(_confusion_colours(matrix), interpolation="nearest", aspect="auto")
+    flat = named and count <= 6 and max(map(len, names)) <= 10
+    side, title = cell * count, max(10, cell * count)  # inches, points
+    left = 0.25 + title / 45 + max(map(_columns, names), default=0) * font * 0.0095
+    bottom = 0.25 + title / 45 + font / 60 if flat else left
+    width, height = left + side + 0.1, bottom + side + 0.1
+    # Placed by hand: an automatic layout draws everything twice, and 200 classes take seconds.
+    figure = _figure(width, height, layout=None)
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    pixels = (255 * _confusion_colours(matrix)).round().astype(np.uint8)
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
     if named:
-        axes.hlines(np.arange(count) - 0.5, -0.5, count - 0.5, color=GRID, linewidth=10 * cell if counted else 0.3)
-        axes.vlines(np.arange(count) - 0.5, -0.5, count - 0.5, color=GRID, linewidth=10 * cell if counted else 0.3)
-        flat = count <= 6 and max(map(len, names)) <= 10
+        edges, line = np.arange(1, count) - 0.5, 1 if counted else 0.3
+        axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
+        axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
         axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
         axes.set_yticks(range(count), names, fontsize=font)
+    else:
+        axes.set(xticks=[], yticks=[])
     if counted:
         _write_counts(axes, matrix, font)
-    large = max(10, side)
-    axes.set_xlabel("answer", color=MUTED, fontsize=large, labelpad=large / 2)
-    axes.set_ylabel("true class", color=MUTED, fontsize=large, labelpad=large / 2)
+    middle = ((left + side / 2) / width, (bottom + side / 2) / height)
+    figure.text(middle[0], 0.06 / height, "answer", color=MUTED, fontsize=title, ha="center")
+    figure.text(0.06 / width, middle[1], "true class", color=MUTED, fontsize=title, va="center", rotation=90)
     axes.tick_params(length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(GRID)
-    return _png(figure, bbox_inches="tight", pad_inches=0.06)
+    return _png(figure)
 
 
 def calibration(bins: Sequence[Bin]) -> bytes:
@@ -97,7 +105,7 @@ def calibration(bins: Sequence[Bin]) -> bytes:
     ]
     upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="claims come true")
     upper.errorbar(
-        claimed, right, yerr=spread, fmt="o-", color=BLUE, ecolor=BLUE, markersize=5, linewidth=1.8, elinewidth=1,
+        claimed, right, yerr=spread, fmt="o-", color=BLUE, markersize=5, linewidth=1.8, elinewidth=1,
         label="this model",
     )  # fmt: skip
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
@@ -131,7 +139,7 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
 
 
 def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:
-    """A picture and its most probable classes, [(class, probability), ...] from the top, as bars beside it."""
+    """A picture and its most probable classes, [(class, probability), ...] from the top, as bars."""
     height, width = image.shape[:2]
     tall = 3.2
     wide = tall * min(max(width / height, 0.6), 1.8)
@@ -146,7 +154,13 @@ def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: st
 
 
 def explanation_figure(
-    image: Image, overlay: Image, rows: Sequence[tuple[str, float]], *, marked: int, title: str = "", note: str = ""
+    image: Image,
+    overlay: Image,
+    rows: Sequence[tuple[str, float]],
+    *,
+    marked: int,
+    title: str = "",
+    note: str = "",
 ) -> bytes:
     """What the network saw, the same under its heat map, and its answers; the map is that of row `marked`."""
     tall = 3.2
@@ -166,19 +180,39 @@ def explanation_figure(
     return _png(figure)
 
 
+def _answer_bars(axes: "Axes", rows: Sequence[tuple[str, float]], marked: int = 0) -> None:
+    """Classes with their probabilities, the one in row `marked` in bold."""
+    places = np.arange(len(rows))
+    colours = [BLUE if place == marked else "#7fb2d4" for place in places]
+    axes.barh(places, [1] * len(rows), height=0.26, color=GRID)
+    axes.barh(places, [p for _, p in rows], height=0.26, color=colours)
+    for place, (name, probability) in zip(places, rows, strict=True):
+        weight = "bold" if place == marked else "normal"
+        axes.text(0, place - 0.22, _label(name, 30), va="bottom", fontsize=10, color=INK, fontweight=weight)
+        share = f"{100 * probability:.1f} %" if probability >= 0.001 else "< 0.1 %"
+        axes.text(1, place - 0.22, share, va="bottom", ha="right", fontsize=10, color=INK, fontweight=weight)
+    axes.set(xlim=(0, 1), ylim=(max(len(rows), 3) - 0.6, -0.75))
+    axes.set_axis_off()
+
+
 def _label(text: str, width: int) -> str:
     text = escape(text)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _figure(width: float, height: float, *, layout: str | None = "constrained") -> "Figure":
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
 
 
-def _png(figure: "Figure", **how: Any) -> bytes:
-    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, and missing fonts do not warn."""
+def _columns(text: str) -> int:
+    """How wide a label is, in Latin letters; those of East Asia take two."""
+    return sum(1 + (ord(letter) > 0x1100) for letter in text)
+
+
+def _png(figure: "Figure") -> bytes:
+    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, a missing glyph is a box."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -187,7 +221,7 @@ def _png(figure: "Figure", **how: Any) -> bytes:
     target = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", metadata={"Software": None}, **how)
+        figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()
 
 
@@ -249,12 +283,12 @@ def _mark_phases(axes: "Axes", phases: Sequence[str], *, named: bool) -> None:
 
 
 def _confusion_colours(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """(C, C) counts -> (C, C, 3) colours in 0..1; a root lifts the small shares of the mistakes into sight."""
+    """(C, C) counts -> (C, C, 3) colours in 0..1; a root lifts small shares of mistakes into sight."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(matrix), dtype=bool)
     strength = np.where(right, share, np.sqrt(share))[..., None]
     colour = np.where(right[..., None], _rgb(BLUE), _rgb(ORANGE))
-    return 1 - strength * (1 - colour)
+    return np.asarray(1 - strength * (1 - colour), np.float64)
 
 
 def _rgb(colour: str) -> npt.NDArray[np.float64]:

@@ -34,7 +34,7 @@ class Proportion:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class. All is None without images of it (n = 0); precision is None too if it was never predicted."""
+    """One class. All is None without images of it (n = 0); so is the precision if it was never predicted."""
 
     name: str
     n: int
@@ -249,7 +249,7 @@ def _ranks(probabilities: Floats, labels: Ints) -> Ints:
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
     before = (probabilities > own) | ((probabilities == own) & earlier)  # (N, C)
-    return np.count_nonzero(before, axis=1)
+    return np.asarray(before.sum(axis=1), np.int64)
 
 
 def _class_metrics(confusion: Ints, i: int, name: str) -> ClassMetrics:

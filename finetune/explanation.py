@@ -1,17 +1,18 @@
-"""Where in the picture a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM, for every network.
+"""Where in the picture a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM.
 
     found = explain(classifier, "dog.jpg")                     the likeliest class
     found = explain(classifier, "dog.jpg", target="beagle")    what speaks for another one
     found.heat                                                 (S, S) in 0..1
     overlay(found.picture, found.heat)                         (S, S, 3) uint8
 
-A map is made from the last feature map of the network, so it is as coarse as that (7 x 7 cells in most networks at
-224 px) and says where, not why. It costs one pass through the backbone and one there and back through the head.
+It works for every network of the catalogue. A map is made from the last feature map, so it is as coarse as that
+(7 x 7 cells in most networks at 224 px) and says where, not why. It costs one pass through the backbone and one
+there and back through the head.
 
 * grad-cam    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391
 * grad-cam++  Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063: kinder to several objects of one class
 * cam         Zhou et al. 2016, https://arxiv.org/abs/1512.04150: only where the head is a global mean and one
-              dense layer; shows what speaks against the class too (the low end), where Grad-CAM shows only what is for it
+              dense layer; its scale spans what speaks against the class too, where Grad-CAM begins at zero
 """
 
 from collections.abc import Callable, Sequence
@@ -67,8 +68,8 @@ def explain(
 ) -> Map:
     """The map of one picture: a file, or pixels (H, W, 3) uint8 (of the network's own size: taken as they are).
 
-    `target` is a class by name, WordNet id or number; None is the likeliest. Raises UsageError for a class or method
-    that there is not, and for a network without a feature map; ImageProblem when the file cannot be read.
+    `target` is a class by name, WordNet id or number; None is the likeliest. Raises UsageError for a class or
+    method that there is not, and for a network without a feature map; ImageProblem for a file that cannot be read.
     """
     return explainer(classifier).explain(picture, target=target, method=method, top=top)
 
@@ -107,7 +108,12 @@ class Explainer:
         )
 
     def explain(
-        self, picture: str | Path | Picture, *, target: str | int | None = None, method: str = "grad-cam", top: int = 5
+        self,
+        picture: str | Path | Picture,
+        *,
+        target: str | int | None = None,
+        method: str = "grad-cam",
+        top: int = 5,
     ) -> Map:
         """See the function `explain`."""
         number = None if target is None else find_class(target, self._classes, self._ids)
@@ -130,12 +136,14 @@ class Explainer:
     def maps(
         self, pictures: Picture, targets: Sequence[int] | None = None, *, method: str = "grad-cam"
     ) -> tuple[Floats, Floats]:
-        """`(N,S,S,3)` -> cells (N,h,w), signed, and probabilities (N, classes), for `targets` (None: the likeliest).
+        """Pictures (N,S,S,3) -> cells (N,h,w), signed, and probabilities (N, classes).
 
-        `heat` makes of cells what is shown.
+        `targets` has a class number per picture; None is the likeliest. `heat` makes of cells what is shown.
         """
         chosen = np.full(len(pictures), -1) if targets is None else np.asarray(targets)
-        cells, probabilities = self._function(method)(tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32))
+        cells, probabilities = self._function(method)(
+            tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32)
+        )
         return cells.numpy(), probabilities.numpy()
 
     def _read(self, picture: str | Path | Picture) -> Picture:
@@ -148,9 +156,12 @@ class Explainer:
         return np.array(images.square(Image.fromarray(picture), self._transform))
 
     def _function(self, method: str) -> Callable[..., Any]:
-        """The map as one TensorFlow function, traced at its first use: (pictures, targets) -> (cells, probabilities)."""
+        """(pictures, targets) -> (cells, probabilities) as one TensorFlow function, traced at its first use."""
         if method not in METHODS:
-            raise UsageError(f"there is no method {method!r}.{did_you_mean(method, METHODS)}", remedy=f"Known: {', '.join(METHODS)}")
+            raise UsageError(
+                f"there is no method {method!r}.{did_you_mean(method, METHODS)}",
+                remedy=f"Known: {', '.join(METHODS)}",
+            )
         if method == "cam" and not self.has_linear_head:
             raise UsageError(
                 f"{self._name}: plain CAM needs a head of one global mean and one dense layer, and this one has more.",
@@ -161,14 +172,18 @@ class Explainer:
             any_number = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
             signature = (any_number, tf.TensorSpec((None,), tf.int32))
             self._run[method] = tf.function(
-                lambda pictures, targets: self._cells(pictures, targets, weigh), input_signature=signature, autograph=False
+                lambda pictures, targets: self._cells(pictures, targets, weigh),
+                input_signature=signature,
+                autograph=False,
             )
         return self._run[method]
 
     def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
         features = tf.cast(self._below(pictures, training=False), tf.float32)  # (N, h, w, c)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
+            tape.watch(
+                features
+            )  # nothing below is differentiated: the costly half of a backward pass is left out
             logits = tf.cast(self._above(features, training=False), tf.float32)  # (N, classes)
             targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
             score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
@@ -194,19 +209,23 @@ def _plus_plus(features: Any, gradients: Any) -> Any:
 def _keeps_linear(layer: Any) -> bool:
     kl = keras.layers
     if isinstance(layer, kl.Dense | kl.Conv2D):
-        return layer.activation is keras.activations.linear and getattr(layer, "kernel_size", (1, 1)) == (1, 1)
+        return layer.activation is keras.activations.linear and getattr(layer, "kernel_size", (1, 1)) == (
+            1,
+            1,
+        )
     if isinstance(layer, kl.Activation):
         return layer.activation is keras.activations.linear
     return isinstance(layer, kl.InputLayer | kl.GlobalAveragePooling2D | kl.Dropout | kl.Flatten | kl.Reshape)
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# --------------------------------------------------------------------------------------------------- pictures
 
 
 def heat(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
     """Signed cells (h, w) -> (size, size) in 0..1, enlarged smoothly.
 
-    What speaks against the class is 0 in both kinds of Grad-CAM; plain CAM spans from its lowest cell to its highest.
+    What speaks against the class is 0 in both kinds of Grad-CAM; plain CAM spans from its lowest cell to its
+    highest.
     """
     lowest = float(cells.min()) if method == "cam" else 0.0
     positive = np.maximum(cells - lowest, 0)
@@ -218,7 +237,7 @@ def heat(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
 
 
 def overlay(picture: Picture, heat: Floats) -> Picture:
-    """`picture` (S, S, 3) with `heat` (S, S) in 0..1 laid over it: grey and dark where there is none, warm colours where much."""
+    """`picture` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is none, in warm colours where much."""
     from matplotlib import colormaps
 
     grey = picture.mean(axis=2, keepdims=True)  # a picture's own colours would be taken for heat
@@ -226,40 +245,50 @@ def overlay(picture: Picture, heat: Floats) -> Picture:
     colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
     strength = (0.72 * np.sqrt(heat))[..., None]
     mixed = ground * (0.8 * (1 - strength)) + colours * strength
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+    result: Picture = np.clip(mixed, 0, 255).astype(np.uint8)
+    return result
 
 
-# ------------------------------------------------------------------------------------------------------- classes
+# ---------------------------------------------------------------------------------------------------- classes
 
 
 def find_class(wanted: str | int, classes: Sequence[str], ids: Sequence[str] = ()) -> int:
-    """The number of the class `wanted`: a number, a WordNet id, a name whatever its case, or the only name with that word.
+    """The number of the class `wanted`: a number, a WordNet id, a name whatever its case, or a word of one name.
 
-    Raises UsageError with the nearest names.
+    Raises UsageError with the nearest names, or with all that have the word.
     """
     if isinstance(wanted, int):
         if not 0 <= wanted < len(classes):
-            raise UsageError(f"there is no class number {wanted}.", remedy=f"Classes are 0 to {len(classes) - 1}.")
+            raise UsageError(
+                f"there is no class number {wanted}.", remedy=f"Classes are 0 to {len(classes) - 1}."
+            )
         return wanted
     for found in (_same(wanted, ids), _same(wanted, classes)):
         if found:
             return found[0]
-    holding = [at for at, name in enumerate(classes) if f" {_words(wanted)} " in f" {_words(name)} "]
+    words = _words(wanted)
+    holding = [at for at, name in enumerate(classes) if words and f" {words} " in f" {_words(name)} "]
     if len(holding) == 1:
         return holding[0]
     if holding:
         names = [classes[at] for at in holding]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise UsageError(f"{wanted!r} may be any of {len(names)} classes: {shown}.", remedy="Give one of them.")
+        raise UsageError(
+            f"{wanted!r} may be any of {len(names)} classes: {shown}.", remedy="Give one of them."
+        )
     near = did_you_mean(wanted, classes)
-    known = f"Known: {', '.join(classes)}" if len(classes) <= 20 else "`finetune predict` shows how classes are called."
+    known = (
+        f"Known: {', '.join(classes)}"
+        if len(classes) <= 20
+        else "`finetune predict` shows how classes are called."
+    )
     raise UsageError(f"the model has no class {wanted!r}.{near}", remedy=known)
 
 
 def _same(wanted: str, names: Sequence[str]) -> list[int]:
-    """Where `wanted` stands in `names`: to the letter if it does, else whatever its case, dashes and underscores."""
-    exact = [at for at, name in enumerate(names) if name == wanted]
-    return exact or [at for at, name in enumerate(names) if name and _words(name) == _words(wanted)]
+    """Where `wanted` stands in `names`: to the letter, else whatever its case, dashes and underscores."""
+    exact = [at for at, name in enumerate(names) if name == wanted != ""]
+    return exact or [at for at, name in enumerate(names) if _words(name) == _words(wanted) != ""]
 
 
 def _words(name: str) -> str:

@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -12,10 +13,13 @@ from rich.table import Table
 
 from finetune import drawing, files, images, prediction, signals
 from finetune.classifier import Classifier, load
-from finetune.errors import DataError, PartlyDone, UsageError
+from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Metrics, Proportion
 from finetune.prediction import Answer
 from finetune.terminal import Terminal
+
+if TYPE_CHECKING:
+    from finetune.explanation import Map
 
 FIGURE_PICTURES = 12  # more would make a sheet that nobody can read
 IMAGENET = "efficientnet_lite0"  # what `--imagenet` asks when the run's own backbone has no 1000-class weights
@@ -152,6 +156,96 @@ class _Lines:
         for one in answer.predictions:
             table.add_row(escape(one.name), one.id, f"{one.probability:7.2%}  {'█' * round(one.probability * 30)}")
         self.console.print(table)
+
+
+def explain(
+    paths: Sequence[str],
+    *,
+    model: str,
+    target: str | None = None,
+    method: str = "grad-cam",
+    top: int = 5,
+    figure: Path | None = None,
+    output: Path = Path("explanations"),
+    overwrite: bool = False,
+    terminal: Terminal | None = None,
+) -> None:
+    """A picture of what the model looked at for each of `paths`: all in one `figure`, or one file each in `output`.
+
+    Raises UsageError for a class or method that there is not and for files that exist, PartlyDone and DataError for
+    pictures that cannot be read.
+    """
+    from finetune import explanation
+
+    terminal = terminal or Terminal()
+    _refuse_existing(figure, overwrite)
+    classifier = load(model)
+    if classifier.warning:
+        terminal.warn(classifier.warning)
+    number = None if target is None else explanation.find_class(target, classifier.classes, classifier.ids)
+    explainer = explanation.explainer(classifier)
+    places = _explanation_names(paths, output, "" if number is None else classifier.classes[number])
+    for place in places if figure is None else ():
+        _refuse_existing(place, overwrite)
+    if figure is None:
+        with files.explained(output):
+            output.mkdir(parents=True, exist_ok=True)
+    problems: list[Answer] = []
+    drawn: list[bytes] = []
+    with signals.graceful() as stop, terminal.stage("Explaining") as update:
+        for done, (path, place) in enumerate(zip(paths, places, strict=True), 1):
+            if stop.requested:
+                break
+            try:
+                found = explainer.explain(path, target=number, method=method, top=top)
+            except ImageProblem as problem:
+                problems.append(Answer(path, error=problem.what))
+                continue
+            if figure is None or len(drawn) < FIGURE_PICTURES:
+                drawn.append(_explanation(found, Path(path).name))
+            if figure is None:
+                files.write_bytes(place, drawn.pop())
+            print(_explanation_line(path, found, None if figure else place))
+            update(done, len(paths))
+    if figure and drawn:
+        files.write_bytes(figure, _stacked(drawn))
+        terminal.say(f"Wrote {figure}")
+    _judge(problems, len(paths))
+
+
+def _explanation(found: "Map", name: str) -> bytes:
+    """The PNG of one map: picture, overlay, and the answers with the one that is explained."""
+    from finetune import explanation
+
+    answers = list(found.predictions)
+    if found.target not in answers:
+        answers.append(found.target)
+    return drawing.explanation_figure(
+        found.picture,
+        explanation.overlay(found.picture, found.heat),
+        [(one.name, one.probability) for one in answers],
+        marked=answers.index(found.target),
+        title=f"{name}: where {found.target.name} was seen ({found.method})",
+        note="nothing here speaks for this class" if found.blank else "",
+    )
+
+
+def _explanation_line(path: str, found: "Map", place: Path | None) -> str:
+    answer = f"{images.escape(path)}  {images.escape(found.target.name)} {found.target.probability:.1%}"
+    return answer if place is None else f"{answer}  -> {images.escape(str(place))}"
+
+
+def _explanation_names(paths: Sequence[str], output: Path, target: str) -> list[Path]:
+    """A PNG in `output` for each of `paths`, no two the same: `dog.png`, or `dog-beagle.png` if that was asked for."""
+    suffix = "-" + "".join(c if c.isalnum() else "_" for c in target) if target else ""
+    names: dict[str, None] = {}
+    for path in paths:
+        stem = name = Path(path).stem + suffix
+        number = 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names[name] = None
+    return [output / f"{name}.png" for name in names]
 
 
 def draw(answers: Sequence[Answer]) -> bytes:

@@ -225,7 +225,7 @@ SPOILED: dict[str, tuple[Callable[[Members], Members], str]] = {
 
 def forged_size(content: bytes) -> bytes:
     """The list of contents says that the weights have 4 GB."""
-    at = content.rindex(b"PK\x01\x02" + content[content.rindex(b"PK\x01\x02") + 4 :][:0])
+    at = content.rindex(b"PK\x01\x02")
     while not content[at + 46 :].startswith(WEIGHTS.encode()):
         at = content.rindex(b"PK\x01\x02", 0, at)
     return content[: at + 24] + struct.pack("<I", 0xFFFFFFF0) + content[at + 28 :]
@@ -256,14 +256,6 @@ def bombed(content: bytes) -> bytes:
     return target.getvalue()
 
 
-def unpackable(content: bytes) -> bytes:
-    """A method of compression that nobody knows, in the list and at the member."""
-    at = content.index(b"PK\x03\x04")
-    return content.replace(content[at : at + 4] + content[at + 4 : at + 8], content[at : at + 8]).replace(
-        b"PK\x01\x02", b"PK\x01\x02"
-    )
-
-
 WHOLE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "nothing": (lambda _: b"", r"damaged, .*\(0 bytes"),
     "a login page": (lambda _: b"<!DOCTYPE html><html>Please log in</html>", r"starts with b'<!DOCTYP'"),
@@ -274,7 +266,7 @@ WHOLE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a numpy archive": (lambda _: _npz(), OTHER),
     "cut in half": (lambda content: content[: len(content) // 2], DAMAGED),
     "one byte short": (lambda content: content[:-1], DAMAGED),
-    "without its first kilobyte": (lambda content: content[1024:], f"{DAMAGED}|{OTHER}"),
+    "without its first 40 kilobytes": (lambda content: content[40_000:], f"{DAMAGED}|{OTHER}"),
     "a flipped byte in the weights": (lambda c: c[:60_000] + bytes([c[60_000] ^ 1]) + c[60_001:], "CRC"),
     "two pages": (doubled, "it also holds finetune.json"),
     "a symbolic link": (linked, "it also holds link"),
@@ -352,14 +344,14 @@ def test_a_weight_that_keras_skips_is_noticed(honest: Path, monkeypatch: pytest.
         classifier.load(honest)
 
 
-def test_a_thousand_random_mutations_are_refused_or_harmless(honest: Path, tmp_path: Path) -> None:
+def test_random_mutations_are_refused_or_harmless(honest: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     good, content = classifier.load(honest), honest.read_bytes()
     path = tmp_path / "model.keras"
     path.write_bytes(content)
     outcomes = {"refused": 0, "equal": 0}
-    end = time.monotonic() + 8
-    for _ in range(1000):
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
         mutated = bytearray(content)
         for _ in range(random.integers(1, 4)):
             # The lists of contents are small beside the weights, and more is done with them.
@@ -373,6 +365,4 @@ def test_a_thousand_random_mutations_are_refused_or_harmless(honest: Path, tmp_p
         else:
             assert same(loaded, good) or loaded.spec != good.spec
             outcomes["equal"] += 1
-        if time.monotonic() > end:
-            break
     assert outcomes["refused"] > 50

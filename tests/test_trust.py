@@ -313,3 +313,59 @@ at(PhaseTraining, 'validate', act=break_it)
     assert "ZeroDivisionError: oops" in report
     assert "break_it" in report
     assert json.loads((output / "colours-1" / "state.json").read_text())["status"] == "failed"
+
+
+def test_predicting_with_bad_pictures(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
+    run = forge.folder / "unbroken" / "colours-1"
+    pictures = tmp_path / "some"
+    shutil.copytree(forge.folder / "pictures" / "red", pictures)
+    (pictures / "bad.png").write_bytes((pictures / "00.png").read_bytes()[:500])
+    (pictures / "page.jpg").write_text("<!DOCTYPE html>")
+    assert forge.run("predict", pictures, "--model", run, "--csv", tmp_path / "answers.csv") == 6
+    assert "24 of 26 pictures answered; these could not be read:" in forge.said()
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 26
+    assert forge.run("predict", pictures, "--model", run, "--csv", tmp_path / "answers.csv") == 2
+    assert "exists already" in forge.said()
+    assert forge.run("predict", pictures / "bad.png", pictures / "page.jpg", "--model", run) == 3
+    assert "none of the 2 pictures could be read" in forge.said()
+    assert forge.run("predict", pictures, "--model", tmp_path / "nowhere") == 4
+    assert forge.run("predict", pictures, "--model", forge.folder / "cfg.yaml") == 4
+    assert "starts with b'\\nname: c'" in forge.said()
+    assert forge.run("predict", pictures, "--model", "resnet51") == 2
+    assert "Did you mean" in forge.said()
+    assert "Traceback" not in forge.said()
+
+
+def test_predict_and_head(forge: Forge, unbroken: dict) -> None:
+    run = forge.folder / "unbroken" / "colours-1"
+    patch = "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)"
+    for more in ((), ("--json",)):
+        assert forge.run("predict", forge.folder / "pictures", "--model", run, *more, patch=patch) == 0
+        assert "Error" not in forge.said()
+
+
+def test_data_that_cannot_be_trained_on(forge: Forge, output: Path, tmp_path: Path) -> None:
+    def train(folder: str) -> str:
+        begin = time.monotonic()
+        assert forge.run("train", "cfg.yaml", f"data.folder={tmp_path / folder}", "--output", output) == 3
+        assert time.monotonic() - begin < 10
+        return forge.said()
+
+    assert "there is no folder" in train("nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no images" in train("empty")
+    shutil.copytree(forge.folder / "pictures" / "red", tmp_path / "flat")
+    assert "24 images but no class folders" in train("flat")
+    shutil.copytree(forge.folder / "pictures" / "red", tmp_path / "one" / "red")
+    assert "only the class 'red'" in train("one")
+    (tmp_path / "one" / "blue").mkdir()
+    assert "only the class 'red'" in train("one")
+    shutil.copy(forge.folder / "pictures" / "blue" / "00.png", tmp_path / "one" / "blue")
+    assert "blue: 1 in all" in train("one")
+    shutil.copytree(forge.folder / "pictures", tmp_path / "bad")
+    for number, content in enumerate((b"", b"version https://git-lfs.github.com/spec/v1\n", b"GIF89a")):
+        (tmp_path / "bad" / "red" / f"x{number}.png").write_bytes(content)
+    said = train("bad")
+    assert "3 of 75 files cannot be used" in said
+    assert "git lfs pull" in said
+    assert not output.exists()
