@@ -98,8 +98,10 @@ def main() -> int:
             for path in paths:
                 path.unlink()
     seconds = time.monotonic() - begin
-    print(f"{counts['files']:,} files: {counts['accepted']:,} accepted, {counts['refused']:,} refused, "
-          f"{len(trouble)} in trouble; {counts['files'] / seconds:.0f} a second, slowest read {slowest:.2f} s")  # fmt: skip
+    print(
+        f"{counts['files']:,} files: {counts['accepted']:,} accepted, {counts['refused']:,} refused, {len(trouble)} in "
+        f"trouble; {counts['files'] / seconds:.0f} a second, slowest read {slowest:.2f} s"
+    )
     print(*trouble[:50], sep="\n")
     return len(trouble)
 

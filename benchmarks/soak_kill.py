@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,13 @@ def kill(forge: Forge, command: list[str], seconds: float, in_a_save: bool) -> i
     """Starts `command` and kills it at a random moment; its exit code."""
     if in_a_save:
         kind = random.choice(("replace", "rename", "savez"))
-        number = random.randint(1, 90 if kind == "replace" else 30)
+        number = random.randint(1, 40 if kind == "replace" else 8)
         patch = IN_A_SAVE.format(kind=kind, number=number, after=random.random() < 0.5)
         return forge.run(*command, patch=patch)
     forge.start(*command, patch=random.choice(("", "training.CHECKPOINT_SECONDS = 0.0")))
     time.sleep(random.uniform(0, seconds))
-    try:
+    with suppress(ProcessLookupError):
         forge.send(signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     return forge.wait()
 
 

@@ -1,6 +1,6 @@
 """The public names of the package, for notebooks and scripts: `train`, `load`, `evaluate`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

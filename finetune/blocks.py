@@ -27,7 +27,7 @@ class Block:
     @property
     def name(self) -> str:
         """The first layer that has weights to train, which is how people know blocks by sight in `summary()`."""
-        return next((layer.name for layer in self.layers if layer.weights), self.layers[0].name)
+        return str(next((layer for layer in self.layers if layer.weights), self.layers[0]).name)
 
     @property
     def parameters(self) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Spec:
 
     backbone: str
     image_size: int
-    resize: str = "crop"
+    resize: Literal["crop", "squash", "pad"] = "crop"
     pooling: str = "avg"  # "imagenet": the network's own 1000-class head
     dropout: float = 0.0
     classes: tuple[str, ...] = field(default=())

@@ -132,6 +132,7 @@ def predict(arguments: argparse.Namespace) -> None:
         model=arguments.model,
         top=arguments.top,
         imagenet=arguments.imagenet,
+        level=arguments.level,
         as_json=arguments.json,
         csv_file=arguments.csv,
         figure=arguments.figure,
@@ -171,6 +172,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
         showing.metrics(metrics)
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    from finetune import comparison
+
+    comparison.show(
+        arguments.runs, as_json=arguments.json, figure=arguments.figure, overwrite=arguments.overwrite
+    )
+
+
 def backbones(arguments: argparse.Namespace) -> None:
     from finetune import catalogue
 
@@ -193,8 +202,8 @@ def tensorboard(arguments: argparse.Namespace) -> None:
             f"{arguments.folder}: no such folder, so there is nothing to show.",
             remedy="finetune tensorboard takes a run directory, or the folder of the runs (default: runs).",
         )
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(arguments.folder), "--bind_all=false"]
-    os.execv(sys.executable, [*command[:-1], "--host", arguments.host, "--port", str(arguments.port)])
+    options = ["--logdir", str(arguments.folder), "--host", arguments.host, "--port", str(arguments.port)]
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options])
 
 
 def cache(arguments: argparse.Namespace) -> None:
@@ -211,12 +220,14 @@ def cache(arguments: argparse.Namespace) -> None:
 def weights(arguments: argparse.Namespace) -> None:
     from finetune import catalogue
 
-    {
-        "list": catalogue.list_weights,
-        "fetch": lambda: catalogue.fetch_weights(arguments.name),
-        "verify": catalogue.verify_weights,
-        "path": lambda: catalogue.print_paths(arguments.name),
-    }[arguments.action]()
+    if arguments.action == "fetch":
+        catalogue.fetch_weights(arguments.name)
+    elif arguments.action == "path":
+        catalogue.print_paths(arguments.name)
+    elif arguments.action == "verify":
+        catalogue.verify_weights()
+    else:
+        catalogue.list_weights()
 
 
 def schema(arguments: argparse.Namespace) -> None:
@@ -253,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
+    sub.add_argument("--level", action="store_true", help="what the likeliest ImageNet class is a kind of (WordNet)")
     sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
@@ -275,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="FOLDER|CSV", help="labelled pictures (default: the run's own)")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+
+    sub = add("compare", compare, "put runs side by side", "finetune compare runs/flowers-1 runs/flowers-2")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="all others are held against the first")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw curves and test accuracies")
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
     sub.add_argument("name", nargs="?")

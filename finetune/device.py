@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+__all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "tf", "versions"]
 DEBUG = os.environ.get("FINETUNE_DEBUG") == "1"
 
 

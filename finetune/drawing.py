@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from finetune.evaluation import Bin, wilson
+from finetune.evaluation import Bin, Proportion, wilson
 from finetune.formats import escape
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3)
 BLUE, ORANGE = "#0072B2", "#D55E00"
+SERIES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e8ec"
 DPI = 160
 FALLBACK_FONTS = (  # DejaVu Sans comes with matplotlib; these are asked for what it lacks
@@ -103,15 +104,15 @@ def calibration(bins: Sequence[Bin]) -> bytes:
         [max(0, item.accuracy - found.low) for item, found in zip(bins, intervals, strict=True)],
         [max(0, found.high - item.accuracy) for item, found in zip(bins, intervals, strict=True)],
     ]
-    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="claims come true")
-    upper.errorbar(
-        claimed, right, yerr=spread, fmt="o-", color=BLUE, markersize=5, linewidth=1.8, elinewidth=1,
-        label="this model",
-    )  # fmt: skip
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    upper.errorbar(claimed, right, yerr=spread, fmt="o-", color=BLUE, markersize=5, linewidth=1.8, elinewidth=1)
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
     upper.text(0.97, 0.04, "claims too much", ha="right", color=MUTED, fontsize=9)
-    upper.text(0.03, 0.72, "claims too little", color=MUTED, fontsize=9)
-    upper.legend(loc="upper left", frameon=False, fontsize=9)
+    upper.text(0.03, 0.95, "claims too little", color=MUTED, fontsize=9)
+    upper.text(
+        0.13, 0.16, "claims come true", color=MUTED, fontsize=9, rotation=45, rotation_mode="anchor",
+        transform_rotates_text=True,
+    )  # fmt: skip
     lower.bar(middle, [item.n for item in bins], width=0.055, color=BLUE, alpha=0.75)
     lower.set(ylabel="images", xlabel="probability of the answer")
     for axes in (upper, lower):
@@ -119,6 +120,59 @@ def calibration(bins: Sequence[Bin]) -> bytes:
     upper.yaxis.set_major_formatter(_percent)
     lower.xaxis.set_major_formatter(_percent)
     return _png(figure)
+
+
+def comparison(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Proportion | None]],
+) -> bytes:
+    """Validation curves of several runs over each other, and beside them their test accuracies with intervals.
+
+    `runs` are (name, history as in `curves`, accuracy or None). A dot on a curve is where a new phase begins.
+    """
+    names = [_label(name, 24) for name, _, _ in runs]
+    figure = _figure(10.5, max(5.0, 1.2 + 0.5 * len(runs)))
+    panels: dict[str, Any] = figure.subplot_mosaic([["accuracy", "test"], ["loss", "test"]], width_ratios=[3, 2])
+    for number, (_, history, _) in enumerate(runs):
+        for what in ("accuracy", "loss"):
+            _validation_curve(panels[what], history, what, SERIES[number % len(SERIES)])
+    places = range(len(runs))
+    for place, (_, _, share) in zip(places, runs, strict=True):
+        _interval_bar(panels["test"], place, share, SERIES[place % len(SERIES)])
+    panels["test"].set_yticks(places, names)
+    panels["test"].set_ylim(len(runs) - 0.4, -0.6)
+    panels["test"].xaxis.set_major_formatter(_percent)
+    panels["test"].set_xlabel("test accuracy with its 95 % interval")
+    for axes in panels.values():
+        _plain(axes)
+    panels["test"].tick_params(axis="y", labelcolor=INK, labelsize=10)
+    panels["accuracy"].yaxis.set_major_formatter(_percent)
+    panels["accuracy"].sharex(panels["loss"])
+    panels["accuracy"].tick_params(labelbottom=False)
+    panels["accuracy"].set_ylabel("validation accuracy")
+    panels["loss"].set(ylabel="validation loss", xlabel="epoch")
+    panels["loss"].xaxis.get_major_locator().set_params(integer=True)
+    return _png(figure)
+
+
+def _validation_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], what: str, colour: str) -> None:
+    epochs = np.arange(1, len(history) + 1)
+    values = np.array([_number(row.get(f"validation_{what}")) for row in history])
+    phases = [str(row["phase"]) for row in history]
+    starts = [at for at in range(1, len(phases)) if phases[at] != phases[at - 1]]
+    axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markevery=starts, markersize=6)
+
+
+def _interval_bar(axes: "Axes", place: int, share: Proportion | None, colour: str) -> None:
+    if share is None:
+        where = axes.get_yaxis_transform()
+        axes.text(0.5, place, "no test result", transform=where, ha="center", va="center", color=MUTED)
+        return
+    axes.plot([share.low, share.high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+    axes.plot(share.value, place, "o", color=colour, markersize=8)
+    axes.annotate(
+        f"{share.value:.1%}", (share.value, place), xytext=(0, 9), textcoords="offset points",
+        ha="center", fontsize=9, color=INK,
+    )  # fmt: skip
 
 
 def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6, title: str = "") -> bytes:
@@ -212,7 +266,7 @@ def _columns(text: str) -> int:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, a missing glyph is a box."""
+    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, missing letters are boxes."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -286,7 +340,7 @@ def _confusion_colours(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.f
     """(C, C) counts -> (C, C, 3) colours in 0..1; a root lifts small shares of mistakes into sight."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(matrix), dtype=bool)
-    strength = np.where(right, share, np.sqrt(share))[..., None]
+    strength = np.where(right, share, np.where(share > 0, 0.15 + 0.85 * np.sqrt(share), 0))[..., None]
     colour = np.where(right[..., None], _rgb(BLUE), _rgb(ORANGE))
     return np.asarray(1 - strength * (1 - colour), np.float64)
 

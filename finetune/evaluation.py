@@ -208,9 +208,7 @@ class Mistake:
     true_probability: float
 
 
-def mistakes(
-    probabilities: Floats, labels: Ints, classes: Sequence[str], paths: Sequence[Path]
-) -> list[Mistake]:
+def mistakes(probabilities: Floats, labels: Ints, classes: Sequence[str], paths: Sequence[Path]) -> list[Mistake]:
     """Every wrong answer, the surest first: there are the wrong labels, and what was not understood."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)

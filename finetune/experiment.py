@@ -44,7 +44,6 @@ from finetune.errors import DataError, FinetuneError, ResourceError, UsageError,
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
-
 LOGS = 20_000_000  # bytes for TensorBoard, report and tables
 HEAD_ANSWERS = "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
 

@@ -8,10 +8,12 @@ A stale hit is thereby impossible, and another seed or learning rate finds the w
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +23,17 @@ from finetune import files, pipeline
 from finetune.classifier import Classifier, inference
 from finetune.config import Augment
 from finetune.data import Dataset
-from finetune.device import keras, versions
+from finetune.device import keras, precision, versions
 from finetune.errors import DataError
+from finetune.images import escape
+from finetune.scan import scan
 from finetune.weights import cache_folder
 
 FORMAT = 1  # raise it when the numbers of an old cache would no longer be right
 BATCH = 32  # one batch shape everywhere: a picture's features must not depend on its neighbours
 DISK_SHARE = 0.5  # of what is free
 MEMORY_SHARE = 0.4  # of what is available
+CHANGED = "It was changed after the check at the start. Start again, so that it is checked anew."
 Progress = Callable[[int, int], None]
 
 
@@ -50,7 +55,11 @@ class Extractor:
     def __init__(self, classifier: Classifier, cuts: Sequence[Any]) -> None:
         self.classifier = classifier
         self.cuts = list(cuts)
-        self._run = inference(keras.Model(classifier.model.inputs[0], self.cuts))
+
+    @cached_property
+    def _run(self) -> Callable[[Any], list[Any]]:
+        """Compiled when it is first needed, which is never if all is cached."""
+        return inference(keras.Model(self.classifier.model.inputs[0], self.cuts))
 
     def __call__(self, pictures: Any) -> list[np.ndarray]:
         """`pictures` (n, S, S, 3), n <= BATCH -> one float32 array (n, ...) per cut."""
@@ -99,6 +108,7 @@ class Live:
 
     extractor: Extractor
     cut: int
+    paths: Sequence[str]
     read: pipeline.Read
     augmenter: pipeline.Augmenter
     seed: int
@@ -108,7 +118,7 @@ class Live:
     ) -> Iterator[np.ndarray]:
         left = indices[skip * batch_size :]
         for number, batch in enumerate(pipeline.batches(self.read, left, batch_size), start=skip):
-            refuse_problems(batch)
+            refuse_problems(batch, self.paths)
             pictures: Any = batch.images
             if epoch is not None and self.augmenter:
                 pictures = self.augmenter(batch.images, (self.seed, epoch, number)).numpy()
@@ -116,14 +126,19 @@ class Live:
             yield np.concatenate(parts)
 
 
-def refuse_problems(batch: pipeline.Batch) -> None:
+def refuse_problems(batch: pipeline.Batch, paths: Sequence[str]) -> None:
     """A picture that the scan could read and that is now unreadable was changed meanwhile: say so, train on nothing grey."""
     if batch.problems:
         index, reason = next(iter(batch.problems.items()))
-        raise DataError(
-            f"picture {index} of the data set can no longer be read: {reason}",
-            remedy="It was changed after the check at the start. Start again, so that it is checked anew.",
-        )
+        raise DataError(f"{escape(paths[index])} can no longer be read: {reason}", remedy=CHANGED)
+
+
+def _refuse_changes(dataset: Dataset, indices: np.ndarray) -> None:
+    """Nor may a picture have been replaced meanwhile: its features would be kept under the hash of the old one."""
+    now = scan(map(dataset.path, indices), cache=cache_folder() / "scan.sqlite")
+    for index, inspection in zip(indices, now, strict=True):
+        if inspection.sha256 != dataset.hashes[index]:
+            raise DataError(f"{escape(dataset.path(index))} is not the picture that it was.", remedy=CHANGED)
 
 
 # ------------------------------------------------------------------------------------------------------- caching
@@ -145,13 +160,14 @@ def prepare(
     `policy` is `auto` (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not
     computed again. Raises DataError when a picture has become unreadable.
     """
-    read = pipeline.reader(dataset.paths(np.arange(len(dataset))), classifier.transform)
+    paths = dataset.paths(np.arange(len(dataset)))
+    read = pipeline.reader(paths, classifier.transform)
     extractor = Extractor(classifier, cuts)
     augmenter = pipeline.Augmenter(augment)
     views = _views(dataset, augment, bool(augmenter))
     where, dtype = _place(policy, augment, [_size(cut, views) for cut in cuts], say)
     if where == "off":
-        return [Live(extractor, number, read, augmenter, seed) for number in range(len(cuts))]
+        return [Live(extractor, number, paths, read, augmenter, seed) for number in range(len(cuts))]
 
     files.clean(features_folder())  # what killed runs left half made
     keys = [[_key(classifier, dataset, cut, view, augment, seed, dtype) for view in views] for cut in cuts]
@@ -162,12 +178,13 @@ def prepare(
     for number in missing:
         sinks = [_Sink(key[number], cut, len(views[number].indices), dtype, where) for key, cut in zip(keys, cuts, strict=True)]
         try:
-            for start, outputs in _extract(extractor, read, views[number], augmenter, seed, meter):
+            for start, outputs in _extract(extractor, paths, read, views[number], augmenter, seed, meter):
                 for sink, output in zip(sinks, outputs, strict=True):
                     sink.array[start : start + len(output)] = output
                 done += len(outputs[0])
                 if progress:
                     progress(done, total)
+            _refuse_changes(dataset, views[number].indices)
             for row, sink in zip(arrays, sinks, strict=True):
                 row[number] = sink.commit()
         finally:
@@ -197,6 +214,7 @@ def _views(dataset: Dataset, augment: Augment, augmented: bool) -> list[View]:
 
 def _extract(
     extractor: Extractor,
+    paths: Sequence[str],
     read: pipeline.Read,
     view: View,
     augmenter: pipeline.Augmenter,
@@ -205,7 +223,7 @@ def _extract(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     start = 0
     for number, batch in enumerate(meter.waiting_for(pipeline.batches(read, view.indices, BATCH))):
-        refuse_problems(batch)
+        refuse_problems(batch, paths)
         pictures: Any = batch.images
         if view.number:
             pictures = augmenter(pictures, (seed, view.number, number)).numpy()
@@ -223,7 +241,7 @@ def _place(policy: str, augment: Augment, sizes: Sequence[int], say: Callable[[s
     need = sum(sizes)
     if policy == "off":
         return "off", "float32"
-    if augment.views == "live" and augment.preset != "none":
+    if augment.views == "live" and augment.active:
         return "off", "float32"
     root = features_folder()
     room = {
@@ -277,6 +295,7 @@ def _key(
         "transform": repr(classifier.transform),
         "augment": [augment.model_dump(mode="json", exclude={"views"}), seed, view.number] if view.number else None,
         "dtype": dtype,
+        "precision": precision(),
         "libraries": versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
@@ -294,13 +313,20 @@ def _open(key: str) -> np.ndarray | None:
     """The features of `key`, mapped from disk; None where there are none."""
     try:
         array: np.ndarray = np.load(_path(key), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):  # absent, or cut short by something other than us
+    except (OSError, ValueError, EOFError):  # absent, or cut short by something other than us
         return None
     return array
 
 
 def _path(key: str) -> Path:
     return features_folder() / f"{key}.npy"
+
+
+def _reserve(path: Path) -> None:
+    """Takes the disk space of the file now: writing to a map that finds the disk full kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class _Sink:
@@ -312,9 +338,10 @@ class _Sink:
         self._temporary = files.temporary_name(_path(key)) if where == "disk" else None
         if self._temporary:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            files.require_space(self._temporary.parent, size)  # writing to a map of a full disk kills the process
+            files.require_space(self._temporary.parent, size)
             with files.explained(self._temporary, size):
                 self.array: Any = np.lib.format.open_memmap(self._temporary, mode="w+", dtype=dtype, shape=shape)
+                _reserve(self._temporary)
         else:
             self.array = np.empty(shape, dtype)
 

@@ -9,13 +9,13 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from finetune import images
+from finetune import images, wordnet
 from finetune.errors import DataError, did_you_mean
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins with one of these
@@ -51,10 +51,11 @@ class Answer:
     path: str
     predictions: tuple[Prediction, ...] = ()
     error: str = ""
+    levels: tuple[wordnet.Level, ...] = ()  # from the likeliest ImageNet class up to "animal", where asked for
 
     def joined(self, others: Iterable["Answer"]) -> "Answer":
         """This answer, followed by what other classifiers said to the same picture."""
-        return Answer(self.path, sum((other.predictions for other in others), self.predictions), self.error)
+        return replace(self, predictions=sum((other.predictions for other in others), self.predictions))
 
     def to_json(self) -> dict[str, Any]:
         if self.error:
@@ -64,6 +65,7 @@ class Answer:
             "predictions": [
                 {"class": one.name, "id": one.id, "probability": round(one.probability, 6)} for one in self.predictions
             ],
+            **({"levels": [{**one._asdict(), "probability": round(one.probability, 6)} for one in self.levels]} if self.levels else {}),
         }
 
 
@@ -102,14 +104,21 @@ def predict(
     paths: Sequence[str | Path],
     *,
     top: int = 5,
+    level: bool = False,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Answer]:
-    """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error."""
+    """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error.
+
+    With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet).
+    """
     for start, rows, problems in classifier.probabilities(paths, batch_size=batch_size, progress=progress):
         for offset, row in enumerate(rows):
             index = start + offset
-            yield _answer(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            answer = _answer(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            if level and not answer.error:
+                answer = replace(answer, levels=wordnet.levels(row, classifier.ids, classifier.classes))
+            yield answer
 
 
 def _answer(classifier: Answers, path: str, row: np.ndarray, top: int, problem: str) -> Answer:

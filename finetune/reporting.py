@@ -6,6 +6,9 @@ small so that it stays below 5 MB with any data set.
 
 import base64
 import io
+import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune import drawing, files
-from finetune.evaluation import Metrics, Mistake, PairedTest
+from finetune.errors import FinetuneError
+from finetune.evaluation import ClassMetrics, Metrics, Mistake, PairedTest
 from finetune.images import escape
 
 Picture = npt.NDArray[np.uint8]
+FIGURES = {"curves", "confusion", "calibration", "mistakes"}
 MISTAKES = 24
 PAIRS = 6
 CLASS_PICTURES = 60  # with more classes the table goes without
@@ -74,7 +79,9 @@ def write(folder: Path, evidence: Evidence) -> None:
     (folder / "figures").mkdir(exist_ok=True)
     for name, png in figures.items():
         files.write_bytes(folder / "figures" / f"{name}.png", png)
-    files.write_json(folder / "report.json", to_json(evidence))
+    for name in FIGURES - figures.keys():  # of an earlier report, no longer true
+        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+    files.write_text(folder / "report.json", _rows_on_lines(json.dumps(to_json(evidence), indent=2)) + "\n")
     files.write_text(folder / "report.html", page(evidence, figures))
 
 
@@ -89,8 +96,13 @@ def draw(evidence: Evidence) -> dict[str, bytes]:
     worst = evidence.mistakes[:18]
     if worst:
         captions = [f"{one.predicted} {one.probability:.0%}\n(is {one.true})" for one in worst]
-        figures["mistakes"] = drawing.sheet([evidence.thumbnail(str(one.path)) for one in worst], captions)
+        figures["mistakes"] = drawing.sheet([_look(evidence, str(one.path)) for one in worst], captions)
     return figures
+
+
+def _rows_on_lines(text: str) -> str:
+    """Indented JSON with each list of whole numbers on one line: a confusion matrix stays a square."""
+    return re.sub(r"\[\s+(\d+(?:,\s+\d+)*)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
 def _best_rows(evidence: Evidence) -> list[int]:
@@ -104,7 +116,11 @@ def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("finetune"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("finetune"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "shown": escape, "number": lambda value: f"{value:,}"}
     return environment.get_template("report.html.j2").render(
@@ -114,18 +130,39 @@ def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
         doubtful=[one for one in evidence.mistakes if one.probability >= SURE and one.true_probability <= 0.05],
         pairs=_pairs(evidence),
         examples=_examples(evidence),
+        classes=_worst_first(evidence),
+        **_ranges(evidence),
         seconds=evidence.facts.get("seconds", {}),
     )
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}%}".replace("%", " %")
+    return "–" if value is None else f"{value:.{digits}%}".replace("%", "\u00a0%")
+
+
+def _ranges(evidence: Evidence) -> dict[str, Any]:
+    """The accuracies as (label, low, value, high) in percent of an axis from `floor`, a round number, to 1."""
+    found = [("test accuracy", evidence.test.accuracy)] if evidence.test else []
+    if evidence.head:
+        found = [("head alone", evidence.head.accuracy), *(("fine-tuned", share) for _, share in found)]
+    floor = math.floor(10 * min((share.low for _, share in found), default=0)) / 10
+    rows = [
+        (label, *(100 * (part - floor) / (1 - floor) for part in (share.low, share.value, share.high)))
+        for label, share in found
+    ]
+    return {"ranges": rows, "floor": floor}
+
+
+def _worst_first(evidence: Evidence) -> list[ClassMetrics]:
+    """By recall, then by name; classes without test pictures last."""
+    rows = evidence.test.per_class if evidence.test else ()
+    return sorted(rows, key=lambda row: (row.recall.value if row.recall else 2, row.name))
 
 
 def _card(evidence: Evidence, mistake: Mistake) -> dict[str, Any]:
     path = str(mistake.path)
     seen = evidence.overlay(path, mistake.predicted) if evidence.overlay else None
-    return {"mistake": mistake, "picture": _jpeg(evidence.thumbnail(path)), "seen": None if seen is None else _jpeg(seen)}
+    return {"mistake": mistake, "picture": _jpeg(_look(evidence, path)), "seen": None if seen is None else _jpeg(seen)}
 
 
 def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
@@ -133,7 +170,7 @@ def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
     found = []
     for true, predicted, count in evidence.test.confused_pairs(PAIRS) if evidence.test else ():
         example = next((one for one in evidence.mistakes if (one.true, one.predicted) == (true, predicted)), None)
-        picture = _jpeg(evidence.thumbnail(str(example.path))) if example else None
+        picture = _jpeg(_look(evidence, str(example.path))) if example else None
         found.append({"true": true, "predicted": predicted, "count": count, "picture": picture})
     return found
 
@@ -141,7 +178,15 @@ def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
 def _examples(evidence: Evidence) -> dict[str, str]:
     if len(evidence.examples) > CLASS_PICTURES:
         return {}
-    return {name: _jpeg(evidence.thumbnail(path)) for name, path in evidence.examples.items()}
+    return {name: _jpeg(_look(evidence, path)) for name, path in evidence.examples.items()}
+
+
+def _look(evidence: Evidence, path: str) -> Picture:
+    """The thumbnail, or plain grey where the file has gone since: a training must not lose its report to that."""
+    try:
+        return evidence.thumbnail(path)
+    except (FinetuneError, OSError):
+        return np.full((160, 160, 3), 200, np.uint8)
 
 
 def _jpeg(picture: Picture, side: int = 160) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import drawing, files, images, prediction, signals
+from finetune import drawing, files, images, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Metrics, Proportion
@@ -33,6 +33,7 @@ def predict(
     model: str,
     top: int = 5,
     imagenet: bool = False,
+    level: bool = False,
     as_json: bool = False,
     csv_file: Path | None = None,
     figure: Path | None = None,
@@ -49,6 +50,8 @@ def predict(
     for target in (csv_file, figure):
         _refuse_existing(target, overwrite)
     classifiers = _classifiers(model, imagenet)
+    if level:
+        wordnet.require_imagenet(classifiers[0].ids)
     for warning in filter(None, [one.warning for one in classifiers]):
         terminal.warn(warning)
     problems: list[Answer] = []
@@ -71,7 +74,7 @@ def predict(
         elif not csv_target:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
         try:
-            for answer in _answers(classifiers, paths, top, batch_size, terminal):
+            for answer in _answers(classifiers, paths, top, level, batch_size, terminal):
                 for sink in sinks:
                     sink(answer)
         finally:
@@ -89,12 +92,14 @@ def predict(
 
 
 def _answers(
-    classifiers: Sequence[Classifier], paths: Sequence[str], top: int, batch_size: int, terminal: Terminal
+    classifiers: Sequence[Classifier], paths: Sequence[str], top: int, level: bool, batch_size: int, terminal: Terminal
 ) -> Iterator[Answer]:
     """One answer a picture, those of several classifiers joined; ends early, and whole, when asked to stop."""
     with signals.graceful() as stop, terminal.stage("Predicting") as update:
         streams = [
-            prediction.predict(one, paths, top=top, batch_size=batch_size, progress=None if number else update)
+            prediction.predict(
+                one, paths, top=top, level=level and not number, batch_size=batch_size, progress=None if number else update
+            )
             for number, one in enumerate(classifiers)
         ]
         for together in zip(*streams, strict=True):
@@ -150,12 +155,14 @@ class _Lines:
             return
         if not self.detailed:
             best = ", ".join(f"{escape(one.name)} {one.probability:.1%}" for one in answer.predictions[:3])
-            self.console.print(f"{name}  {best}")
+            self.console.print(f"{name}  {escape(wordnet.sentence(answer.levels)) or best}")
             return
         table = Table("class", "id", "probability", title=name, title_justify="left", box=None, header_style="dim")
         for one in answer.predictions:
             table.add_row(escape(one.name), one.id, f"{one.probability:7.2%}  {'█' * round(one.probability * 30)}")
         self.console.print(table)
+        if answer.levels:
+            self.console.print(escape(wordnet.sentence(answer.levels)))
 
 
 def explain(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Update = Callable[[int, int], None]
+Update = Callable[[int, int | None], None]
 
 
 class Terminal:

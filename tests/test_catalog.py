@@ -62,7 +62,27 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     assert len(whole.layers) == row.layers
     assert whole.output.shape == (None, 1000)
     assert feature_map(whole, row).shape == backbone.output.shape
+    _check_blocks(backbone, row)
     keras.backend.clear_session()
+
+
+def _check_blocks(backbone: Any, row: Backbone) -> None:
+    """Every layer is in one block, and a cut between blocks divides the weights: none is lost, none on both sides."""
+    import keras
+
+    from finetune import blocks
+
+    found = blocks.find(backbone)
+    listed = {layer.name for block in found for layer in block.layers}
+    # (MobileNetV3 and ConvNeXt also have bare operations such as `x + 3`, which are no layers)
+    assert listed >= {layer.name for layer in backbone.layers if not isinstance(layer, keras.layers.InputLayer)}
+    assert len(found) >= (2 if row.name.startswith("nasnet") else 5)  # NASNet's cells reach back over two cells
+    for block in {found[len(found) // 2].name: found[len(found) // 2], found[-1].name: found[-1]}.values():
+        below = keras.Model(backbone.inputs[0], block.input)
+        above = keras.Model(block.input, backbone.output)
+        sides = [{id(weight) for weight in side.weights} for side in (below, above)]
+        assert not sides[0] & sides[1]
+        assert sides[0] | sides[1] == {id(weight) for weight in backbone.weights}
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(workplace: Path) -> dict[str, dict[str, Any]]:
     lines = "".join(json.dumps(command.split()) + "\n" for command, _, _ in CASES.values())
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], cwd=workplace, input=lines, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", CHILD],
+        cwd=workplace,
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
 

@@ -80,7 +80,10 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_never_was(forge: Forge, un
     for moment, patch in MOMENTS.items():
         code = forge.run("train", "cfg.yaml", "--output", output, "--resume", patch=patch)
         assert code == -signal.SIGKILL, f"{moment}: {code}\n{forge.said()}"
-    assert forge.run("train", "cfg.yaml", "--output", output, "--resume") == 0, forge.said()
+    cache = {**os.environ, "FINETUNE_CACHE": str(forge.folder / "cache")}
+    last = finetune("train", "cfg.yaml", "--output", output, "--resume", folder=forge.folder, env=cache)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout == ""
     assert [path.name for path in output.iterdir()] == ["colours-1"]
     assert outcome(output / "colours-1") == unbroken
     assert not list(output.rglob(".tmp-*"))
@@ -143,7 +146,8 @@ def test_stopped_in_the_scan_nothing_has_begun(forge: Forge, output: Path) -> No
 def test_stopped_while_tensorflow_loads(forge: Forge, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "finetune.cli", "train", "cfg.yaml", "--output", str(tmp_path / "runs")]
     with subprocess.Popen(words, cwd=forge.folder, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(1.5)
+        while "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -171,8 +175,7 @@ def _counting_imports() -> dict[str, str]:
     folder = Path(os.environ["FINETUNE_CACHE"]) / "site"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(
-        "import atexit, sys\n"
-        "atexit.register(lambda: print([m for m in ('tensorflow', 'keras') if m in sys.modules]))\n"
+        "import atexit, sys\natexit.register(lambda: print([m for m in ('tensorflow', 'keras') if m in sys.modules]))\n"
     )
     return {**os.environ, "PYTHONPATH": str(folder)}
 
@@ -195,9 +198,46 @@ at(PhaseTraining, 'train_batch', 9, when=lambda self, *_: self.phase.index, act=
     assert outcome(output / "colours-1") == unbroken
 
 
+FILL = """
+def fill():
+    with open({folder!r} + "/filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)): pass
+        except OSError:
+            pass
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 30 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["at(PhaseTraining, 'train_batch', 9, act=fill)", "at(features, '_extract', act=fill)"],
+)
+def test_a_disk_that_is_really_full(forge: Forge, unbroken: dict, small_disk: Path, moment: str) -> None:
+    command = ("train", "cfg.yaml", "--output", small_disk / "runs", "--resume")
+    cache = {"FINETUNE_CACHE": str(small_disk / "cache")}
+    assert forge.run(*command, patch=EAGER + FILL.format(folder=str(small_disk)) + moment, **cache) == 5, forge.said()
+    assert "the disk is full (" in forge.said() or "too little space (" in forge.said()
+    assert "free 0 bytes)" in forge.said()
+    assert "Traceback" not in forge.said()
+    (small_disk / "filler").unlink()
+    assert forge.run(*command, **cache) == 0, forge.said()
+    assert outcome(small_disk / "runs" / "colours-1") == unbroken
+
+
 def test_a_plan_that_cannot_fit_is_refused_at_the_start(forge: Forge, output: Path) -> None:
-    small = "import shutil; shutil.disk_usage = lambda path: type(shutil.disk_usage(path))(10**9, 10**9, 10**6)"
-    small = small.replace("type(shutil.disk_usage(path))", "__import__('collections').namedtuple('D', 'total used free')")
+    small = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6)"
     assert forge.run("train", "cfg.yaml", "cache=memory", "--output", output, patch=small) == 5
     said = forge.said()
     assert "too little space (needed 2" in said
@@ -228,7 +268,9 @@ def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output
     assert forge.run("train", "--resume", tmp_path / "moved") == 3
     assert "there is no folder" in forge.said()
     shutil.copytree(forge.folder / "pictures", tmp_path / "elsewhere")
-    assert forge.run("train", "--resume", tmp_path / "moved", f"data.folder={tmp_path / 'elsewhere'}") == 0, forge.said()
+    assert forge.run("train", "--resume", tmp_path / "moved", f"data.folder={tmp_path / 'elsewhere'}") == 0, (
+        forge.said()
+    )
     assert outcome(tmp_path / "moved") == unbroken
 
 
@@ -283,8 +325,11 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 
 def test_without_a_network_everything_works_and_no_data_is_touched(forge: Forge, output: Path) -> None:
     pictures = forge.folder / "pictures"
-    (forge.folder / "digits.yaml").write_text(CONFIG.split("data:")[0] + "data: {builtin: digits}\n" + (
-        "model: {backbone: tiny, weights: none}\nhead: {epochs: 1}\n"))
+    (forge.folder / "digits.yaml").write_text(
+        CONFIG.split("data:")[0]
+        + "data: {builtin: digits}\n"
+        + ("model: {backbone: tiny, weights: none}\nhead: {epochs: 1}\n")
+    )
     before = tree(pictures)
     assert forge.run("train", "digits.yaml", "--output", output, patch=NO_NETWORK) == 0, forge.said()
     run = next(output.iterdir())

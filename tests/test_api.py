@@ -1,0 +1,50 @@
+"""`import finetune`: at once, without TensorFlow, with three public names and a version."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import finetune
+
+CHILD = """
+import json, sys
+import finetune
+heavy = {"tensorflow", "keras", "pydantic", "numpy"} & set(sys.modules)
+names = dir(finetune)
+try:
+    finetune.trian
+except AttributeError as error:
+    missing = str(error)
+assert finetune.__version__
+print(json.dumps([sorted(heavy), names, missing, sorted({"tensorflow", "keras"} & set(sys.modules))]))
+"""
+
+
+def test_the_import_is_light():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", CHILD], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    heavy, names, missing, after = json.loads(done.stdout)
+    assert heavy == after == []
+    assert names == sorted([*finetune.__all__, "__version__"])
+    assert "trian" in missing
+
+
+def test_the_public_names_are_these():
+    assert finetune.__all__ == ["evaluate", "load", "train"]
+    assert finetune.__version__ == version("finetune")
+    for name in finetune.__all__:
+        assert callable(getattr(finetune, name))
+        assert getattr(finetune, name).__doc__
+
+
+def test_errors_reach_the_caller_as_they_are():
+    from finetune.errors import ConfigError, FinetuneError
+
+    with pytest.raises(ConfigError, match="resnet50") as caught:
+        finetune.load("resnet51")
+    assert isinstance(caught.value, FinetuneError)
+    with pytest.raises(ConfigError, match="epochs"):
+        finetune.train({"data": {"builtin": "digits"}}, "head.epoch=3")

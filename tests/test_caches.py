@@ -1,0 +1,48 @@
+"""What is kept between runs can be counted, and thrown away kind by kind."""
+
+import pytest
+
+from finetune import caches
+from finetune.features import features_folder
+
+
+@pytest.fixture
+def filled(private_cache):
+    for name, size in (
+        ("features/a.npy", 100), ("features/b.npy", 50), ("datasets/digits/x.png", 7), ("weights/w.h5", 11), ("scan.sqlite", 3),
+        ("scan.sqlite-wal", 2),
+    ):  # fmt: skip
+        path = private_cache / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    return private_cache
+
+
+def test_an_empty_cache_is_empty(private_cache):
+    private_cache.rmdir()
+    assert caches.sizes() == dict.fromkeys(caches.KINDS, (0, 0))
+    assert caches.clear("features") == 0
+
+
+def test_everything_is_counted_once(filled):
+    assert caches.sizes() == {"features": (2, 150), "datasets": (1, 7), "weights": (1, 11), "scan": (2, 5)}
+
+
+@pytest.mark.parametrize("kind", list(caches.KINDS))
+def test_one_kind_is_cleared_and_the_others_stay(filled, kind):
+    before = caches.sizes()
+    assert caches.clear(kind) == before[kind][1]
+    assert caches.sizes() == {**before, kind: (0, 0)}
+
+
+def test_the_folder_that_features_use_is_the_one_that_is_cleared(private_cache):
+    (features_folder() / "x.npy").write_bytes(b"123")
+    assert caches.sizes()["features"] == (1, 3)
+
+
+def test_what_a_link_points_to_is_not_deleted(filled, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.pdf").write_text("years of work")
+    (filled / "features-elsewhere").symlink_to(tmp_path / "mine")
+    caches.clear("features")
+    assert (tmp_path / "mine" / "thesis.pdf").exists()

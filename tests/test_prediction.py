@@ -1,0 +1,173 @@
+"""Which pictures are meant, and what is said about each: to people, programs and spreadsheets."""
+
+import csv
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+
+from finetune import prediction
+from finetune.errors import DataError
+from finetune.prediction import Answer, CsvTable, JsonArray, Prediction
+
+
+class Fake:
+    """Five classes; what it says to picture `n` is `rows[n]`, or the problem of that picture."""
+
+    classes = ("a", "b", "c", "d", "e")
+    ids = ("n1", "n2", "n3", "n4", "n5")
+
+    def __init__(self, rows, problems=None):
+        self.rows, self.problems = np.array(rows, np.float32), problems or {}
+
+    def probabilities(self, paths, *, batch_size, progress):
+        for start in range(0, len(paths), batch_size):
+            rows = self.rows[start : start + batch_size]
+            yield start, rows, {at: why for at, why in self.problems.items() if start <= at < start + len(rows)}
+            if progress:
+                progress(start + len(rows), len(paths))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for name in ("b.jpg", "a.png", "deep/er/c.WEBP", "notes.txt", ".hidden.png", "empty/x.txt", "[odd].jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --------------------------------------------------------------------------------------------------- the inputs
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["b.jpg", "a.png"], ["b.jpg", "a.png"]),  # as asked, not sorted
+        (["notes.txt"], ["notes.txt"]),  # named outright, so it is tried
+        (["deep"], ["deep/er/c.WEBP"]),
+        (["."], ["[odd].jpg", "a.png", "b.jpg", "deep/er/c.WEBP"]),
+        (["*.png", "b.jpg"], ["a.png", "b.jpg"]),
+        (["**/*.WEBP"], ["deep/er/c.WEBP"]),
+        (["a.png", "*.png", "a.png"], ["a.png"]),
+        (["[odd].jpg"], ["[odd].jpg"]),  # a file of that name comes before a pattern
+        (["[ab].*"], ["a.png", "b.jpg"]),
+    ],
+)
+def test_files_folders_and_patterns_are_found(folder, given, found):
+    assert [os.path.normpath(path) for path in prediction.find_inputs(given)] == found
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("a.pgn", r"a\.pgn: no such file or folder\. Did you mean 'a\.png'"),
+        ("deap/c.jpg", r"deap/c\.jpg: no such file or folder"),
+        ("*.gif", r"\*\.gif: this pattern matches no file"),
+        ("empty", r"(?s)empty: no pictures in this folder.*\.jpg"),
+        ("", r"no such file"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, given, message):
+    with pytest.raises(DataError, match=message):
+        prediction.find_inputs(["a.png", given])
+
+
+def test_a_name_cannot_write_to_the_terminal(folder):
+    with pytest.raises(DataError) as caught:
+        prediction.find_inputs(["\x1b[31mred"])
+    assert "\x1b" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------- the answers
+
+
+def test_the_likeliest_classes_come_first_and_ties_in_order():
+    fake = Fake([[0.1, 0.4, 0.2, 0.2, 0.1], [0.5, 0, 0, 0, 0.5]])
+    first, second = prediction.predict(fake, ["x", "y"], top=3)
+    assert [(one.name, one.id) for one in first.predictions] == [("b", "n2"), ("c", "n3"), ("d", "n4")]
+    assert [one.name for one in second.predictions] == ["a", "e", "b"]
+    assert first.predictions[0].probability == pytest.approx(0.4)
+
+
+def test_problems_belong_to_their_pictures_whatever_the_batch():
+    rows = np.full((7, 5), 0.2)
+    rows[[2, 6]] = np.nan
+    rows[4] = np.nan  # unreadable is one thing, a network that answers NaN another
+    for size in (1, 3, 7):
+        answers = list(prediction.predict(Fake(rows, {2: "cut short", 6: "no"}), list("abcdefg"), batch_size=size))
+        assert [answer.path for answer in answers] == list("abcdefg")
+        assert [answer.error for answer in answers if answer.error][::2] == ["cut short", "no"]
+        assert "weights are damaged" in answers[4].error
+        assert [len(answer.predictions) for answer in answers] == [5, 5, 0, 5, 0, 5, 0]
+
+
+def test_answers_come_while_the_rest_is_still_waiting():
+    done = []
+    stream = prediction.predict(Fake(np.full((4, 5), 0.2)), list("abcd"), batch_size=2, progress=lambda *at: done.append(at))
+    next(stream)
+    assert done == []
+    assert len(list(stream)) == 3
+    assert done == [(2, 4), (4, 4)]
+
+
+def test_answers_of_several_classifiers_are_joined():
+    one, other = Answer("x", (Prediction("a", "", 0.9),)), Answer("x", (Prediction("b", "n1", 0.8),))
+    assert [guess.name for guess in one.joined([other]).predictions] == ["a", "b"]
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+ODD = ["=cmd()|' /C calc'!A0", "+1", "-x.png", "@sum", "\tindented", 'quo"te,comma', "line\nbreak", "日本.png", "plain"]
+
+
+def test_json_is_the_contract_and_nothing_else():
+    stream = io.StringIO()
+    array = JsonArray(stream)
+    array.write(Answer("dog.jpg", (Prediction("Pembroke", "n02113023", 0.123456789), Prediction("ü", "", 0.1))))
+    array.write(Answer("bad\udcff.jpg", error="cut short"))
+    array.close()
+    assert json.loads(stream.getvalue()) == [
+        {
+            "path": "dog.jpg",
+            "predictions": [
+                {"class": "Pembroke", "id": "n02113023", "probability": 0.123457},
+                {"class": "ü", "id": "", "probability": 0.1},
+            ],
+        },
+        {"path": "bad\udcff.jpg", "error": "cut short"},
+    ]
+    assert stream.getvalue().isascii()  # any terminal and any pipe can take it
+
+
+def test_json_of_nothing_is_an_empty_array():
+    stream = io.StringIO()
+    JsonArray(stream).close()
+    assert json.loads(stream.getvalue()) == []
+
+
+def test_no_cell_of_the_table_is_a_formula_and_none_is_lost():
+    stream = io.StringIO(newline="")
+    table = CsvTable(stream, top=2)
+    for name in ODD:
+        table.write(Answer(name, (Prediction(name, "n1", 0.75), Prediction("b", "", 0.25))))
+    table.write(Answer("bad.jpg", error="-cut short"))
+    header, *rows, bad = csv.reader(io.StringIO(stream.getvalue(), newline=""))
+    assert header == ["path", "class_1", "id_1", "probability_1", "class_2", "id_2", "probability_2", "error"]
+    assert all(len(row) == len(header) for row in [*rows, bad])
+    for name, row in zip(ODD, rows, strict=True):
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+        assert row[1].removeprefix("'") == name
+        assert row[2:] == ["n1", "0.750000", "b", "", "0.250000", ""]
+    assert rows[-1][0] == "plain"
+    assert bad == ["bad.jpg", *[""] * 6, "'-cut short"]
+
+
+def test_a_row_with_fewer_classes_than_asked_keeps_its_columns():
+    stream = io.StringIO(newline="")
+    CsvTable(stream, top=3).write(Answer("x", (Prediction("a", "", 1.0),)))
+    header, row = csv.reader(io.StringIO(stream.getvalue(), newline=""))
+    assert dict(zip(header, row, strict=True)) == dict.fromkeys(header, "") | {"path": "x", "class_1": "a", "probability_1": "1.000000"}
