@@ -254,42 +254,41 @@ def draw(found: Comparison) -> bytes:
 
 
 def _print(found: Comparison, console: Console) -> None:
-    table = Table(box=None, header_style="dim")
-    table.add_column("run")
-    for title in ("backbone", "test accuracy", "n", "head alone", "validation", "log loss", "calibration", "minutes"):
-        table.add_column(title, justify="left" if title == "backbone" else "right")
+    """Facts and settings are rows, runs are columns: so a few runs fit a narrow terminal."""
+    table = Table("", box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for run in found.runs:
-        table.add_row(*_row(run))
-    console.print(table)
-    for line in found.sentences():
-        console.print(f"\n{escape(visible(line))}", end="")
-    console.print("\n")
-    if not found.differences:
-        console.print("Their configs are the same.")
-        return
-    settings = Table("config", box=None, header_style="dim")
-    for run in found.runs:
-        settings.add_column(escape(visible(run.name)))
+        table.add_column(escape(visible(run.name)), overflow="fold")
+    for title, cells in _facts(found.runs).items():
+        table.add_row(f"[dim]{title}[/]", *map(escape, cells))
+    if found.differences:
+        table.add_row()
+        table.add_row("[bold]settings that differ[/]")
     for key, values in found.differences.items():
-        settings.add_row(escape(key), *(escape(visible(value)) for value in values))
-    console.print(settings)
+        table.add_row(f"[dim]{escape(key)}[/]", *(escape(visible(value)) for value in values))
+    console.print(table)
+    if not found.differences:
+        console.print("\nTheir configs are the same.")
+    for line in found.sentences():
+        console.print(f"\n{escape(visible(line))}")
 
 
-def _row(run: Summary) -> list[str]:
-    test = run.report.get("test") or {}
-    accuracy = run.accuracy
-    shown = f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})" if accuracy else f"({run.status})"
-    return [
-        escape(visible(run.name)),
-        str(run.report.get("backbone", run.config.get("model.backbone", MISSING))),
-        shown,
-        f"{test['n']:,}" if test else MISSING,
-        _number(run.head_accuracy, ".1%"),
-        _number(run.validation_accuracy, ".1%"),
-        _number(test.get("log_loss"), ".3f"),
-        _number(test.get("calibration_error"), ".3f"),
-        _number(None if run.seconds is None else run.seconds / 60, ".1f"),
-    ]
+def _facts(runs: Sequence[Summary]) -> dict[str, list[str]]:
+    """What is printed of each run, by row title."""
+    tests = [run.report.get("test") or {} for run in runs]
+    shares = [run.accuracy for run in runs]
+    return {
+        "test accuracy": [
+            f"{share.value:.1%}" if share else f"none ({run.status})" for run, share in zip(runs, shares, strict=True)
+        ],
+        "95 % interval": [f"{share.low:.1%} to {share.high:.1%}" if share else MISSING for share in shares],
+        "test pictures": [f"{test['n']:,}" if test else MISSING for test in tests],
+        "head alone": [_number(run.head_accuracy, ".1%") for run in runs],
+        "validation accuracy": [_number(run.validation_accuracy, ".1%") for run in runs],
+        "log loss": [_number(test.get("log_loss"), ".3f") for test in tests],
+        "calibration error": [_number(test.get("calibration_error"), ".3f") for test in tests],
+        "backbone": [str(run.report.get("backbone", run.config.get("model.backbone", MISSING))) for run in runs],
+        "minutes": [_number(None if run.seconds is None else run.seconds / 60, ".1f") for run in runs],
+    }
 
 
 def _number(value: float | None, format: str) -> str:

@@ -127,7 +127,7 @@ class Live:
 
 
 def refuse_problems(batch: pipeline.Batch, paths: Sequence[str]) -> None:
-    """A picture that the scan could read and that is now unreadable was changed meanwhile: say so, train on nothing grey."""
+    """A picture that the scan could read and that is now unreadable was changed: say so, train on nothing grey."""
     if batch.problems:
         index, reason = next(iter(batch.problems.items()))
         raise DataError(f"{escape(paths[index])} can no longer be read: {reason}", remedy=CHANGED)
@@ -176,7 +176,8 @@ def prepare(
     total = sum(len(views[number].indices) for number in missing)
     done, started, meter = 0, time.monotonic(), pipeline.Meter()
     for number in missing:
-        sinks = [_Sink(key[number], cut, len(views[number].indices), dtype, where) for key, cut in zip(keys, cuts, strict=True)]
+        size = len(views[number].indices)
+        sinks = [_Sink(key[number], cut, size, dtype, where) for key, cut in zip(keys, cuts, strict=True)]
         try:
             for start, outputs in _extract(extractor, paths, read, views[number], augmenter, seed, meter):
                 for sink, output in zip(sinks, outputs, strict=True):

@@ -102,7 +102,7 @@ def draw(evidence: Evidence) -> dict[str, bytes]:
 
 def _rows_on_lines(text: str) -> str:
     """Indented JSON with each list of whole numbers on one line: a confusion matrix stays a square."""
-    return re.sub(r"\[\s+(\d+(?:,\s+\d+)*)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text)
+    return re.sub(r"\[\n +(\d+(?:,\n +\d+)*)\n +\]", lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
 def _best_rows(evidence: Evidence) -> list[int]:

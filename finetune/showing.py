@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,28 +59,25 @@ def predict(
 
     def run(csv_target: Path | None) -> None:
         sinks: list[Sink] = [lambda answer: problems.append(answer) if answer.error else None]
-        closing: list[Callable[[], object]] = []
+        closing = ExitStack()  # everything is closed, though one of them fail
         if csv_target:
             stream = csv_target.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             sinks.append(prediction.CsvTable(stream, top * len(classifiers)).write)
-            closing.append(stream.close)
+            closing.callback(stream.close)
         if figure:
             drawn: list[Answer] = []
-            sinks.append(lambda answer: drawn.append(answer) if len(drawn) < FIGURE_PICTURES else None)
-            closing.append(lambda: files.write_bytes(figure, draw(drawn)))
+            sinks.append(lambda answer: None if answer.error or len(drawn) >= FIGURE_PICTURES else drawn.append(answer))
+            closing.callback(lambda: files.write_bytes(figure, draw(drawn)))
         if as_json:
             array = prediction.JsonArray(sys.stdout)
             sinks.append(array.write)
-            closing.append(array.close)
+            closing.callback(array.close)
         elif not csv_target:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
-        try:
+        with closing:
             for answer in _answers(classifiers, paths, top, level, batch_size, terminal):
                 for sink in sinks:
                     sink(answer)
-        finally:
-            for close in closing:
-                close()
 
     if csv_file:
         files.commit(csv_file, run)

@@ -9,8 +9,8 @@ from finetune.features import features_folder
 @pytest.fixture
 def filled(private_cache):
     for name, size in (
-        ("features/a.npy", 100), ("features/b.npy", 50), ("datasets/digits/x.png", 7), ("weights/w.h5", 11), ("scan.sqlite", 3),
-        ("scan.sqlite-wal", 2),
+        ("features/a.npy", 100), ("features/b.npy", 50), ("datasets/digits/x.png", 7), ("weights/w.h5", 11),
+        ("scan.sqlite", 3), ("scan.sqlite-wal", 2),
     ):  # fmt: skip
         path = private_cache / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,8 +46,8 @@ def test_the_list_for_programs_has_every_fact(capsys):
 def test_one_network_is_told_in_full_however_it_is_spelled(capsys, name):
     catalogue.show(name)
     said = " ".join(capsys.readouterr().out.split())
-    for fact in ("resnet50", "224 x 224", "25,636,712", "74.9 %", "RGB to BGR", "keras.applications.ResNet50", "arxiv.org", "sha256:"):
-        assert fact in said or fact == "sha256:", fact
+    for fact in ("224 x 224", "25,636,712", "74.9 %", "RGB to BGR", "keras.applications.ResNet50", "arxiv.org"):
+        assert fact in said
     assert "weights fetch resnet50 on a machine that has one" in said  # without a network
     assert "finetune predict dog.jpg --model resnet50" in said
 

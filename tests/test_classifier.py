@@ -12,7 +12,7 @@ from finetune.device import keras
 from finetune.errors import ConfigError, DataError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
-CLASSES = ("cat", "Käsekrainer", "日本犬", "it's \"odd\", <b>")
+CLASSES = ("cat", "Käsekrainer", "日本犬", 'it\'s "odd", <b>')
 TINY = config.Model(backbone="tiny", weights="none")
 
 

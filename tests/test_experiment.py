@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled
 
@@ -26,7 +26,10 @@ FILES = {
     "report.json", "report.html", "checkpoints/LAST",
     "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/mistakes.png",
 }  # fmt: skip
-SEVERAL = (r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)", r"tensorboard/(train|validation)/events\.out\.\S+")
+SEVERAL = (
+    r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
+    r"tensorboard/(train|validation)/events\.out\.\S+",
+)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 HEAD = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01}
 FINE_TUNE = {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003}
@@ -123,9 +126,11 @@ def test_report_json_keeps_its_contract(story):
 
 def test_the_history_has_a_row_per_epoch(story):
     rows = story.run.history()
-    assert [(row["phase"], row["epoch"]) for row in rows] == [("head", 1), ("head", 2), ("head", 3), ("fine_tune", 1), ("fine_tune", 2)]
+    assert [row["phase"] for row in rows] == ["head"] * 3 + ["fine_tune"] * 2
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 1, 2]
     assert list(rows[0]) == [
-        "phase", "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "step", "seconds",
+        "phase", "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy",
+        "learning_rate", "step", "seconds",
     ]  # fmt: skip
     assert [row["step"] for row in rows] == [6, 12, 18, 24, 30]
     rates = [row["learning_rate"] for row in rows]
@@ -195,7 +200,10 @@ def board(story):
     def read(part):
         events = EventAccumulator(str(story.run.tensorboard / part), size_guidance={"tensors": 0})
         events.Reload()
-        return {tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+        return {
+            tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+            for tag in events.Tags()["tensors"]
+        }
 
     return {"train": read("train"), "validation": read("validation")}
 

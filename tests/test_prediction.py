@@ -107,7 +107,8 @@ def test_problems_belong_to_their_pictures_whatever_the_batch():
 
 def test_answers_come_while_the_rest_is_still_waiting():
     done = []
-    stream = prediction.predict(Fake(np.full((4, 5), 0.2)), list("abcd"), batch_size=2, progress=lambda *at: done.append(at))
+    fake = Fake(np.full((4, 5), 0.2))
+    stream = prediction.predict(fake, list("abcd"), batch_size=2, progress=lambda *at: done.append(at))
     next(stream)
     assert done == []
     assert len(list(stream)) == 3
@@ -170,4 +171,5 @@ def test_a_row_with_fewer_classes_than_asked_keeps_its_columns():
     stream = io.StringIO(newline="")
     CsvTable(stream, top=3).write(Answer("x", (Prediction("a", "", 1.0),)))
     header, row = csv.reader(io.StringIO(stream.getvalue(), newline=""))
-    assert dict(zip(header, row, strict=True)) == dict.fromkeys(header, "") | {"path": "x", "class_1": "a", "probability_1": "1.000000"}
+    assert len(header) == 11
+    assert row == ["x", "a", "", "1.000000", *[""] * 7]

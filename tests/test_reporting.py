@@ -79,6 +79,12 @@ def test_json_holds_the_contract_and_reads_as_a_table(tmp_path: Path) -> None:
     assert "[2, 0, 0],\n" in text
 
 
+def test_json_keeps_names_that_look_like_lists(tmp_path: Path) -> None:
+    odd = ("[ 1,  2 ]", "[\t3 ]", "roses")
+    reporting.write(tmp_path, replace(evidence(), test=evaluation.measure(FINAL, LABELS, odd)))
+    assert json.loads((tmp_path / "report.json").read_text())["test"]["classes"] == list(odd)
+
+
 def test_page_says_the_numbers() -> None:
     text = page(evidence()).replace("\N{NO-BREAK SPACE}", " ")
     for piece in ("83.3 %", "50.0 %", "n = 6", "+33.3 points", "no more than chance may do", "1,200 training"):

@@ -144,7 +144,8 @@ def test_beside_a_run_the_imagenet_answer_can_be_asked_for(capsys, model, place,
     monkeypatch.setattr(showing, "_imagenet", lambda _: classifiers.load(model))
     code, out, _ = typed(capsys, "predict", "pix", "--model", model, "--imagenet", "--json", "--top", 1)
     assert code == 0
-    assert [[one["class"] for one in answer["predictions"]] for answer in json.loads(out)] == [["=evil()", "=evil()"]] * 3
+    for answer in json.loads(out):
+        assert [one["class"] for one in answer["predictions"]] == ["=evil()", "=evil()"]
 
 
 def test_evaluate_prints_numbers_with_their_intervals(capsys, model, pictures, tmp_path):
