@@ -180,6 +180,34 @@ def compare(arguments: argparse.Namespace) -> None:
     )
 
 
+def zeroshot(arguments: argparse.Namespace) -> None:
+    from finetune import terminal, zeroshot
+
+    zeroshot.show(
+        arguments.folder,
+        model=arguments.model,
+        pictures=arguments.pictures,
+        as_json=arguments.json,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
+    )
+
+
+def preview(arguments: argparse.Namespace) -> None:
+    from finetune import config as configs
+
+    loaded = configs.load(arguments.config, arguments.overrides)
+    from finetune import preview, terminal
+
+    preview.show(
+        loaded,
+        output=arguments.output,
+        pictures=arguments.pictures,
+        augmented=arguments.augmented,
+        overwrite=arguments.overwrite,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
+    )
+
+
 def backbones(arguments: argparse.Namespace) -> None:
     from finetune import catalogue
 
@@ -293,6 +321,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw curves and test accuracies")
     sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+
+    sub = add("preview", preview, "show what goes into a training, a sheet per class", "finetune preview flowers")
+    sub.add_argument("config", help="a YAML file, or the name of a shipped config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    sub.add_argument("--output", type=Path, metavar="DIR", default=Path("preview"), help="default: %(default)s")
+    sub.add_argument("--pictures", type=_positive, default=4, metavar="N", help="of each class (default: 4)")
+    sub.add_argument("--augmented", type=_positive, default=4, metavar="K", help="versions of each (default: 4)")
+    sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+    sub = add("zeroshot", zeroshot, "what a 1000-class network already knows of your folders", "finetune zeroshot photos/")
+    sub.add_argument("folder", type=Path, help="a folder with one folder per class")
+    sub.add_argument("--model", default="efficientnet_lite0", metavar="BACKBONE", help="default: %(default)s")
+    sub.add_argument("--pictures", type=_positive, default=20, metavar="N", help="looked at in each folder (default: 20)")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
     sub.add_argument("name", nargs="?")

@@ -255,7 +255,8 @@ def draw(found: Comparison) -> bytes:
 
 def _print(found: Comparison, console: Console) -> None:
     """Facts and settings are rows, runs are columns: so a few runs fit a narrow terminal."""
-    table = Table("", box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("", no_wrap=True)
     for run in found.runs:
         table.add_column(escape(visible(run.name)), overflow="fold")
     for title, cells in _facts(found.runs).items():

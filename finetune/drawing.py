@@ -141,6 +141,7 @@ def comparison(
     panels["test"].set_yticks(places, names)
     panels["test"].set_ylim(len(runs) - 0.4, -0.6)
     panels["test"].xaxis.set_major_formatter(_percent)
+    panels["test"].locator_params(axis="x", nbins=5)
     panels["test"].set_xlabel("test accuracy with its 95 % interval")
     for axes in panels.values():
         _plain(axes)
@@ -149,6 +150,9 @@ def comparison(
     panels["accuracy"].sharex(panels["loss"])
     panels["accuracy"].tick_params(labelbottom=False)
     panels["accuracy"].set_ylabel("validation accuracy")
+    if any(_phase_starts(history) for _, history, _ in runs):
+        text = "dots: the next phase begins"
+        panels["accuracy"].set_title(text, loc="left", fontsize=9, color=MUTED)
     panels["loss"].set(ylabel="validation loss", xlabel="epoch")
     panels["loss"].xaxis.get_major_locator().set_params(integer=True)
     return _png(figure)
@@ -157,9 +161,12 @@ def comparison(
 def _validation_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], what: str, colour: str) -> None:
     epochs = np.arange(1, len(history) + 1)
     values = np.array([_number(row.get(f"validation_{what}")) for row in history])
-    phases = [str(row["phase"]) for row in history]
-    starts = [at for at in range(1, len(phases)) if phases[at] != phases[at - 1]]
-    axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markevery=starts, markersize=6)
+    axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markevery=_phase_starts(history), markersize=6)
+
+
+def _phase_starts(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Rows at which a phase other than the first begins."""
+    return [at for at in range(1, len(history)) if history[at]["phase"] != history[at - 1]["phase"]]
 
 
 def _interval_bar(axes: "Axes", place: int, share: Proportion | None, colour: str) -> None:
@@ -190,6 +197,40 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
     if title:
         figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
     return _png(figure)
+
+
+def preview(
+    rows: Sequence[tuple[Image, tuple[float, float, float, float] | None, Image, Sequence[Image]]], title: str
+) -> bytes:
+    """A row per picture: the original with the box (left, top, width, height) that is kept, what the network sees,
+    and augmented versions of it."""
+    from matplotlib.patches import Rectangle
+
+    columns = 2 + max(len(augmented) for _, _, _, augmented in rows)
+    figure = _figure(1.5 * columns, 1.5 * len(rows) + 0.75)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for line, (original, box, seen, augmented) in zip(grid, rows, strict=True):
+        for axes, picture in zip(line, (original, seen, *augmented), strict=False):
+            axes.imshow(picture)
+        if box is not None:
+            line[0].imshow(_outside_box(original, box))
+            line[0].add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor="white", linewidth=3))
+            line[0].add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor=ORANGE, linewidth=1.5))
+    heads = ["original", "the network sees", *(f"augmented {number}" for number in range(1, columns - 1))]
+    for axes, head in zip(grid[0], heads, strict=True):
+        axes.set_title(head, fontsize=8, color=MUTED)
+    figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+    return _png(figure)
+
+
+def _outside_box(picture: Image, box: tuple[float, float, float, float]) -> Image:
+    """`picture` with everything outside `box` faded."""
+    left, top, right, bottom = (round(value) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    faded: Image = (255 - (255 - picture.astype(np.float32)) * 0.45).astype(np.uint8)
+    faded[top:bottom, left:right] = picture[top:bottom, left:right]
+    return faded
 
 
 def prediction_figure(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune import drawing, files, images
 from finetune.device import tf
@@ -151,11 +151,15 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _forget_from(folder: Path, step: int) -> None:
-    """A START event is how TensorBoard learns of a restart: it drops all later steps of the files before."""
-    start = SessionLog(status=SessionLog.START)
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(wall_time=time.time(), step=step, session_log=start))
-    writer.close()
+    """A START event is how TensorBoard learns of a restart: it drops all later steps of the files before.
+
+    Files are read in the order of their names, which begin with the second; `!` sorts before any name of a computer.
+    """
+    folder.mkdir(exist_ok=True)
+    now = time.time()
+    start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
+    with (folder / f"events.out.tfevents.{int(now):010d}.!restart").open("wb") as file:
+        RecordWriter(file).write(start.SerializeToString())
 
 
 def _sample_sheet(training: PhaseTraining, indices: np.ndarray, predicted: np.ndarray) -> bytes:

@@ -38,8 +38,3 @@ def test_train_then_predict_then_plain_keras(pictures, tmp_path, monkeypatch, ca
 
     example("plain_keras")(path, picture)
     assert capsys.readouterr().out.strip() in {"blue", "green", "red"}
-
-
-def test_predict_asks_imagenet_by_default(shared, capsys):
-    example("predict")(str(shared / "data" / "demo_images" / "granny_smith.jpg"))
-    assert "Granny Smith" in capsys.readouterr().out

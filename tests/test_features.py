@@ -118,7 +118,6 @@ CHANGES = {
     "weights": other_weights,
     "a picture": other_picture,
     "transform": lambda tiny, dataset: (built(resize="squash"), dataset),
-    "size": lambda tiny, dataset: (built(image_size=40), dataset),
     "cut": lambda tiny, dataset: (tiny, dataset, [tiny.blocks()[-1].input]),
     "pooling": lambda tiny, dataset: (built(pooling="max"), dataset),
 }
@@ -187,6 +186,11 @@ LACK = 1000  # bytes: nothing fits
 HALF = 18 * 32 * 4  # of 18 pictures' 32 features: as DISK_SHARE is a half, they fit in half precision alone
 
 
+@pytest.fixture(scope="module")
+def full(tiny, dataset):
+    return rows(prepare(tiny, dataset, policy="off")[0], dataset)
+
+
 @pytest.mark.parametrize(
     ("disk", "memory", "place", "dtype", "sentence"),
     [
@@ -196,8 +200,7 @@ HALF = 18 * 32 * 4  # of 18 pictures' 32 features: as DISK_SHARE is a half, they
         (LACK, HALF * 1.3, np.ndarray, "float16", r"on memory \(half precision, to fit\)"),
     ],
 )
-def test_auto_takes_what_there_is_room_for(tiny, dataset, monkeypatch, disk, memory, place, dtype, sentence):
-    full = rows(prepare(tiny, dataset, policy="memory")[0], dataset)
+def test_auto_takes_what_there_is_room_for(tiny, dataset, full, monkeypatch, disk, memory, place, dtype, sentence):
     monkeypatch.setattr(features, "available_memory", lambda: int(memory))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12 - disk, disk))
     said = []
@@ -220,21 +223,16 @@ def test_without_any_room_every_epoch_goes_through_the_network(tiny, dataset, mo
     assert "every epoch goes through the whole network" in said[0]
 
 
-@pytest.mark.parametrize("augment", [NONE, VIEWS])
-def test_rows_from_disk_equal_rows_from_memory(tiny, dataset, augment):
+def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):
     cuts = [tiny.head_input, tiny.blocks()[-1].input]
-    disk = prepare(tiny, dataset, cuts, augment, policy="disk")
-    memory = prepare(tiny, dataset, cuts, augment, policy="memory")
+    disk = prepare(tiny, dataset, cuts, VIEWS, policy="disk")
+    memory = prepare(tiny, dataset, cuts, VIEWS, policy="memory")
+    assert len(list(features.features_folder().iterdir())) == 2 * 3  # cuts and views; memory leaves no file
     for one, other in zip(disk, memory, strict=True):
         assert isinstance(one.views[0], np.memmap)
         assert not isinstance(other.views[0], np.memmap)
         np.testing.assert_array_equal(rows(one, dataset), rows(other, dataset))
         np.testing.assert_array_equal(rows(one, dataset, 5, "train"), rows(other, dataset, 5, "train"))
-
-
-def test_memory_leaves_no_file(tiny, dataset):
-    prepare(tiny, dataset, policy="memory")
-    assert list(features.features_folder().iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------- views
@@ -312,8 +310,7 @@ def replaced(path):
     Image.new("RGB", (40, 40), "white").save(path)
 
 
-@pytest.mark.parametrize("policy", ["disk", "off"])
-@pytest.mark.parametrize("change", [broken, deleted])
+@pytest.mark.parametrize(("change", "policy"), [(broken, "disk"), (deleted, "off")])
 def test_a_picture_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_path, change, policy):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")

@@ -1,0 +1,227 @@
+"""What a 1000-class network already knows of a folder of pictures, and what a new head would make of it.
+
+    found = survey(Path("photos"))
+    found.folders[0].classes              # the ImageNet classes that its pictures are called
+    found.without_training.value          # accuracy when those stand for the folder
+    found.with_head.value                 # estimate for a head on the frozen backbone
+
+A few pictures of each folder go through the network once. Both accuracies come from cross-validation: the pictures
+that say which ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
+Nothing of the network is trained.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune import classifier, images, pipeline, sources
+from finetune.classifier import Classifier, inference
+from finetune.config import Data
+from finetune.device import keras, tf
+from finetune.errors import DataError, UsageError
+from finetune.evaluation import PairedTest, Proportion, paired_test, wilson
+from finetune.terminal import Terminal
+
+PICTURES = 20  # of each folder: enough to see, and some seconds for a handful of folders
+BATCH = 16
+FOLDS = 5
+NAMED = 3  # ImageNet classes shown for a folder
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One class of the user's, and the ImageNet classes that its pictures are called most: (name, share)."""
+
+    name: str
+    pictures: int
+    classes: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known before any training. `paired` holds the head against the untouched network."""
+
+    model: str
+    folders: tuple[Folder, ...]
+    without_training: Proportion
+    with_head: Proportion
+    paired: PairedTest
+    skipped: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and numbers only, for `json.dump`."""
+        return asdict(self)
+
+
+def survey(
+    folder: Path,
+    *,
+    model: str = "efficientnet_lite0",
+    pictures: int = PICTURES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Looks at up to `pictures` pictures of each class folder in `folder` with the 1000-class network `model`.
+
+    Raises DataError for a folder without classes or with too few readable pictures, UsageError for a `model` that has
+    no ImageNet classes, WeightsError when its weights cannot be had.
+    """
+    listing = sources.find(Data(folder=folder.absolute()))
+    if len(listing.classes) < 2:
+        raise DataError(f"{folder}: only one class folder.", remedy="Two at least are needed to tell apart.")
+    subject = classifier.load(model)
+    if not subject.spec.pretrained:
+        raise UsageError(
+            f"{model} answers with classes of its own, not those of ImageNet.",
+            remedy="zeroshot takes a backbone: finetune zeroshot FOLDER --model mobilenet_v2",
+        )
+    chosen = _sample(listing.labels, pictures, seed)
+    paths = [str(Path(listing.root, listing.names[index])) for index in chosen]
+    features, probabilities, problems = _look(subject, paths, progress)
+    good = np.array([at for at in range(len(paths)) if at not in problems], int)
+    labels = listing.labels[chosen][good].astype(np.int64)
+    _check(labels, listing.classes)
+    features, probabilities = features[good], probabilities[good]
+    folds = _folds(labels, seed)
+    mapped = _cross_validate(labels, folds, lambda train, test: _vote(probabilities, labels, train, test))
+    fitted = _cross_validate(labels, folds, lambda train, test: _fit(features, labels, train, test))
+    return Survey(
+        model=subject.row.title,
+        folders=tuple(
+            _describe(name, probabilities[labels == number], subject.classes)
+            for number, name in enumerate(listing.classes)
+        ),
+        without_training=wilson(int(mapped.sum()), len(labels)),
+        with_head=wilson(int(fitted.sum()), len(labels)),
+        paired=paired_test(mapped, fitted),
+        skipped=tuple((paths[at], reason) for at, reason in problems.items()),
+    )
+
+
+def _sample(labels: npt.NDArray[np.int32], most: int, seed: int) -> Ints:
+    """Up to `most` positions of each label, drawn with `seed`."""
+    random = np.random.default_rng(seed)
+    return np.concatenate([random.permutation(np.flatnonzero(labels == label))[:most] for label in np.unique(labels)])
+
+
+def _look(
+    subject: Classifier, paths: Sequence[str], progress: Callable[[int, int], None] | None
+) -> tuple[Floats, Floats, dict[int, str]]:
+    """Pooled features (N, c) and probabilities (N, 1000) in one pass, and why pictures could not be read."""
+    pooled = keras.layers.GlobalAveragePooling2D()(subject.feature_map)
+    run = inference(keras.Model(subject.model.inputs[0], [pooled, subject.model.output]))
+    read = pipeline.reader(paths, subject.transform)
+    features, answers = [], []
+    problems: dict[int, str] = {}
+    for batch in pipeline.batches(read, np.arange(len(paths)), BATCH):
+        count = len(batch.indices)
+        one, logits = run(pipeline.padded(batch.images, BATCH))
+        features.append(one.numpy()[:count])
+        answers.append(tf.nn.softmax(logits).numpy()[:count])
+        problems |= batch.problems
+        if progress:
+            progress(int(batch.indices[-1]) + 1, len(paths))
+    return np.concatenate(features), np.concatenate(answers), problems
+
+
+def _check(labels: Ints, classes: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    few = [name for name, count in zip(classes, counts, strict=True) if count < 2]
+    if few:
+        raise DataError(
+            f"too few readable pictures of {', '.join(map(images.escape, few[:10]))}.",
+            remedy="Two of each class are the least that can be said anything about; twenty are better.",
+        )
+
+
+# -------------------------------------------------------------------------------------------- cross-validation
+
+
+def _folds(labels: Ints, seed: int) -> Ints:
+    """The fold (0..) of each picture, each class spread evenly."""
+    count = min(FOLDS, int(np.bincount(labels).min()))
+    random = np.random.default_rng(seed)
+    folds = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        places = random.permutation(np.flatnonzero(labels == label))
+        folds[places] = np.arange(len(places)) % count
+    return folds
+
+
+def _cross_validate(labels: Ints, folds: Ints, answer: Callable[[Ints, Ints], Ints]) -> npt.NDArray[np.bool_]:
+    """Which pictures are answered rightly by what is known from the other folds."""
+    right = np.zeros(len(labels), bool)
+    for fold in np.unique(folds):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        right[test] = answer(train, test) == labels[test]
+    return right
+
+
+def _vote(probabilities: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
+    """Every ImageNet class stands for the folders in proportion to how much of it was seen in them."""
+    seen = np.stack([probabilities[train][labels[train] == label].mean(axis=0) for label in np.unique(labels)], axis=1)
+    weight = (seen + 1e-6) / (seen + 1e-6).sum(axis=1, keepdims=True)  # (1000, folders); unseen ones say nothing
+    votes: Ints = (probabilities[test] @ weight).argmax(axis=1)
+    return votes
+
+
+def _fit(features: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
+    """Logistic regression: what a dense head on a frozen backbone converges to."""
+    from sklearn.linear_model import LogisticRegression
+
+    # One number brings the features of all backbones to one size; each for itself (StandardScaler) was 2 points worse.
+    # From C=0.01 to 10 the accuracy on flower_photos stays within a point.
+    scale = features[train].std() + 1e-9
+    head = LogisticRegression(C=0.1, max_iter=500).fit(features[train] / scale, labels[train])
+    answers: Ints = head.predict(features[test] / scale)
+    return answers
+
+
+def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folder:
+    counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
+    best = np.argsort(-counts, kind="stable")[:NAMED]
+    named = tuple((classes[at], float(counts[at] / len(probabilities))) for at in best if counts[at])
+    return Folder(name, len(probabilities), named)
+
+
+# ----------------------------------------------------------------------------------------------------- showing
+
+
+def show(folder: Path, *, model: str, pictures: int, as_json: bool, terminal: Terminal) -> None:
+    """Prints the survey of `folder`."""
+    with terminal.stage("Looking") as update:
+        found = survey(folder, model=model, pictures=pictures, progress=update)
+    for path, reason in found.skipped:
+        terminal.warn(f"{images.escape(path)} is left out: {reason}")
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("folder", "pictures", f"{found.model} calls them", box=None, header_style="dim")
+    for one in found.folders:
+        named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
+        table.add_row(escape(images.escape(one.name)), str(one.pictures), escape(named))
+    console.print(table)
+    console.print(f"\nWithout training, its classes standing for yours:  {_interval(found.without_training)}")
+    console.print(f"With a new head on it (estimate):                  {_interval(found.with_head)}")
+    paired = found.paired
+    verdict = "more than chance" if paired.better else "no evidence of a difference"
+    console.print(f"The head makes {paired.difference * 100:+.1f} points: {verdict} (p = {paired.p_value:.2g})")
+    console.print(
+        f"Both from {sum(one.pictures for one in found.folders):,} pictures; a head trained on all does better."
+    )
+    terminal.say(f"Next: finetune init {images.escape(folder)}")
+
+
+def _interval(share: Proportion) -> str:
+    return f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%})"

@@ -1,0 +1,82 @@
+"""What is known of a folder before any training."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune import cli, zeroshot
+from finetune.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def zoo(shared, tmp_path_factory):
+    """Three folders of four real photos each, by the user's own names; one file is broken."""
+    root = tmp_path_factory.mktemp("zoo")
+    samples = sorted((shared / "data/imagenet_samples").glob("*.JPEG"))
+    for name, first in (("fish", 0), ("birds", 10), ("snakes", 60)):
+        (root / name).mkdir()
+        for path in samples[first : first + 4]:
+            (root / name / path.name).write_bytes(path.read_bytes())
+    (root / "fish" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    return root
+
+
+def test_a_survey_names_the_classes_of_each_folder(zoo, capsys):
+    assert cli.main(["zeroshot", str(zoo), "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [(one["name"], one["pictures"]) for one in found["folders"]] == [("birds", 4), ("fish", 4), ("snakes", 4)]
+    fish = dict(found["folders"][1]["classes"])
+    assert set(fish) & {"tench", "goldfish", "great white shark", "tiger shark"}
+    assert 0 < found["without_training"]["low"] < found["without_training"]["value"] <= 1
+    assert found["paired"]["n"] == 12
+    assert "broken.jpg is left out" in captured.err
+
+
+def test_names_of_folders_play_no_part(zoo):
+    found = zeroshot.survey(zoo, pictures=3)
+    again = zeroshot.survey(zoo, pictures=3)
+    assert found == again  # drawn with a seed
+    assert sum(one.pictures for one in found.folders) in (8, 9)  # the broken one may be among those drawn
+
+
+def test_a_folder_is_voted_for_by_the_classes_seen_in_it():
+    probabilities = np.full((6, 4), 0.02, np.float32)
+    probabilities[np.arange(6), [0, 0, 0, 3, 3, 3]] = 0.94
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    train, test = np.array([0, 1, 3, 4]), np.array([2, 5])
+    assert zeroshot._vote(probabilities, labels, train, test).tolist() == [0, 1]
+
+
+def test_no_picture_is_measured_by_what_was_learnt_from_it():
+    """Random features and labels: whoever tests on what he has fitted gets 100 %, whoever does not gets chance."""
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(120, 300)).astype("float32"), np.arange(120) % 3
+    folds = zeroshot._folds(labels, seed=0)
+    right = zeroshot._cross_validate(labels, folds, lambda train, test: zeroshot._fit(features, labels, train, test))
+    assert 0.15 < right.mean() < 0.5
+    assert [np.bincount(labels[folds == fold]).tolist() for fold in range(5)] == [[8, 8, 8]] * 5
+
+
+def test_bad_input_is_one_clear_message(zoo, tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        zeroshot.survey(tmp_path / "nowhere")
+    (tmp_path / "cat").mkdir()
+    picture = next((zoo / "fish").glob("n*"))
+    (tmp_path / "cat" / "one.jpg").write_bytes(picture.read_bytes())
+    with pytest.raises(DataError, match="only one class folder"):
+        zeroshot.survey(tmp_path)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "one.jpg").write_bytes(picture.read_bytes())
+    with pytest.raises(DataError, match="too few readable pictures of cat, dog"):
+        zeroshot.survey(tmp_path)
+
+
+def test_a_run_of_ones_own_has_no_imagenet_classes(zoo, monkeypatch):
+    from finetune import classifier, config
+
+    own = classifier.build(config.Model(backbone="tiny", weights="none"), ["a", "b"])
+    monkeypatch.setattr(classifier, "load", lambda _: own)
+    with pytest.raises(UsageError, match="classes of its own, not those of ImageNet"):
+        zeroshot.survey(zoo, model="runs/x-1")
