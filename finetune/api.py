@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune import assessment, evaluation, experiment
 from finetune import classifier as classifiers
 from finetune import config as configs
-from finetune import evaluation, experiment
 from finetune.classifier import Classifier
 from finetune.experiment import Result
 from finetune.terminal import Terminal
@@ -24,4 +24,4 @@ def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool =
 
 def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> evaluation.Metrics:
     """Measures a run (on its own test pictures, or on `data`) or a backbone (on `data`)."""
-    return experiment.evaluate(source, data, split=split, terminal=Terminal(quiet=True))
+    return assessment.evaluate(source, data, split=split, terminal=Terminal(quiet=True))

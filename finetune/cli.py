@@ -161,9 +161,9 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from finetune import experiment, showing, terminal
+    from finetune import assessment, showing, terminal
 
-    metrics = experiment.evaluate(
+    metrics = assessment.evaluate(
         arguments.model, arguments.data, split=arguments.split, terminal=terminal.Terminal(quiet=arguments.quiet)
     )
     if arguments.json:
@@ -299,11 +299,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
 
-    sub = add("explain", explain, "show where in a picture the answer was found", "finetune explain dog.jpg --class beagle")
+    sub = add("explain", explain, "show where the answer was found", "finetune explain dog.jpg --class beagle")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
-    sub.add_argument("--class", dest="target", metavar="NAME", help="a class by name or WordNet id (default: the likeliest)")
-    sub.add_argument("--method", choices=("grad-cam", "grad-cam++", "cam"), default="grad-cam", help="default: %(default)s")
+    sub.add_argument("--class", dest="target", metavar="NAME", help="by name or WordNet id (default: the likeliest)")
+    methods = ("grad-cam", "grad-cam++", "cam")
+    sub.add_argument("--method", choices=methods, default="grad-cam", help="default: %(default)s")
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers beside the picture (default: 5)")
     where = sub.add_mutually_exclusive_group()
     where.add_argument("--figure", type=Path, metavar="PNG", help="everything in one file")
@@ -330,10 +331,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--augmented", type=_positive, default=4, metavar="K", help="versions of each (default: 4)")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
-    sub = add("zeroshot", zeroshot, "what a 1000-class network already knows of your folders", "finetune zeroshot photos/")
+    sub = add("zeroshot", zeroshot, "what a network knows of your folders untrained", "finetune zeroshot photos/")
     sub.add_argument("folder", type=Path, help="a folder with one folder per class")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="BACKBONE", help="default: %(default)s")
-    sub.add_argument("--pictures", type=_positive, default=20, metavar="N", help="looked at in each folder (default: 20)")
+    sub.add_argument("--pictures", type=_positive, default=20, metavar="N", help="of each folder (default: 20)")
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")

@@ -214,6 +214,7 @@ def preview(
     for line, (original, box, seen, augmented) in zip(grid, rows, strict=True):
         for axes, picture in zip(line, (original, seen, *augmented), strict=False):
             axes.imshow(picture)
+            axes.set_anchor("N")  # so that the heads stand on one line, whatever the shape of the original
         if box is not None:
             line[0].imshow(_outside_box(original, box))
             line[0].add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor="white", linewidth=3))

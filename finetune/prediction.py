@@ -60,12 +60,13 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         if self.error:
             return {"path": self.path, "error": self.error}
+        levels = [{**one._asdict(), "probability": round(one.probability, 6)} for one in self.levels]
         return {
             "path": self.path,
             "predictions": [
                 {"class": one.name, "id": one.id, "probability": round(one.probability, 6)} for one in self.predictions
             ],
-            **({"levels": [{**one._asdict(), "probability": round(one.probability, 6)} for one in self.levels]} if self.levels else {}),
+            **({"levels": levels} if levels else {}),
         }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from finetune import classifier, data, drawing, files, images, pipeline
+from finetune import catalog, classifier, data, drawing, files, images, pipeline
 from finetune.config import Config
 from finetune.data import Dataset
 from finetune.errors import UsageError
@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 
 def transform(config: Config) -> Transform:
     """How pictures of this config become the squares that its network sees."""
-    row = classifier.catalog.find(config.model.backbone)
+    row = catalog.find(config.model.backbone)
     size = config.model.image_size or row.size
     return classifier.transform(classifier.Spec(row.name, size, resize=config.model.resize))
 
@@ -78,12 +78,13 @@ def crop_sentence(config: Config, dataset: Dataset) -> str:
     shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
     if how.resize == "crop":
         boxes = [kept(int(width), int(height), how) for width, height in sizes]
-        left = np.array([box[2] * box[3] for box in boxes if box]) / (shorter * longer)
+        sides = np.array([box[2] for box in boxes if box])
+        left = sides**2 / (shorter * longer)
         what = f"The center crop removes {1 - np.median(left):.0%} of the pixels on median"
         remedy = "; model.resize=squash or pad would keep them" if np.median(left) < 0.6 else ""
-        enlarged = float(np.mean(shorter * how.crop < how.size))
+        enlarged = float(np.mean(sides < how.size))
     elif how.resize == "squash":
-        what = f"Whole pictures are squeezed: their longer side to 1/{np.median(longer / shorter):.2f} on median"
+        what = f"Whole pictures are squeezed to a square, {np.median(longer / shorter):.2g} to 1 on median"
         remedy, enlarged = "", float(np.mean(shorter < how.size))
     else:
         what = f"Whole pictures are fitted on black, which makes up {1 - np.median(shorter / longer):.0%} on median"

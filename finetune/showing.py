@@ -90,13 +90,23 @@ def predict(
 
 
 def _answers(
-    classifiers: Sequence[Classifier], paths: Sequence[str], top: int, level: bool, batch_size: int, terminal: Terminal
+    classifiers: Sequence[Classifier],
+    paths: Sequence[str],
+    top: int,
+    level: bool,
+    batch_size: int,
+    terminal: Terminal,
 ) -> Iterator[Answer]:
     """One answer a picture, those of several classifiers joined; ends early, and whole, when asked to stop."""
     with signals.graceful() as stop, terminal.stage("Predicting") as update:
         streams = [
             prediction.predict(
-                one, paths, top=top, level=level and not number, batch_size=batch_size, progress=None if number else update
+                one,
+                paths,
+                top=top,
+                level=level and number == 0,
+                batch_size=batch_size,
+                progress=None if number else update,
             )
             for number, one in enumerate(classifiers)
         ]

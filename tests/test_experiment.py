@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled
 
-from finetune import api, experiment, runs, terminal
+from finetune import api, assessment, experiment, runs, terminal
 from finetune import classifier as classifiers
 from finetune import config as configs
 from finetune.errors import ConfigError, DataError, UsageError
@@ -258,12 +258,12 @@ def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
 
 def test_a_finished_run_is_not_begun_again_by_evaluate(story):
     before = tree(story.run.path)
-    assert experiment.evaluate(story.run.path).to_json() == story.report["test"]
+    assert assessment.evaluate(story.run.path).to_json() == story.report["test"]
     assert tree(story.run.path) == before
 
 
 def test_evaluate_measures_what_is_asked_for(story, pictures, tmp_path):
-    train, validation = (experiment.evaluate(story.run.path, split=split) for split in ("train", "validation"))
+    train, validation = (assessment.evaluate(story.run.path, split=split) for split in ("train", "validation"))
     assert (train.n, validation.n) == (42, 15)
     assert validation.accuracy.value == pytest.approx(story.run.phases[-1]["validation"]["accuracy"])
     everything = api.evaluate(story.run.path, pictures)
@@ -271,22 +271,22 @@ def test_evaluate_measures_what_is_asked_for(story, pictures, tmp_path):
     assert everything.correct == train.correct + validation.correct + story.result.metrics.correct
 
     shutil.copytree(pictures / "red", tmp_path / "new" / "red")
-    reds = experiment.evaluate(story.run.path, tmp_path / "new")
+    reds = assessment.evaluate(story.run.path, tmp_path / "new")
     assert [one.n for one in reds.per_class] == [0, 0, 24]
     assert reds.correct == everything.confusion[2, 2]
 
     (tmp_path / "table.csv").write_text(f"path,label\n{pictures}/red/00.png,red\n{pictures}/blue/00.png,blue\n")
-    assert experiment.evaluate(story.run.path, tmp_path / "table.csv").n == 2
+    assert assessment.evaluate(story.run.path, tmp_path / "table.csv").n == 2
 
 
 def test_evaluate_refuses_what_it_cannot_measure(story, pictures, tmp_path):
     shutil.copytree(pictures / "red", tmp_path / "new" / "purple")
     with pytest.raises(DataError, match="purple"):
-        experiment.evaluate(story.run.path, tmp_path / "new")
+        assessment.evaluate(story.run.path, tmp_path / "new")
     with pytest.raises(DataError, match="no such folder or table"):
-        experiment.evaluate(story.run.path, tmp_path / "absent")
+        assessment.evaluate(story.run.path, tmp_path / "absent")
     with pytest.raises(UsageError, match="--data"):
-        experiment.evaluate(story.run.model_keras)
+        assessment.evaluate(story.run.model_keras)
 
 
 def test_evaluate_refuses_pictures_that_have_changed(story, pictures, tmp_path):
@@ -295,10 +295,10 @@ def test_evaluate_refuses_pictures_that_have_changed(story, pictures, tmp_path):
     shutil.copytree(story.run.path, moved)
     text = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(text.replace(str(pictures), str(tmp_path / "pictures")))
-    assert experiment.evaluate(moved).to_json() == story.report["test"]  # the run and its pictures may move
+    assert assessment.evaluate(moved).to_json() == story.report["test"]  # the run and its pictures may move
     Image.new("RGB", (40, 40), "red").save(tmp_path / "pictures" / "red" / "07.png")
     with pytest.raises(DataError, match=r"red/07\.png"):
-        experiment.evaluate(moved)
+        assessment.evaluate(moved)
 
 
 def test_runs_do_not_go_among_the_pictures(pictures):
@@ -328,7 +328,7 @@ def test_a_head_alone_on_augmented_views_without_test_pictures(pictures, tmp_pat
     assert "Test accuracy" not in story.said
     assert "Next:" in story.said
     with pytest.raises(DataError, match="no test pictures"):
-        experiment.evaluate(story.run.path)
+        assessment.evaluate(story.run.path)
 
 
 def test_gradual_unfreezing_from_python_without_training_the_head(pictures, tmp_path):
@@ -370,5 +370,5 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(pictures, tmp_pa
     assert [len(story.report["test"]["classes"]), story.report["test"]["n"]] == [2, 9]
     assert len(rows_of(story.run.splits_csv)) == 48
     assert tree(tmp_path / "pix") == {path.name for path in (tmp_path / "pix").iterdir()}
-    assert experiment.evaluate(story.run.path).n == 9
+    assert assessment.evaluate(story.run.path).n == 9
     assert runs.open(story.run.path).status == "done"
