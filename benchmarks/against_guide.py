@@ -68,7 +68,13 @@ def main() -> None:
             first = ours(arguments, folder, arguments.fine_epochs)
             warm = ours(arguments, folder, 0)
             splits = folder / "splits"
-            command = [sys.executable, str(HERE / "split_folder.py"), str(first["run"]), arguments.pictures, str(splits)]
+            command = [
+                sys.executable,
+                str(HERE / "split_folder.py"),
+                str(first["run"]),
+                arguments.pictures,
+                str(splits),
+            ]
             subprocess.run(command, check=True)
             peer = guide(arguments, splits)
         cold, hot = first["seconds"], warm["seconds"]
@@ -79,7 +85,9 @@ def main() -> None:
             ("whole run", sum(cold.values()), peer["whole"]),
         ):
             ratios.setdefault(title, []).append(theirs / seconds)
-            print(f"{title:<24} ours {seconds:7.1f} s   guide {theirs:7.1f} s   {theirs / seconds:5.1f} times", flush=True)
+            print(
+                f"{title:<24} ours {seconds:7.1f} s   guide {theirs:7.1f} s   {theirs / seconds:5.1f} times", flush=True
+            )
         accuracy, head = first["test"]["accuracy"]["value"], first["head"]["accuracy"]["value"]
         print(f"test accuracy: head {head:.3f} against {peer['head_test_accuracy']:.3f}, "
               f"fine-tuned {accuracy:.3f} against {peer['test_accuracy']:.3f}", flush=True)  # fmt: skip

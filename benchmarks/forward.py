@@ -49,7 +49,9 @@ def main(folder: str, *names: str) -> None:
         rounds = [(ours(classifier, paths), bare(classifier, ready)) for _ in range(ROUNDS)]
         first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
         ratio = statistics.median(one / two for one, two in rounds)
-        print(f"{name:<20} ours {first:6.1f}/s with decoding   bare Keras {second:6.1f}/s   ratio {ratio:.2f}", flush=True)
+        print(
+            f"{name:<20} ours {first:6.1f}/s with decoding   bare Keras {second:6.1f}/s   ratio {ratio:.2f}", flush=True
+        )
 
 
 if __name__ == "__main__":

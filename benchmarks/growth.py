@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py 1000 2000 4000 8000 [--backbone tiny] [--epochs 3]
 
-Makes that many different 224 px JPEGs (10 classes), trains the head in a process of its own each, and prints seconds and
-peak memory. `tiny` at 224 px keeps reading, hashing, caching and training real and leaves out the network's time.
+Makes that many different 224 px JPEGs (10 classes), trains the head in a process of its own each, and prints seconds
+and peak memory. `tiny` at 224 px keeps reading, hashing, caching and training real and leaves out the network's time.
 """
 
 import argparse

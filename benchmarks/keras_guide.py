@@ -1,6 +1,6 @@
 """The peer: what a user writes from Keras' transfer-learning guide and TensorFlow's tutorial of the same name.
 
-    python benchmarks/keras_guide.py SPLITS [--backbone mobilenet_v2|efficientnet_lite0] [--head-epochs 10] [--fine-epochs 5]
+    python benchmarks/keras_guide.py SPLITS [--backbone mobilenet_v2] [--head-epochs 10] [--fine-epochs 5]
 
 SPLITS holds train/, validation/ and test/ with a folder per class (`benchmarks/split_folder.py` makes them, as links,
 from the splits.csv of a run, so that both see the same pictures). Prints one line of JSON with seconds and accuracies.

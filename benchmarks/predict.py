@@ -55,9 +55,13 @@ def main() -> None:
     times = []
     for _ in range(arguments.rounds):
         times.append((ours(classifier, paths), documented(classifier.model, paths), batched(classifier.model, paths)))
-    for name, column in zip(("finetune", "load_img + predict", "the same, batched"), zip(*times, strict=True), strict=True):
+    for name, column in zip(
+        ("finetune", "load_img + predict", "the same, batched"), zip(*times, strict=True), strict=True
+    ):
         print(f"{name:<20} {len(paths) / statistics.median(column):7.1f} pictures/s")
-    print(f"ratio {statistics.median(b / a for a, b, _ in times):.1f}, batched {statistics.median(c / a for a, _, c in times):.1f}")
+    single = statistics.median(other / own for own, other, _ in times)
+    batch = statistics.median(other / own for own, _, other in times)
+    print(f"ratio {single:.1f}, against the batched one {batch:.1f}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def evidence(
         commands=[
             f"finetune predict PICTURES --model {where}",
             f"finetune evaluate {where} --data NEW_PICTURES",
-            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # again, with any value changed",
+            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # again, any value changed",
             f"finetune tensorboard {where.parent}",
         ],
         thumbnail=lambda path: images.read_square(path, images.Transform(160, resize="crop", crop=1.0)),
@@ -158,7 +158,9 @@ def _labelled(classifier: Classifier, source: str | Path, split: str, update: An
     else:
         path = Path(text).absolute()
         if not path.exists():
-            raise DataError(f"{path}: no such folder or table.", remedy="--data takes a folder of class folders, or a CSV.")
+            raise DataError(
+                f"{path}: no such folder or table.", remedy="--data takes a folder of class folders, or a CSV."
+            )
         described = configs.Data(folder=path) if path.is_dir() else configs.Data(csv=path)
     used = sources.find(described).classes
     names = classifier.ids if set(used) <= set(classifier.ids) else classifier.classes

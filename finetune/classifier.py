@@ -59,7 +59,9 @@ class Spec:
 class Classifier:
     """A network that names what is in a picture. Made by `build` and `load`, not by hand."""
 
-    def __init__(self, name: str, spec: Spec, model: Any, backbone_output: Any, weights_hash: str | None = None) -> None:
+    def __init__(
+        self, name: str, spec: Spec, model: Any, backbone_output: Any, weights_hash: str | None = None
+    ) -> None:
         self.name = name
         self.spec = spec
         self.model = model
@@ -415,5 +417,3 @@ def _fill_with_nan(weights: Sequence[Any]) -> None:
     """So that a weight which Keras passes over in silence cannot keep the value it was built with."""
     for weight in weights:
         weight.assign(np.full(weight.shape, np.nan, weight.dtype))
-
-

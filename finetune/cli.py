@@ -175,9 +175,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     from finetune import comparison
 
-    comparison.show(
-        arguments.runs, as_json=arguments.json, figure=arguments.figure, overwrite=arguments.overwrite
-    )
+    comparison.show(arguments.runs, as_json=arguments.json, figure=arguments.figure, overwrite=arguments.overwrite)
 
 
 def zeroshot(arguments: argparse.Namespace) -> None:
@@ -352,9 +350,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("cache", cache, "list or clear what is cached", "finetune cache clear")
     sub.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
-    sub.add_argument("kind", nargs="?", choices=("features", "datasets", "weights", "scan"), help="only these (default: features)")
+    sub.add_argument(
+        "kind", nargs="?", choices=("features", "datasets", "weights", "scan"), help="only these (default: features)"
+    )
 
-    sub = add("weights", weights, "bring ImageNet weights to a machine without a network", "finetune weights fetch resnet50")
+    sub = add(
+        "weights", weights, "bring ImageNet weights to a machine without a network", "finetune weights fetch resnet50"
+    )
     sub.add_argument("action", nargs="?", choices=("list", "fetch", "verify", "path"), default="list")
     sub.add_argument("name", nargs="?", metavar="BACKBONE", help="for fetch and path")
 

@@ -45,7 +45,9 @@ from finetune.runs import Run
 from finetune.terminal import Terminal
 
 LOGS = 20_000_000  # bytes for TensorBoard, report and tables
-HEAD_ANSWERS = "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
+HEAD_ANSWERS = (
+    "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
+)
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,17 @@ def _explained(folder: Path) -> Iterator[None]:
 def _forget_from(folder: Path, step: int) -> None:
     """A START event is how TensorBoard learns of a restart: it drops all later steps of the files before.
 
-    Files are read in the order of their names, which begin with the second; `!` sorts before any name of a computer.
+    The first START that it meets it takes for the beginning, and ignores: hence two. Files are read in the order of
+    their names, which begin with the second; `!` sorts before any name of a computer.
     """
     folder.mkdir(exist_ok=True)
     now = time.time()
+    version = Event(wall_time=now, file_version="brain.Event:2")
     start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
     with (folder / f"events.out.tfevents.{int(now):010d}.!restart").open("wb") as file:
-        RecordWriter(file).write(start.SerializeToString())
+        records = RecordWriter(file)
+        for event in (version, start, start):
+            records.write(event.SerializeToString())
 
 
 def _sample_sheet(training: PhaseTraining, indices: np.ndarray, predicted: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Answers for pictures: which classes, how sure, and what could not be read.
 
-    for answer in predict(classifier, ["dog.jpg"], top=5):
-        answer.predictions[0].name, answer.predictions[0].probability
+for answer in predict(classifier, ["dog.jpg"], top=5):
+    answer.predictions[0].name, answer.predictions[0].probability
 """
 
 import csv
@@ -92,7 +92,9 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
 def _nothing(given: str) -> DataError:
     shown = images.escape(given)
     if os.path.isdir(given):
-        return DataError(f"{shown}: no pictures in this folder.", remedy=f"Known: {', '.join(sorted(images.IMAGE_SUFFIXES))}")
+        return DataError(
+            f"{shown}: no pictures in this folder.", remedy=f"Known: {', '.join(sorted(images.IMAGE_SUFFIXES))}"
+        )
     if glob.has_magic(given):
         return DataError(f"{shown}: this pattern matches no file.")
     folder, name = os.path.split(given)

@@ -188,7 +188,9 @@ class PhaseTraining:
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
         """Class scores (n, classes) of undisturbed pictures, with the weights as they are now."""
-        parts = [self._logits(tf.convert_to_tensor(x)).numpy() for x in self.source.batches(indices, None, VALIDATION_BATCH)]
+        parts = [
+            self._logits(tf.convert_to_tensor(x)).numpy() for x in self.source.batches(indices, None, VALIDATION_BATCH)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classifier.classes)), np.float32)
 
     def validate(self) -> dict[str, float]:
@@ -299,7 +301,9 @@ def run_phase(
     return result
 
 
-def _stop_cleanly(check_stop: Callable[[], None], commit: Callable[[PhaseTraining], None], training: PhaseTraining) -> None:
+def _stop_cleanly(
+    check_stop: Callable[[], None], commit: Callable[[PhaseTraining], None], training: PhaseTraining
+) -> None:
     try:
         check_stop()
     except FinetuneError:
@@ -419,4 +423,3 @@ def audit(training: PhaseTraining, before: str) -> None:
             f"{keras.__version__}, not of yours; the result must not be trusted.",
             remedy="Please report it, with the file config.yaml of the run.",
         )
-

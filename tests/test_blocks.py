@@ -49,7 +49,8 @@ def test_every_layer_is_in_one_block():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "first"), [(1, "two_expand"), (2, "one_a"), (99, "stem"), (0.3, "two_expand"), ("one_bn", "one_a"), ("all", "stem")]
+    ("wanted", "first"),
+    [(1, "two_expand"), (2, "one_a"), (99, "stem"), (0.3, "two_expand"), ("one_bn", "one_a"), ("all", "stem")],
 )
 def test_unfreeze(wanted, first):
     assert blocks.to_unfreeze(blocks.find(residual_network()), wanted)[0].name == first

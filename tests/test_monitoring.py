@@ -43,24 +43,22 @@ def test_steps_and_epochs_are_written_where_tensorboard_finds_them(tmp_path):
 
 
 def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
-    first = monitoring.TensorBoard(tmp_path, "seed: 1")
-    for step in range(1, 6):
-        first.step_done(training(step), loss=1.0, learning_rate=0.5)
-    first.epoch_done(training(5), row(5))
-    first.close()
-    for path in tmp_path.glob("*/events.*"):  # as of yesterday: they are read in the order of their names
-        path.rename(path.with_name(re.sub(r"tfevents\.\d+", "tfevents.1700000000", path.name)))
-
-    again = monitoring.TensorBoard(tmp_path, "seed: 1", first_step=3)  # the last checkpoint was after step 3
-    for step in range(4, 8):
-        again.step_done(training(step), loss=2.0, learning_rate=0.5)
-    again.epoch_done(training(5), row(5))
-    again.close()
-    points, count = values(tmp_path / "train", "step/loss")
-    assert points == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 2}
-    assert count == 7
-    for part in ("train", "validation"):
-        assert values(tmp_path / part, "epoch/loss")[1] == 1
+    folder = tmp_path / "tensorboard"
+    # The loss tells the session: the first begins, each of the others goes on from a checkpoint after step 3.
+    for loss, first_step, steps in ((1, 0, range(1, 6)), (2, 3, range(4, 8)), (3, 3, range(4, 7))):
+        old = set(folder.glob("*/*"))
+        board = monitoring.TensorBoard(folder, "seed: 1", first_step=first_step)
+        for step in steps:
+            board.step_done(training(step), loss=loss, learning_rate=0.5)
+        board.epoch_done(training(5), row(5))
+        board.close()
+        for path in set(folder.glob("*/*")) - old:  # files are read in the order of their names: these are of a day
+            path.rename(path.with_name(re.sub(r"tfevents\.\d{10}", f"tfevents.170000000{loss}", path.name)))
+        points, count = values(folder / "train", "step/loss")
+        assert points == {1: 1, 2: 1, 3: 1} | dict.fromkeys(steps, loss)
+        assert count == len(points)
+        for part in ("train", "validation"):
+            assert values(folder / part, "epoch/loss")[1] == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path):
