@@ -240,7 +240,7 @@ def _explanation(found: "Map", name: str) -> bytes:
         explanation.overlay(found.picture, found.heat),
         [(one.name, one.probability) for one in answers],
         marked=answers.index(found.target),
-        title=f"{name}: where {found.target.name} was seen ({found.method})",
+        title=f"{name}: what speaks for {found.target.name} ({found.method})",
         note="nothing here speaks for this class" if found.blank else "",
     )
 

@@ -1,13 +1,13 @@
 """The hierarchy above the 1000 classes: the table is WordNet's, and sums go up along it."""
 
 import csv
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finetune import catalog, cli, wordnet
+from finetune import catalog, cli, prediction, wordnet
 from finetune.errors import UsageError
 
 NOUNS = Path("/usr/share/wordnet/data.noun")  # Debian: apt-get install wordnet-base
@@ -100,6 +100,12 @@ def test_predict_shows_levels(shared, capsys):
     out = capsys.readouterr().out
     assert "< domestic cat 0." in out
     assert "< animal 0." in out
-    assert cli.main(["predict", path, "--level", "--json"]) == 0
-    levels = json.loads(capsys.readouterr().out)[0]["levels"]
-    assert set(levels[0]) == {"name", "id", "probability"}
+
+
+def test_json_has_levels_where_they_were_asked_for():
+    answer = prediction.Answer("cat.jpg", (prediction.Prediction("tabby", "n02123045", 0.5),))
+    assert "levels" not in answer.to_json()
+    level = wordnet.Level("cat", "n02121620", 0.75)
+    assert dataclasses.replace(answer, levels=(level,)).to_json()["levels"] == [
+        {"name": "cat", "id": "n02121620", "probability": 0.75}
+    ]

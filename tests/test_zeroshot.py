@@ -34,11 +34,12 @@ def test_a_survey_names_the_classes_of_each_folder(zoo, capsys):
     assert "broken.jpg is left out" in captured.err
 
 
-def test_names_of_folders_play_no_part(zoo):
-    found = zeroshot.survey(zoo, pictures=3)
-    again = zeroshot.survey(zoo, pictures=3)
-    assert found == again  # drawn with a seed
-    assert sum(one.pictures for one in found.folders) in (8, 9)  # the broken one may be among those drawn
+def test_the_pictures_are_drawn_evenly_and_the_same_each_time():
+    labels = np.repeat([0, 1, 2], [50, 3, 20]).astype(np.int32)
+    chosen = zeroshot._sample(labels, 10, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [10, 3, 10]
+    assert len(set(chosen.tolist())) == 23
+    np.testing.assert_array_equal(chosen, zeroshot._sample(labels, 10, seed=0))
 
 
 def test_a_folder_is_voted_for_by_the_classes_seen_in_it():
