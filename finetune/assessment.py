@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune import classifier as classifiers
 from finetune import config as configs
-from finetune import data, evaluation, images, reporting, runs, sources
+from finetune import data, evaluation, explanation, images, reporting, runs, sources
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
@@ -104,7 +104,14 @@ def evidence(
             f"finetune tensorboard {where.parent}",
         ],
         thumbnail=lambda path: images.read_square(path, images.Transform(160, resize="crop", crop=1.0)),
+        overlay=lambda path, name: _looked_at(classifier, path, dataset.classes.index(name)),
     )
+
+
+def _looked_at(classifier: Classifier, path: str, number: int) -> np.ndarray:
+    """The picture as the network saw it, under the Grad-CAM of class `number`."""
+    found = explanation.explain(classifier, path, target=number)
+    return explanation.overlay(found.picture, found.heat)
 
 
 def shown(path: Path) -> Path:

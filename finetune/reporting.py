@@ -160,9 +160,9 @@ def _worst_first(evidence: Evidence) -> list[ClassMetrics]:
 
 
 def _card(evidence: Evidence, mistake: Mistake) -> dict[str, Any]:
-    path = str(mistake.path)
-    seen = evidence.overlay(path, mistake.predicted) if evidence.overlay else None
-    return {"mistake": mistake, "picture": _jpeg(_look(evidence, path)), "seen": None if seen is None else _jpeg(seen)}
+    path, overlay = str(mistake.path), evidence.overlay
+    seen = None if overlay is None else _jpeg(_or_grey(lambda: overlay(path, mistake.predicted)))
+    return {"mistake": mistake, "picture": _jpeg(_look(evidence, path)), "seen": seen}
 
 
 def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
@@ -182,9 +182,13 @@ def _examples(evidence: Evidence) -> dict[str, str]:
 
 
 def _look(evidence: Evidence, path: str) -> Picture:
-    """The thumbnail, or plain grey where the file has gone since: a training must not lose its report to that."""
+    return _or_grey(lambda: evidence.thumbnail(path))
+
+
+def _or_grey(read: Callable[[], Picture]) -> Picture:
+    """What `read` gives, or plain grey where the file has gone since: a training must not lose its report to that."""
     try:
-        return evidence.thumbnail(path)
+        return read()
     except (FinetuneError, OSError):
         return np.full((160, 160, 3), 200, np.uint8)
 
