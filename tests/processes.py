@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -103,8 +104,14 @@ class Forge:
         self.process.stdin.flush()
         self.pid = int(self._answer())
 
-    def wait(self) -> int:
-        return int(self._answer())
+    def wait(self, seconds: float = 120.0) -> int:
+        """The child's exit code; one that hangs is killed, so that the test fails instead of waiting for ever."""
+        timer = threading.Timer(seconds, os.kill, (self.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            return int(self._answer())
+        finally:
+            timer.cancel()
 
     def run(self, *command: object, patch: str = "", **environment: str) -> int:
         self.start(*command, patch=patch, **environment)
