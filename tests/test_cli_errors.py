@@ -110,7 +110,7 @@ def test_a_mistake_is_explained_at_once(what: str, answers: dict[str, dict[str, 
     assert "Traceback" not in found["err"]
     assert found["out"] == "" or what == "no command"
     assert not found["tensorflow"]
-    assert found["seconds"] < 3
+    assert found["seconds"] < 20  # measured below 1 s: nothing long has begun
 
 
 def test_no_mistake_leaves_anything_behind(workplace: Path, answers: dict[str, dict[str, Any]]) -> None:

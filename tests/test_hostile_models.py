@@ -286,7 +286,7 @@ def refused(path: Path, words: str) -> None:
     begin = time.monotonic()
     with pytest.raises(WeightsError, match=words) as caught:
         classifier.load(path)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10  # measured below 1 s; a bomb would take far longer, a busy machine not
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # KB
     text = str(caught.value)
     assert str(path) in text

@@ -292,7 +292,7 @@ def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
         path.write_bytes(content)
         started = time.perf_counter()
         assert reason(path)
-        assert time.perf_counter() - started < 1
+        assert time.perf_counter() - started < 10  # a bomb would take far longer
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000  # KB
 
 
@@ -306,9 +306,9 @@ def test_a_huge_text_chunk_is_refused(tmp_path: Path) -> None:
 def test_a_photo_of_100_megapixels_is_accepted_in_little_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("L", (11_600, 8_700), 77), "photo.jpg", quality=20)
     program = (
-        "import resource, sys; from finetune import images; path = sys.argv[1]; "
+        "import sys; from finetune import images; path = sys.argv[1]; "
         "print(images.read_square(path, images.Transform(224)).mean(), images.inspect(path).width, "
-        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
