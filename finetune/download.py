@@ -277,7 +277,8 @@ def _network_problem(error: Exception) -> _Cut | _Refused:
         hint = "SSL_CERT_FILE can name the certificate of your network's proxy"
         return _Refused(f"the server's certificate cannot be trusted ({reason.verify_message}); {hint}")
     if isinstance(reason, socket.gaierror):
-        return _Cut("the name of the server cannot be resolved (no network, or DNS)")
+        # Not tried again: without a network, which is a normal place to be, the answer should come at once.
+        return _Refused("the name of the server cannot be resolved (no network, or DNS)")
     if isinstance(reason, TimeoutError):
         return _Cut("the server does not answer")
     return _Cut(f"no connection ({reason})")

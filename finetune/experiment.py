@@ -22,6 +22,7 @@ import numpy as np
 import finetune
 from finetune import (
     assessment,
+    catalog,
     data,
     device,
     evaluation,
@@ -32,6 +33,7 @@ from finetune import (
     runs,
     signals,
     training,
+    weights,
 )
 from finetune import classifier as classifiers
 from finetune import config as configs
@@ -109,6 +111,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
+        weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
         with _working_on(run, watch):
