@@ -29,6 +29,7 @@ from finetune import (
     features,
     files,
     monitoring,
+    pipeline,
     reporting,
     runs,
     signals,
@@ -183,6 +184,7 @@ def _train_and_assess(job: Job) -> Result:
     if checkpoint and checkpoint.lost:
         job.terminal.warn(checkpoint.lost)
 
+    _try_one_batch(job, classifier)
     with job.stage("features", "Features") as update:
         sources = features.prepare(
             classifier,
@@ -229,6 +231,18 @@ def _conclude(job: Job, result: Result) -> None:
     say(f"Time: {spent}; {sum(job.watch.seconds.values()):.0f} s in all")
     say(f"Report: {run / 'report.html'}   model: {run / 'model.keras'}")
     say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
+
+
+def _try_one_batch(job: Job, classifier: Classifier) -> None:
+    """One batch through the whole model: what cannot work should fail now, not after the long part."""
+    paths = job.dataset.paths(job.dataset.indices("train")[: min(job.config.head.batch_size, features.BATCH)])
+    batch = next(pipeline.batches(pipeline.reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
+    scores = classifier.model(batch.images.astype("float32"), training=False)
+    if not np.isfinite(keras.ops.convert_to_numpy(scores)).all():
+        raise WeightsError(
+            f"{classifier.spec.backbone} answers the first pictures with NaN or infinity.",
+            remedy="Its weights are damaged: `finetune weights verify` tells which file.",
+        )
 
 
 def _refuse_other_weights(run: Run, classifier: Classifier) -> None:
