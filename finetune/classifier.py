@@ -332,7 +332,6 @@ def _open(path: Path, *, name: str) -> Classifier:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error.what}") from None
     _load_weights(classifier, content, path)
-    classifier.weights_hash = None
     return classifier
 
 

@@ -170,7 +170,8 @@ def prepare(
         return [Live(extractor, number, paths, read, augmenter, seed) for number in range(len(cuts))]
 
     files.clean(features_folder())  # what killed runs left half made
-    keys = [[_key(classifier, dataset, cut, view, augment, seed, dtype) for view in views] for cut in cuts]
+    facts = [_facts(classifier, cut) for cut in cuts]
+    keys = [[_key(below, dataset, view, augment, seed, dtype) for view in views] for below in facts]
     arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
     missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
     total = sum(len(views[number].indices) for number in missing)
@@ -193,8 +194,8 @@ def prepare(
                 sink.discard()
     if total:
         say(_pace(total, time.monotonic() - started, meter.seconds))
-    position = np.full(len(dataset), -1)
-    position[dataset.indices("train")] = np.arange(len(dataset.indices("train")))
+    position, train = np.full(len(dataset), -1), dataset.indices("train")
+    position[train] = np.arange(len(train))
     return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
 
 
@@ -282,18 +283,23 @@ def features_folder() -> Path:
     return folder
 
 
-def _key(
-    classifier: Classifier, dataset: Dataset, cut: Any, view: View, augment: Augment, seed: int, dtype: str
-) -> str:
+def _facts(classifier: Classifier, cut: Any) -> dict[str, Any]:
+    """All of the network that decides what comes out at `cut`."""
     below = keras.Model(classifier.model.inputs[0], cut)
-    facts = {
-        "format": FORMAT,
-        "pictures": digest(name.encode() for name in (dataset.hashes[index] for index in view.indices)),
+    return {
         "weights": digest(np.ascontiguousarray(weight).data for weight in below.get_weights()),
         "backbone": classifier.spec.backbone,
         "cut": [layer.__class__.__name__ for layer in below.layers],
         "shape": list(cut.shape[1:]),
         "transform": repr(classifier.transform),
+    }
+
+
+def _key(below: dict[str, Any], dataset: Dataset, view: View, augment: Augment, seed: int, dtype: str) -> str:
+    facts = {
+        **below,
+        "format": FORMAT,
+        "pictures": digest(dataset.hashes[index].encode() for index in view.indices),
         "augment": [augment.model_dump(mode="json", exclude={"views"}), seed, view.number] if view.number else None,
         "dtype": dtype,
         "precision": precision(),

@@ -150,13 +150,17 @@ class PhaseTraining:
 
     def epoch_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(features, labels) of what is left of the current epoch, in an order that only seed and epoch decide."""
-        key = self.phase.index * 100_000 + self.progress.epoch
-        shuffled = self.train_indices[pipeline.order(len(self.train_indices), seed=self.seed, epoch=key)]
+        key, shuffled = self._order()
         size, skip = self.settings.batch_size, self.progress.batch
         labels = self.dataset.labels[shuffled]
         batches = self.source.batches(shuffled, key, size, skip=skip)
         for number, batch in enumerate(batches, start=skip):
             yield batch, labels[number * size : number * size + size]
+
+    def _order(self) -> tuple[int, np.ndarray]:
+        """(number of the current epoch among those of all phases, training pictures in the order of that epoch)."""
+        key = self.phase.index * 100_000 + self.progress.epoch
+        return key, self.train_indices[pipeline.order(len(self.train_indices), seed=self.seed, epoch=key)]
 
     def train_batch(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """One optimizer step: its loss and learning rate.
@@ -175,8 +179,7 @@ class PhaseTraining:
         return float(loss), float(rate)
 
     def _diverged(self) -> TrainingDiverged:
-        key = self.phase.index * 100_000 + self.progress.epoch
-        shuffled = self.train_indices[pipeline.order(len(self.train_indices), seed=self.seed, epoch=key)]
+        _, shuffled = self._order()
         first = self.progress.batch * self.settings.batch_size
         names = [self.dataset.names[index] for index in shuffled[first : first + self.settings.batch_size]]
         return TrainingDiverged(
