@@ -275,7 +275,8 @@ def test_published_file_gives_what_keras_gives(
     np.testing.assert_allclose(whole(image), reference(image), rtol=1e-3, atol=1e-6)
     if name != "convnext_tiny":  # Keras normalises its features once more without head
         wanted = keras.Model(reference.input, networks.feature_map(reference, row))(image)
-        np.testing.assert_allclose(backbone(image), wanted, rtol=1e-3, atol=1e-4)
+        scale = np.abs(wanted).max()  # rounding depends on the processor, and follows the largest values
+        np.testing.assert_allclose(backbone(image), wanted, rtol=1e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("top", [True, False])
