@@ -153,9 +153,7 @@ class Model(Section):
         "imagenet", "imagenet, none (random start) or the path of a weight file"
     )
     image_size: Whole | None = option(None, "side of the square input; absent: the network's own", le=4096)
-    resize: Literal["crop", "squash", "pad"] = option(
-        "crop", "how a picture becomes square: cut, distort, or add bars"
-    )
+    resize: Literal["crop", "squash", "pad"] = option("crop", "how a picture becomes square: cut, distort, or add bars")
     pooling: Literal["avg", "max"] = option("avg", "how the feature map becomes one vector")
     dropout: Number = option(0.2, "share of the features dropped while training the head", ge=0, lt=1)
     batch_norm: Literal["frozen", "train"] = option(
@@ -255,9 +253,7 @@ def _unfreeze(value: Any) -> Any:
             return wanted
         case float() if 0 < wanted <= 1:
             return wanted
-    raise PydanticCustomError(
-        complaints.EXPECTED, "3 blocks (at least 1), a share (0.3), a layer name or all"
-    )
+    raise PydanticCustomError(complaints.EXPECTED, "3 blocks (at least 1), a share (0.3), a layer name or all")
 
 
 class FineTune(Phase):
@@ -308,9 +304,7 @@ class Config(Section):
     @classmethod
     def _not_newer(cls, version: int) -> int:
         if version > VERSION:
-            raise ValueError(
-                f"made by a newer finetune, this one reads {VERSION}: pip install --upgrade finetune"
-            )
+            raise ValueError(f"made by a newer finetune, this one reads {VERSION}: pip install --upgrade finetune")
         return version
 
     @field_validator("name")

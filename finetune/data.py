@@ -128,11 +128,7 @@ def open_labelled(
         progress,
     )
     missing = [name for name in classes if name not in listing.classes]
-    note = (
-        (f"no pictures of {len(missing)} of the {len(classes)} classes: {some(missing, 5)}",)
-        if missing
-        else ()
-    )
+    note = (f"no pictures of {len(missing)} of the {len(classes)} classes: {some(missing, 5)}",) if missing else ()
     return replace(dataset, warnings=dataset.warnings + note)
 
 
@@ -221,9 +217,7 @@ def _check_classes(listing: Listing) -> None:
         raise DataError(f"{listing.name} has {found}; a classifier needs 2 at least")
     given = set(np.unique(listing.splits).tolist()) - {OPEN}
     if given and TRAIN not in given:
-        raise DataError(
-            f"{listing.name} has no train split, only {some(SPLITS[split] for split in sorted(given))}"
-        )
+        raise DataError(f"{listing.name} has no train split, only {some(SPLITS[split] for split in sorted(given))}")
     trained = set(listing.labels[listing.splits == TRAIN].tolist())
     for split in sorted(given - {TRAIN}):
         found_in = set(listing.labels[listing.splits == split].tolist())
@@ -299,15 +293,10 @@ def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
         if (labels != labels[0]).any():
             dropped = group  # nobody knows which label is right
         else:
-            dropped = [
-                index for index in group if dataset.splits[index] < splits.max()
-            ]  # the test stays as it is
+            dropped = [index for index in group if dataset.splits[index] < splits.max()]  # the test stays as it is
         if dropped:
             pairs.append(" = ".join(_where(dataset, index) for index in group[:3]))
-            out |= {
-                index: f"the same picture as {escape(dataset.names[_other(group, index)])}"
-                for index in dropped
-            }
+            out |= {index: f"the same picture as {escape(dataset.names[_other(group, index)])}" for index in dropped}
     if not pairs:
         return dataset
     what = f"{dataset.name}: {len(pairs):,} pictures are in two splits or two classes"
@@ -348,9 +337,7 @@ def reopen(config: Data, splits_csv: Path, classes_txt: Path, *, progress: Progr
     scanned = scan(map(dataset.path, range(len(dataset))), cache=cache_folder() / "scan.sqlite")
     for index, inspection in enumerate(scanned):
         if inspection.sha256 != dataset.hashes[index]:
-            changed.append(
-                f"{escape(dataset.names[index])}: {inspection.reason or 'its content has changed'}"
-            )
+            changed.append(f"{escape(dataset.names[index])}: {inspection.reason or 'its content has changed'}")
         if progress is not None:
             progress(index + 1, len(dataset))
     if changed:

@@ -76,9 +76,7 @@ def _digest(path: Path, algorithm: str) -> str:
 def by_hand(url: str, target: Path, hash: str | None) -> str:
     """How the user can put the file in its place without us."""
     return (
-        f"file {target.name}, hash {hash or 'not published'}\n"
-        f"    from {shown(url)}\n"
-        f"    belongs into {target.parent}"
+        f"file {target.name}, hash {hash or 'not published'}\n    from {shown(url)}\n    belongs into {target.parent}"
     )
 
 

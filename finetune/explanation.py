@@ -141,9 +141,7 @@ class Explainer:
         `targets` has a class number per picture; None is the likeliest. `heat` makes of cells what is shown.
         """
         chosen = np.full(len(pictures), -1) if targets is None else np.asarray(targets)
-        cells, probabilities = self._function(method)(
-            tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32)
-        )
+        cells, probabilities = self._function(method)(tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32))
         return cells.numpy(), probabilities.numpy()
 
     def _read(self, picture: str | Path | Picture) -> Picture:
@@ -181,9 +179,7 @@ class Explainer:
     def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
         features = tf.cast(self._below(pictures, training=False), tf.float32)  # (N, h, w, c)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(
-                features
-            )  # nothing below is differentiated: the costly half of a backward pass is left out
+            tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
             logits = tf.cast(self._above(features, training=False), tf.float32)  # (N, classes)
             targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
             score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
@@ -259,9 +255,7 @@ def find_class(wanted: str | int, classes: Sequence[str], ids: Sequence[str] = (
     """
     if isinstance(wanted, int):
         if not 0 <= wanted < len(classes):
-            raise UsageError(
-                f"there is no class number {wanted}.", remedy=f"Classes are 0 to {len(classes) - 1}."
-            )
+            raise UsageError(f"there is no class number {wanted}.", remedy=f"Classes are 0 to {len(classes) - 1}.")
         return wanted
     for found in (_same(wanted, ids), _same(wanted, classes)):
         if found:
@@ -273,15 +267,9 @@ def find_class(wanted: str | int, classes: Sequence[str], ids: Sequence[str] = (
     if holding:
         names = [classes[at] for at in holding]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise UsageError(
-            f"{wanted!r} may be any of {len(names)} classes: {shown}.", remedy="Give one of them."
-        )
+        raise UsageError(f"{wanted!r} may be any of {len(names)} classes: {shown}.", remedy="Give one of them.")
     near = did_you_mean(wanted, classes)
-    known = (
-        f"Known: {', '.join(classes)}"
-        if len(classes) <= 20
-        else "`finetune predict` shows how classes are called."
-    )
+    known = f"Known: {', '.join(classes)}" if len(classes) <= 20 else "`finetune predict` shows how classes are called."
     raise UsageError(f"the model has no class {wanted!r}.{near}", remedy=known)
 
 

@@ -126,9 +126,7 @@ def _decode(data: bytes, near: int | None) -> _Decoded:
         raise
     except MemoryError:
         raise ImageProblem("not enough memory to decode it") from None
-    except (
-        Exception
-    ) as error:  # SyntaxError, struct.error, ValueError, OSError: a damaged file can raise anything
+    except Exception as error:  # SyntaxError, struct.error, ValueError, OSError: a damaged file can raise anything
         raise ImageProblem(f"the file is damaged: {escape(str(error)) or type(error).__name__}") from None
 
 

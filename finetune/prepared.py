@@ -186,12 +186,8 @@ def _image_and_label(builder: Any, name: str) -> tuple[str, str]:
         return keys[0], keys[1]
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]
-    found = (
-        ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items()) or "none by name"
-    )
-    raise DataError(
-        f"data.tfds: {name} has not one image and one class label per example; its features: {found}"
-    )
+    found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items()) or "none by name"
+    raise DataError(f"data.tfds: {name} has not one image and one class label per example; its features: {found}")
 
 
 def _splits(builder: Any, wanted: Container[str]) -> tuple[list[str], list[str]]:
@@ -210,16 +206,12 @@ def _examples(
     import tensorflow_datasets as library
 
     total = sum(builder.info.splits[split].num_examples for split in splits)
-    decoders = library.decode.PartialDecoding(
-        {image: True, label: True}, {image: library.decode.SkipDecoding()}
-    )
+    decoders = library.decode.PartialDecoding({image: True, label: True}, {image: library.decode.SkipDecoding()})
     done = 0
     for split in splits:
         try:
             read = library.ReadConfig(interleave_cycle_length=1)
-            examples = builder.as_dataset(
-                split=split, decoders=decoders, shuffle_files=False, read_config=read
-            )
+            examples = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False, read_config=read)
             for example in library.as_numpy(examples):
                 done += 1
                 if progress is not None:

@@ -152,9 +152,7 @@ class Run:
 
     # --- checkpoints
 
-    def save_checkpoint(
-        self, step_name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
-    ) -> Path:
+    def save_checkpoint(self, step_name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
         """Save the arrays and the JSON `state` as `checkpoints/<number>-<step_name>/`; keep the one before.
 
         Until the new one is whole and on the disk, the older ones stay. Raises ResourceError when it cannot

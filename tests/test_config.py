@@ -124,9 +124,7 @@ def test_presets_grow_in_strength():
 
 def test_c1_missing_file_names_the_nearest():
     Path("flowerz.yaml").write_text(DIGITS)
-    with pytest.raises(
-        ConfigError, match=r"flowerx.yaml: there is no such file. Did you mean 'flowerz.yaml'"
-    ):
+    with pytest.raises(ConfigError, match=r"flowerx.yaml: there is no such file. Did you mean 'flowerz.yaml'"):
         config.load("flowerx.yaml")
     with pytest.raises(ConfigError, match="no such file"):
         config.load("nowhere/x.yaml")
@@ -170,9 +168,7 @@ def test_c5_duplicate_keys_name_both_lines():
     assert complaints(text) == "my.yaml:6: head.epochs: given twice, first on line 4"
 
 
-@pytest.mark.parametrize(
-    ("text", "read_as"), [("010", "8"), ("12:30", "750"), ("-007", "-7"), ("1:30.5", "90.5")]
-)
+@pytest.mark.parametrize(("text", "read_as"), [("010", "8"), ("12:30", "750"), ("-007", "-7"), ("1:30.5", "90.5")])
 def test_c7_ambiguous_numbers_show_what_yaml_made_of_them(text: str, read_as: str):
     message = complaints(DIGITS + f"head:\n  epochs: {text}\n")
     assert message.startswith(f"my.yaml:4: head.epochs: ambiguous: YAML reads {text} as {read_as}.")
@@ -217,9 +213,7 @@ def test_c9_learning_rate_is_above_0_and_finite(value: str, expected: str):
 @pytest.mark.parametrize("value", ["0", "2.5", "true", "10**12", "1000000000000", "70000", ""])
 def test_c10_batch_size_is_a_whole_number_in_range(value: str):
     message = complaints(DIGITS + f"head:\n  batch_size: {value}\n")
-    assert (
-        "my.yaml:4: head.batch_size: expected a whole number, at least 1 and at most 65536, not " in message
-    )
+    assert "my.yaml:4: head.batch_size: expected a whole number, at least 1 and at most 65536, not " in message
 
 
 def test_c11_all_problems_at_once_in_the_order_of_the_file():
@@ -246,9 +240,7 @@ def test_c12_unknown_backbone_has_near_names(text: str):
 
 def test_c13_too_small_an_image_names_both_numbers():
     message = complaints(DIGITS + "model:\n  image_size: 7\n")
-    assert message.startswith(
-        "my.yaml:4: model.image_size: 7 is too small for efficientnet_lite0, which needs "
-    )
+    assert message.startswith("my.yaml:4: model.image_size: 7 is too small for efficientnet_lite0, which needs ")
     assert message.split()[-3].isdigit()
 
 
@@ -303,9 +295,7 @@ def test_an_endless_file_is_too_big():
         config.load("/dev/zero")
 
 
-@pytest.mark.parametrize(
-    "text", ["!!python/object/apply:os.system [echo]", "!!python/name:os.system", "!x 3"]
-)
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system [echo]", "!!python/name:os.system", "!x 3"])
 def test_c18_tags_are_refused(text: str):
     assert "my.yaml:1:7: tags (!...)" in complaints(f"name: {text}\n")
 
@@ -326,9 +316,7 @@ def test_c19_and_c20_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert folder("~/p") == tmp_path / "home" / "p"
     assert folder("|\n    photos\n") == tmp_path / "sub" / "photos"  # with a newline at its end
     assert folder("photos", "data.folder=mine") == tmp_path / "mine"  # typed in the shell: from where one is
-    with pytest.raises(
-        ConfigError, match=r"c.yaml:2: data.folder: the environment variable NO_PICTURES is not set"
-    ):
+    with pytest.raises(ConfigError, match=r"c.yaml:2: data.folder: the environment variable NO_PICTURES is not set"):
         folder("${NO_PICTURES}/x")
 
 
@@ -406,9 +394,7 @@ def test_overrides_reach_into_fine_tune(text: str, override: str, epochs: list[i
 
 
 def test_overrides_enter_a_section_written_as_one_word():
-    loaded = load(
-        DIGITS + "model: efficientnet_lite0\naugment: light", "model.dropout=0", "augment.flip=both"
-    )
+    loaded = load(DIGITS + "model: efficientnet_lite0\naugment: light", "model.dropout=0", "augment.flip=both")
     assert (loaded.model.dropout, loaded.augment.preset, loaded.augment.flip) == (0, "light", "both")
 
 
@@ -459,11 +445,7 @@ def test_every_shipped_config_loads_by_name_from_anywhere_and_has_its_lab_note(p
 
 
 def test_shipped_configs_are_there():
-    assert (
-        {"digits", "flowers", "folder", "csv", "gradual"}
-        <= set(config.shipped())
-        == {path.stem for path in SHIPPED}
-    )
+    assert {"digits", "flowers", "folder", "csv", "gradual"} <= set(config.shipped()) == {path.stem for path in SHIPPED}
 
 
 def test_a_file_of_ones_own_comes_before_a_shipped_one():
@@ -473,9 +455,7 @@ def test_a_file_of_ones_own_comes_before_a_shipped_one():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_dump_loads_to_an_equal_config_from_another_folder(path: Path):
-    loaded = config.load(
-        path, ["augment=strong", "data.classes=['yes', '1e5', '010', 2024-01-0x]", "name=é x"]
-    )
+    loaded = config.load(path, ["augment=strong", "data.classes=['yes', '1e5', '010', 2024-01-0x]", "name=é x"])
     Path("elsewhere").mkdir()
     copy = Path("elsewhere/copy.yaml")
     copy.write_text(config.dump(loaded), encoding="utf-8")

@@ -118,9 +118,7 @@ def test_a_class_with_one_picture_is_named(photos: Path, paint: Paint) -> None:
     assert opened(folder=photos, classes=("cat", "dog")).classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize(
-    "words", [("train", "val", "test"), ("Training", "valid", "testing"), ("train", "dev")]
-)
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "valid", "testing"), ("train", "dev")])
 def test_split_folders(tmp_path: Path, paint: Paint, words: tuple[str, ...]) -> None:
     for word, count in zip(words, (20, 5, 7), strict=False):
         for name in ("cat", "dog"):
@@ -192,9 +190,7 @@ def test_imbalance_is_pointed_out(tmp_path: Path, paint: Paint) -> None:
         paint(f"p/cat/{index}.png")
     for index in range(3):
         paint(f"p/dog/{index}.png")
-    assert any(
-        "cat has 30 pictures and dog only 3" in warning for warning in opened(folder=tmp_path / "p").warnings
-    )
+    assert any("cat has 30 pictures and dog only 3" in warning for warning in opened(folder=tmp_path / "p").warnings)
 
 
 def test_odd_names_survive_the_split_file(tmp_path: Path, paint: Paint) -> None:
@@ -377,9 +373,7 @@ def test_csv_headers_and_encodings(photos: Path, tmp_path: Path) -> None:
 
 def test_digits(private_cache: Path) -> None:
     seen: list[tuple[int, int]] = []
-    dataset = data.open(
-        Data(builtin="digits"), seed=0, progress=lambda done, total: seen.append((done, total))
-    )
+    dataset = data.open(Data(builtin="digits"), seed=0, progress=lambda done, total: seen.append((done, total)))
     assert (dataset.name, len(dataset), dataset.classes) == ("digits", 1797, tuple("0123456789"))
     assert sizes(dataset) == [1439, 179, 179]
     assert seen[-1] == (1797, 1797)

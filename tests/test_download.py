@@ -313,9 +313,7 @@ def test_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
         fetch(server.url.replace("http:", "https:"), tmp_path / "file.h5", None)
 
 
-def test_proxy_of_the_environment_is_used(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_address[1]}")
     fetch("http://elsewhere.invalid/file.h5", tmp_path / "file.h5", SHA256)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT

@@ -141,9 +141,7 @@ def test_a_feature_map_of_one_cell_is_refused():
 
 def test_plain_cam_is_refused_where_the_head_does_not_allow_it():
     with pytest.raises(UsageError, match="plain CAM needs a head of one global mean"):
-        explanation.explain(
-            untrained("tiny", 64, pooling="max"), np.zeros((64, 64, 3), np.uint8), method="cam"
-        )
+        explanation.explain(untrained("tiny", 64, pooling="max"), np.zeros((64, 64, 3), np.uint8), method="cam")
 
 
 def test_an_unknown_method_names_the_nearest(tiny, picture):
@@ -154,9 +152,7 @@ def test_an_unknown_method_names_the_nearest(tiny, picture):
 # ---------------------------------------------------------------------------------------------------- classes
 
 
-@pytest.mark.parametrize(
-    "wanted", ["African elephant", "african_elephant", "AFRICAN-ELEPHANT", "n02504458", 386]
-)
+@pytest.mark.parametrize("wanted", ["African elephant", "african_elephant", "AFRICAN-ELEPHANT", "n02504458", 386])
 def test_a_class_is_found_by_name_id_and_number(wanted):
     entries = catalog.imagenet_classes()
     found = explanation.find_class(wanted, [entry.name for entry in entries], [entry.id for entry in entries])

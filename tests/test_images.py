@@ -133,9 +133,7 @@ def test_modes(tmp_path: Path, mode: str, name: str, expected: list[tuple[int, .
     pixels = images.read(saved(tmp_path, converted, name))
     assert pixels.shape == (48, 64, 3)
     assert pixels.dtype == np.uint8
-    np.testing.assert_allclose(
-        corners(pixels), expected or corners(np.array(converted.convert("RGB"))), atol=10
-    )
+    np.testing.assert_allclose(corners(pixels), expected or corners(np.array(converted.convert("RGB"))), atol=10)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
@@ -164,9 +162,7 @@ def test_transparency_is_composited_on_black(tmp_path: Path, mode: str) -> None:
     np.testing.assert_allclose(pixels[:, 10:], 120, atol=1)
 
 
-def png(
-    depth: int, colour: int, row: bytes, *chunks: tuple[bytes, bytes], width: int, height: int = 1
-) -> bytes:
+def png(depth: int, colour: int, row: bytes, *chunks: tuple[bytes, bytes], width: int, height: int = 1) -> bytes:
     """A PNG file written by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -310,9 +306,7 @@ def test_a_photo_of_100_megapixels_is_accepted_in_little_memory(tmp_path: Path) 
         "print(images.read_square(path, images.Transform(224)).mean(), images.inspect(path).width, "
         "[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
-    ).stdout
+    answer = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True).stdout
     mean, width, kilobytes = map(float, answer.split())
     assert (round(mean), width) == (pytest.approx(77, abs=1), 11_600)
     assert kilobytes < 200_000
@@ -386,9 +380,7 @@ def test_draft_decoding_of_big_photos_changes_next_to_nothing(tmp_path: Path) ->
 def test_interpolations_differ_and_reading_is_repeatable(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "x.png")
-    bilinear, bicubic = (
-        images.read_square(path, Transform(32, interpolation=i)) for i in ("bilinear", "bicubic")
-    )  # type: ignore[arg-type]
+    bilinear, bicubic = (images.read_square(path, Transform(32, interpolation=i)) for i in ("bilinear", "bicubic"))  # type: ignore[arg-type]
     assert (bilinear != bicubic).any()
     assert (bilinear == images.read_square(path, Transform(32))).all()
     assert bilinear.flags.writeable

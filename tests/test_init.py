@@ -64,9 +64,7 @@ def test_only_train_is_split_further(tmp_path: Path):
     assert "split: {train: 0.8" in text
 
 
-@pytest.mark.parametrize(
-    ("size", "key", "value"), [((28, 28), "image_size", 96), ((400, 60), "image_size", 96)]
-)
+@pytest.mark.parametrize(("size", "key", "value"), [((28, 28), "image_size", 96), ((400, 60), "image_size", 96)])
 def test_small_pictures_get_a_small_input(tmp_path: Path, size: tuple[int, int], key: str, value: object):
     found, _ = loaded(fill(tmp_path / "p", {"a": 2, "b": 2}, size), tmp_path / "p.yaml")
     assert getattr(found.model, key) == value

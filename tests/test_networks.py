@@ -92,9 +92,7 @@ def test_lite_takes_every_tensor_of_its_file(name: str) -> None:
     assert found is not None
     model = LITES[name](input_shape=(64, 64, 3))
     networks.load_into(model, found, row)
-    tensors = {
-        key: value for key, value in weights.read_torch(found.path).items() if "num_batches" not in key
-    }
+    tensors = {key: value for key, value in weights.read_torch(found.path).items() if "num_batches" not in key}
     assert sum(value.size for value in tensors.values()) == model.count_params()
     assert np.array_equal(model.get_layer("predictions").kernel, tensors["_fc.weight"].T)
     assert np.array_equal(model.get_layer("top_bn").moving_variance, tensors["_bn1.running_var"])
@@ -118,14 +116,10 @@ def test_lite0_knows_imagenet(shared: Path) -> None:
             side = min(width, height) * row.crop
             left, top = round((width - side) / 2), round((height - side) / 2)
             box = (left, top, left + side, top + side)
-            pixels.append(
-                np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC, box=box))
-            )
+            pixels.append(np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC, box=box)))
     matrix, bias = catalog.SCALINGS[row.scaling]
     scores = model.predict(np.stack(pixels) @ np.array(matrix) + bias, verbose=0)
-    right = [
-        ids[best] == path.name.partition("_")[0] for best, path in zip(scores.argmax(1), paths, strict=True)
-    ]
+    right = [ids[best] == path.name.partition("_")[0] for best, path in zip(scores.argmax(1), paths, strict=True)]
     assert np.mean(right) >= 0.8
 
 
@@ -239,20 +233,14 @@ def test_alexnet_without_top_takes_a_file_with_top() -> None:
     alexnet.assign(again, tensors)
     image = _images(224, 1) / 255
     np.testing.assert_array_equal(again(image), whole(image))
-    np.testing.assert_array_equal(
-        backbone(image), keras.Model(whole.input, whole.get_layer("pool5").output)(image)
-    )
+    np.testing.assert_array_equal(backbone(image), keras.Model(whole.input, whole.get_layer("pool5").output)(image))
 
 
 # ------------------------------------------------------------------------------------------------ keras files
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnet_b0", "efficientnet_v2_b0", "mobilenet_v3_small", "convnext_tiny"]
-)
-def test_published_file_gives_what_keras_gives(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_b0", "mobilenet_v3_small", "convnext_tiny"])
+def test_published_file_gives_what_keras_gives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras itself loads the file as weights="imagenet"; our network, with and without head, must agree."""
     row = catalog.find(name)
     module, _, function = row.constructor.partition(":")
@@ -368,8 +356,6 @@ def test_users_older_whole_model_with_other_classes(tmp_path: Path) -> None:
     assert (found.format, found.has_top) == ("h5", False)
     backbone = Tiny(include_top=False)
     networks.load_into(backbone, found, row)
-    np.testing.assert_array_equal(
-        backbone.get_layer("block2_conv").kernel, author.get_layer("block2_conv").kernel
-    )
+    np.testing.assert_array_equal(backbone.get_layer("block2_conv").kernel, author.get_layer("block2_conv").kernel)
     with pytest.raises(WeightsError, match="1000 classes"):
         weights.resolve(row, path, top=True)

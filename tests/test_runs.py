@@ -170,9 +170,7 @@ def test_output_that_is_a_file_is_explained(tmp_path: Path) -> None:
         runs.create(tmp_path / "runs", "x")
 
 
-def test_file_system_without_replacing_is_refused_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_system_without_replacing_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     real = os.replace

@@ -42,9 +42,7 @@ scan.serve()
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "says"), [("__import__('os').abort()", "signal 6"), ("exit(7)", "exit code 7")]
-)
+@pytest.mark.parametrize(("how", "says"), [("__import__('os').abort()", "signal 6"), ("exit(7)", "exit code 7")])
 def test_a_crashing_decoder_is_survived_and_its_file_named(
     pictures: list[str], monkeypatch: pytest.MonkeyPatch, how: str, says: str
 ) -> None:
@@ -88,9 +86,7 @@ def test_the_second_time_nothing_is_decoded(
     assert (again[0].width, again[1].mtime_ns, again[2].ok) == (5, 1, False)
 
 
-def test_other_rules_make_the_cache_stale(
-    pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_rules_make_the_cache_stale(pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "scan.sqlite"
     list(scan(pictures[:2], cache=cache))
     monkeypatch.setattr(scanning, "RULES", "others")

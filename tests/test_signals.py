@@ -87,13 +87,16 @@ def test_second_interrupt_stops_without_waiting(tmp_path: Path) -> None:
 
 def test_third_interrupt_ends_the_process_at_once() -> None:
     # The second arrives within the block and is swallowed by slow work there, as C++ code might do.
-    code = DEAF.format(last="pass").replace("time.sleep(60)", """
+    code = DEAF.format(last="pass").replace(
+        "time.sleep(60)",
+        """
         for _ in range(2):
             try:
                 time.sleep(60)
             except KeyboardInterrupt:
                 print("slow", flush=True)
-""")
+""",
+    )
     worker = start(code)
     worker.send_signal(signal.SIGINT)
     time.sleep(0.1)

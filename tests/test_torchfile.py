@@ -24,17 +24,13 @@ class _Global:
 
 
 class _Storage:
-    def __init__(
-        self, array: np.ndarray[Any, Any], key: str, kind: str = "FloatStorage", count: int | None = None
-    ):
+    def __init__(self, array: np.ndarray[Any, Any], key: str, kind: str = "FloatStorage", count: int | None = None):
         self.array, self.key, self.kind = array, key, kind
         self.count = array.size if count is None else count
 
 
 class _Tensor:
-    def __init__(
-        self, storage: _Storage, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0
-    ) -> None:
+    def __init__(self, storage: _Storage, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> None:
         self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
 
 
@@ -181,9 +177,7 @@ def test_many_tensors_from_one_storage_are_no_bomb(tmp_path: Path) -> None:
 
 def test_compressed_zip_is_refused(tmp_path: Path) -> None:
     storage = _Storage(np.zeros(10_000, "float32"), "0")
-    path = _zipped(
-        tmp_path / "x.pth", {"a": _Tensor(storage, (10_000,), (1,))}, [storage], zipfile.ZIP_DEFLATED
-    )
+    path = _zipped(tmp_path / "x.pth", {"a": _Tensor(storage, (10_000,), (1,))}, [storage], zipfile.ZIP_DEFLATED)
     with pytest.raises(WeightsError, match="compressed"):
         read_torch(path)
 

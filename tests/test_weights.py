@@ -40,9 +40,7 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _row(hash: str | None = None, url: str | None = "https://example.invalid/net.h5") -> Backbone:
     """A network whose only weight file, net.h5, is published at `url`."""
-    return replace(
-        catalog.find("resnet50"), top=WeightFile("net.h5", url, hash, None, None, None), no_top=None
-    )
+    return replace(catalog.find("resnet50"), top=WeightFile("net.h5", url, hash, None, None, None), no_top=None)
 
 
 # ------------------------------------------------------------------------------------------------ where it is
@@ -128,9 +126,7 @@ def test_shared_keras_home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("keras_home")
-def test_offline_error_says_all_there_is_to_know(
-    private_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_error_says_all_there_is_to_know(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a socket was opened"))
     row = catalog.find("resnet50")
     assert row.top is not None
@@ -224,9 +220,7 @@ def test_download_once_and_again_after_damage(published: Server, private_cache: 
     assert len(published.requests) == 2
 
 
-def test_damage_is_named_where_it_cannot_be_healed(
-    published: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damage_is_named_where_it_cannot_be_healed(published: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     row = _row("sha256:" + hashlib.sha256(published.content).hexdigest(), published.url)
     found = weights.resolve(row, "imagenet", top=True)
     assert found is not None

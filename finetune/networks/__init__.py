@@ -84,11 +84,7 @@ def load_into(model: keras.Model, weights: Weights, row: Backbone) -> None:
         module.assign(model, read_torch(weights.path))
         return
     vet_h5(weights.path)
-    found = (
-        _in_order(model, weights)
-        if weights.format == "h5"
-        else _keras3(model.layers, arrays_of(weights.path))
-    )
+    found = _in_order(model, weights) if weights.format == "h5" else _keras3(model.layers, arrays_of(weights.path))
     put(model, found, what=str(weights.path))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
@@ -112,9 +108,7 @@ def _keras3(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = ""
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
         place = f"{prefix}{kind}_{counts[kind]}" if counts[kind] else f"{prefix}{kind}"
         counts[kind] += 1
-        own = [
-            arrays[f"{place}/vars/{i}"] for i in range(len(layer.weights)) if f"{place}/vars/{i}" in arrays
-        ]
+        own = [arrays[f"{place}/vars/{i}"] for i in range(len(layer.weights)) if f"{place}/vars/{i}" in arrays]
         inner = _keras3(getattr(layer, "layers", ()), arrays, f"{place}/layers/")
         if own or inner:
             found[layer.name] = [*own, *(array for part in inner.values() for array in part)]
@@ -135,9 +129,7 @@ def _complete_efficientnet(layer: Any) -> None:
         layer.finalize_state()
 
 
-def put(
-    model: keras.Model, found: Mapping[str, Sequence[Array]], *, what: str, optional: Collection[str] = ()
-) -> None:
+def put(model: keras.Model, found: Mapping[str, Sequence[Array]], *, what: str, optional: Collection[str] = ()) -> None:
     """Give every layer of `model` its arrays in `found`, or change nothing and report every difference.
 
     Layers named in `optional` may be left over in `found` (a file with a head, a model without). An array

@@ -53,9 +53,7 @@ def EfficientNetLite0(
 ) -> keras.Model:
     """EfficientNet-Lite0, native size 224. Arguments as in `keras.applications`; weights: see `assign`."""
     start = image_input(input_tensor, input_shape, 224)
-    x = classify(
-        _features(start, 1.0, 1.0), include_top, pooling, classes, classifier_activation, dropout=0.2
-    )
+    x = classify(_features(start, 1.0, 1.0), include_top, pooling, classes, classifier_activation, dropout=0.2)
     return network(x, input_tensor, start, name)
 
 
@@ -71,9 +69,7 @@ def EfficientNetLite1(
 ) -> keras.Model:
     """EfficientNet-Lite1, native size 240: Lite0 with more blocks."""
     start = image_input(input_tensor, input_shape, 240)
-    x = classify(
-        _features(start, 1.0, 1.1), include_top, pooling, classes, classifier_activation, dropout=0.2
-    )
+    x = classify(_features(start, 1.0, 1.1), include_top, pooling, classes, classifier_activation, dropout=0.2)
     return network(x, input_tensor, start, name)
 
 
@@ -89,9 +85,7 @@ def EfficientNetLite2(
 ) -> keras.Model:
     """EfficientNet-Lite2, native size 260: Lite0 with more blocks and more filters."""
     start = image_input(input_tensor, input_shape, 260)
-    x = classify(
-        _features(start, 1.1, 1.2), include_top, pooling, classes, classifier_activation, dropout=0.3
-    )
+    x = classify(_features(start, 1.1, 1.2), include_top, pooling, classes, classifier_activation, dropout=0.3)
     return network(x, input_tensor, start, name)
 
 
@@ -113,9 +107,7 @@ def _block(x: Any, name: str, stage: Stage, stride: int, filters: int, drop_path
     if stage.expand > 1:
         x = layers.Conv2D(channels * stage.expand, 1, use_bias=False, name=f"{name}_expand_conv")(x)
         x = _normalise(x, f"{name}_expand")
-    x = layers.DepthwiseConv2D(
-        stage.kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv"
-    )(x)
+    x = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")(x)
     x = _normalise(x, f"{name}_depthwise")
     x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv")(x)
     x = _normalise(x, f"{name}_project", activate=False)
@@ -154,9 +146,7 @@ def assign(model: keras.Model, tensors: Mapping[str, Array]) -> None:
     Every tensor must find its layer and every layer its tensors: WeightsError with a report by layer
     otherwise.
     """
-    blocks = [
-        layer.name.removesuffix("_project_conv") for layer in model.layers if "_project_conv" in layer.name
-    ]
+    blocks = [layer.name.removesuffix("_project_conv") for layer in model.layers if "_project_conv" in layer.name]
     found: dict[str, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")

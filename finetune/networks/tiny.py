@@ -25,9 +25,7 @@ def Tiny(
     """Three residual blocks, native size 32, feature map (N, H/8, W/8, 32)."""
     x = start = image_input(input_tensor, input_shape, 32)
     for number, filters in enumerate((8, 16, 32), start=1):
-        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, name=f"block{number}_conv")(
-            x
-        )
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, name=f"block{number}_conv")(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(x)
         x = shortcut = layers.ReLU(6.0, name=f"block{number}_activation")(x)
         x = layers.DepthwiseConv2D(3, padding="same", name=f"block{number}_depthwise")(x)
