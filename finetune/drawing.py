@@ -122,6 +122,40 @@ def calibration(bins: Sequence[Bin]) -> bytes:
     return _png(figure)
 
 
+def learning_rate(rates: Sequence[float], losses: Sequence[float], chosen: float) -> bytes:
+    """What the test of `learning_rate: auto` saw: the smoothed loss at each rate, and the rate that was chosen."""
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, color=BLUE)
+    axes.axvline(chosen, color=ORANGE)
+    axes.annotate(f"chosen: {chosen:g}", (chosen, 1), (4, -10), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", color=ORANGE, fontsize=9)  # fmt: skip
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss, smoothed")
+    _plain(axes)
+    return _png(figure)
+
+
+def coverage(table: Sequence[tuple[float, float, float]], chosen: tuple[float, float, float] | None = None) -> bytes:
+    """How right the answers are if the less sure ones are withheld: precision over coverage, rows of `calibration`.
+
+    `chosen` is a row to mark.
+    """
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    axes.plot([row[2] for row in table], [row[1] for row in table], color=BLUE)
+    if chosen:
+        axes.plot([chosen[2]], [chosen[1]], "o", color=ORANGE)
+        axes.annotate(f"threshold {chosen[0]:.2f}", (chosen[2], chosen[1]), (6, 6), textcoords="offset points",
+                      color=ORANGE, fontsize=9)  # fmt: skip
+    axes.set_xlabel("share of the pictures that are answered")
+    axes.set_ylabel("answers that are right")
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
+    _plain(axes)
+    return _png(figure)
+
+
 def comparison(
     runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Proportion | None]],
 ) -> bytes:

@@ -22,14 +22,20 @@ import numpy as np
 import finetune
 from finetune import (
     assessment,
+    baseline,
+    calibration,
     catalog,
     data,
     device,
+    drawing,
     evaluation,
     features,
     files,
+    images,
     monitoring,
     pipeline,
+    rates,
+    recipe,
     reporting,
     runs,
     signals,
@@ -47,6 +53,8 @@ from finetune.errors import FinetuneError, ResourceError, WeightsError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
+RESERVE = 0.05  # of a time budget, for steps that turn out slower than they were
+CLOSING = 15.0  # seconds for test, report and saving
 LOGS = 20_000_000  # bytes for TensorBoard, report and tables
 HEAD_ANSWERS = (
     "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
@@ -112,6 +120,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
+        config, decisions = recipe.complete(config, _facts_of(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
@@ -120,7 +129,17 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
             _note_data(run, dataset)
             begun = config.model_dump(mode="json")  # what config.yaml must still say when the run is resumed
             write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds, config=begun)
+            if decisions:
+                terminal.say("Chosen by recipe: auto; config.yaml of the run has all of it in full")
+            for decision in decisions:
+                terminal.say(f"  {decision.key}: {decision.reason}")
+            write_facts(run, recipe=[f"{decision.key}: {decision.reason}" for decision in decisions])
             return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+
+
+def _facts_of(dataset: Dataset) -> recipe.Facts:
+    train = dataset.indices("train")
+    return recipe.Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
 
 
 def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = False) -> Result:
@@ -197,6 +216,8 @@ def _train_and_assess(job: Job) -> Result:
             say=job.terminal.say,
         )
     head_answers = _run_phases(job, classifier, list(zip(phases, sources, strict=True)), checkpoint)
+    if config.calibrate:
+        _calibrate(job, classifier, phases[-1], sources[-1])
     with job.watch.time("saving"):
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
@@ -209,6 +230,17 @@ def _train_and_assess(job: Job) -> Result:
     result = Result(run, classifier, found.metrics, found.head_metrics, found.paired)
     _conclude(job, result)
     return result
+
+
+def _calibrate(job: Job, classifier: Classifier, phase: training.Phase, source: features.Source) -> None:
+    """Makes the probabilities honest, and notes how sure is how right, both by the validation pictures."""
+    indices = job.dataset.indices("validation")
+    labels, logits = job.dataset.labels[indices], training.logits(classifier, phase, source, indices)
+    temperature = calibration.temperature(logits, labels)
+    classifier.cool(temperature)
+    table = calibration.confidences(assessment.softmax(logits / temperature), labels)
+    classifier.spec = dataclasses.replace(classifier.spec, confidences=table)
+    write_facts(job.run, temperature=temperature)
 
 
 def _conclude(job: Job, result: Result) -> None:
@@ -302,23 +334,28 @@ def _run_phases(
     lines = monitoring.Lines(job.terminal)
     board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
     watcher = monitoring.All([lines, board])
+    has_start = False
     try:
         for phase, source in phases[standing.phase :]:
+            phase = _settle(job, classifier, phase, source, len(phases) - phase.index)
             trainer = training.PhaseTraining(
                 phase,
                 classifier,
                 source,
                 job.dataset,
-                seed=job.config.seed,
-                batch_norm=job.config.model.batch_norm,
+                config=job.config,
                 progress=standing,
             )
-            if checkpoint and (standing.epoch or standing.batch):
+            begun = checkpoint is not None and bool(standing.epoch or standing.batch)
+            if checkpoint and begun:
                 trainer.restore(checkpoint.arrays)
+            elif phase.index == 0:
+                has_start = _start_head(job, classifier, trainer)
             checkpoint = None
             with job.watch.time(phase.name), job.terminal.stage(phase.name) as lines.update:
                 result = training.run_phase(
                     trainer,
+                    has_start=phase.index > 0 or has_start,
                     watcher=watcher,
                     commit=partial(_commit, run, head_answers),
                     record=run.append_history,
@@ -332,6 +369,70 @@ def _run_phases(
     finally:
         board.close()
     return head_answers
+
+
+def _settle(
+    job: Job, classifier: Classifier, phase: training.Phase, source: features.Source, phases_left: int
+) -> training.Phase:
+    """`phase` with what only trial steps can tell: `learning_rate: auto`, and the epochs that `time_budget` allows.
+
+    Both are noted in run.json, so that a restart goes on with the same.
+    """
+    settled: dict[str, dict[str, Any]] = read_facts(job.run).get("settled", {})
+    wanted = {"learning_rate"} if phase.settings.learning_rate == "auto" else set()
+    wanted |= {"epochs"} if job.config.time_budget and phase.settings.epochs and phase.index else set()
+
+    def make(settings: configs.Phase) -> training.PhaseTraining:
+        trial = dataclasses.replace(phase, settings=settings)
+        standing = training.Progress(phase=phase.index)
+        return training.PhaseTraining(trial, classifier, source, job.dataset, config=job.config, progress=standing)
+
+    found = settled.get(phase.name, {})
+    if "learning_rate" in wanted - set(found):
+        with job.watch.time("trials"):
+            curve = rates.find(phase, make)
+        found = {**found, "learning_rate": curve.chosen}
+        figure = drawing.learning_rate(curve.rates, curve.losses, curve.chosen)
+        files.write_bytes(job.run.figures / f"learning_rate_{phase.name}.png", figure)
+        job.terminal.say(f"{phase.name}: learning rate {curve.chosen:g}, found by trial")
+    if "epochs" in wanted - set(found):
+        with job.watch.time("trials"):
+            seconds = rates.seconds_per_epoch(dataclasses.replace(phase, settings=_with(phase, found)), make)
+        found = {**found, "epochs": _affordable(job, phase, seconds, phases_left)}
+    write_facts(job.run, settled={**settled, phase.name: found})
+    return dataclasses.replace(phase, settings=_with(phase, found))
+
+
+def _with(phase: training.Phase, found: Mapping[str, Any]) -> configs.Phase:
+    return phase.settings.model_copy(update=dict(found))
+
+
+def _affordable(job: Job, phase: training.Phase, seconds: float, phases_left: int) -> int:
+    """How many epochs of so many seconds fit into this phase's part of what is left of the time budget."""
+    budget = job.config.time_budget or 0.0
+    left = (budget * (1 - RESERVE) - sum(job.watch.seconds.values()) - CLOSING) / phases_left
+    epochs = max(0, min(phase.settings.epochs, int(left / seconds)))
+    if epochs < phase.settings.epochs:
+        job.terminal.warn(
+            f"{phase.name}: {epochs} epochs instead of {phase.settings.epochs}, to keep to time_budget "
+            f"({seconds:.0f} s each, {budget:.0f} s for everything)"
+        )
+    return epochs
+
+
+def _start_head(job: Job, classifier: Classifier, trainer: training.PhaseTraining) -> bool:
+    """Lets the head begin as a logistic regression, where the config and the head allow it; says how good that is."""
+    if job.config.head.start == "random" or not classifier.spec.linear_head:
+        return False
+    with job.watch.time("baseline"):
+        found = baseline.of(trainer)
+    if found is None:
+        job.terminal.say("Too many classes for a logistic regression: the head starts from random numbers.")
+        return False
+    baseline.put(found, classifier)
+    job.terminal.say(f"Baseline, logistic regression on the features: validation accuracy {found.accuracy:.1%}")
+    write_facts(job.run, baseline={"accuracy": found.accuracy, "loss": found.loss, "penalty": found.penalty})
+    return True
 
 
 def _commit(run: Run, head_answers: np.ndarray | None, trainer: training.PhaseTraining) -> None:

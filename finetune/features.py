@@ -300,7 +300,9 @@ def _key(below: dict[str, Any], dataset: Dataset, view: View, augment: Augment, 
         **below,
         "format": FORMAT,
         "pictures": digest(dataset.hashes[index].encode() for index in view.indices),
-        "augment": [augment.model_dump(mode="json", exclude={"views"}), seed, view.number] if view.number else None,
+        "augment": [augment.model_dump(mode="json", exclude={"preset", "views", "mixup", "cutmix"}), seed, view.number]
+        if view.number
+        else None,
         "dtype": dtype,
         "precision": precision(),
         "libraries": versions(),

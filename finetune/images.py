@@ -21,10 +21,11 @@ import io
 import math
 import os
 import stat
+import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,6 +41,7 @@ from finetune.formats import escape as escape
 
 MAX_PIXELS = 120_000_000  # real cameras reach 100 megapixels; 120 take 360 MB as RGB
 MAX_BYTES = 1 << 30
+SAMPLE = 50  # pictures whose headers tell the usual size
 
 _UPRIGHT = {  # EXIF orientation -> how to turn the pixels
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -386,3 +388,26 @@ def _is(test: Callable[[], bool]) -> bool:
         return test()
     except OSError:  # a link to itself
         return False
+
+
+def typical_size(paths: Sequence[str | Path]) -> tuple[int, int] | None:
+    """Median width and height of some of `paths`, from their headers; None if none of them can be read."""
+    some = paths[:: -(-len(paths) // SAMPLE)] if paths else []
+    sizes = [size for path in some if (size := _dimensions(Path(path)))]
+    if not sizes:
+        return None
+    width, height = (int(statistics.median(side)) for side in zip(*sizes, strict=True))
+    return width, height
+
+
+def _dimensions(path: Path) -> tuple[int, int] | None:
+    """Width and height from the header of a picture; None if it cannot be read (training will say why)."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = file.read(2048)
+            file.seek(0)
+            width, height = FORMATS[identify(head)](file).size
+            return int(width), int(height)
+    except Exception:  # damaged headers raise whatever they like
+        return None
