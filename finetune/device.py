@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# TensorFlow's allocator for GPUs, used for main memory too: it keeps what it has once got. The default gives every large
-# tensor back to the system, which clears the pages again for the next one; without that a forward pass is up to twice
-# as fast (benchmarks/RESULTS.md).
+# TensorFlow's allocator for GPUs, used for main memory too: it keeps what it has once got. The default gives every
+# large tensor back to the system, which clears the pages again for the next one; without that a forward pass is up to
+# twice as fast (benchmarks/RESULTS.md).
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 __all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "tf", "versions"]
 DEBUG = os.environ.get("FINETUNE_DEBUG") == "1"

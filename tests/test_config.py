@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from finetune import config, document
-from finetune.config import Augment, Config, Data, FineTune, Model, Head, Split
+from finetune.config import Augment, Config, Data, FineTune, Head, Model, Split
 from finetune.errors import ConfigError
 
 DIGITS = "data:\n  builtin: digits\n"
