@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-__all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "tf", "versions"]
+__all__ = [
+    "GPUS",
+    "available_cores",
+    "describe",
+    "deterministic",
+    "keras",
+    "peak_memory_mb",
+    "precision",
+    "tf",
+    "versions",
+]
 DEBUG = os.environ.get("FINETUNE_DEBUG") == "1"
 
 
@@ -51,6 +61,21 @@ if keras.backend.backend() != "tensorflow":
     raise ImportError(
         f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={keras.backend.backend()}; unset KERAS_BACKEND"
     )
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """The block's operations give the same bits each time, if that is `wanted`; afterwards all is as it was."""
+    from tensorflow.python.framework import config  # switching it off again has no public name
+
+    before = config.is_op_determinism_enabled()
+    if wanted:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if wanted and not before:
+            config.disable_op_determinism()
 
 
 def precision() -> str:
