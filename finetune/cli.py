@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import finetune
-from finetune.errors import FinetuneError, PartlyDone, UsageError
+from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
@@ -60,6 +60,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune"):
+            _complain(f"error: the package {error.name} is missing.\n  pip install --upgrade finetune")
+            return ResourceError.exit_code
         return _report_bug(error)
     return 0
 

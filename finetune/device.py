@@ -10,7 +10,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+from finetune.errors import ResourceError, UsageError
+
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    raise UsageError(
+        f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
+        remedy="unset KERAS_BACKEND",
+    )
 __all__ = [
     "GPUS",
     "available_cores",
@@ -57,9 +63,11 @@ for _gpu in GPUS:
     with contextlib.suppress(RuntimeError):  # already started by the program that imported us
         tf.config.experimental.set_memory_growth(_gpu, True)
 
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={keras.backend.backend()}; unset KERAS_BACKEND"
+if keras.backend.backend() != "tensorflow":  # imported before us, and set up otherwise
+    raise UsageError(f"finetune needs Keras on TensorFlow, found Keras on {keras.backend.backend()}.")
+if int(keras.__version__.partition(".")[0]) < 3:  # TensorFlow's own Keras 2, or an old package
+    raise ResourceError(
+        f"finetune needs Keras 3, found {keras.__version__}.", remedy="pip install --upgrade finetune keras"
     )
 
 

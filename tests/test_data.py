@@ -519,6 +519,22 @@ def test_tfds_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert ("No route to host" in message) == (offline == "0")
 
 
+@tfds_noise
+def test_tfds_download_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow_datasets as tfds
+
+    def breaks(*args: object, **options: object) -> None:
+        raise tfds.download.download_manager.NonMatchingChecksumError("https://x.org/f.tgz: got 1234, expected 5678")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("FINETUNE_OFFLINE", "0")
+    monkeypatch.setattr("finetune.prepared._unreachable", lambda builder: "")
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", breaks)
+    message = refusal(tfds="tf_flowers")
+    assert "could not be prepared: https://x.org/f.tgz: got 1234, expected 5678" in message
+    assert "tfds build tf_flowers" in message
+
+
 def no_network(*args: object, **options: object) -> None:
     raise OSError("No route to host")
 

@@ -159,7 +159,9 @@ def test_what_hangs_is_ended_all_the_same(forge: Forge, unbroken: dict, output: 
     assert outcome(output / "colours-1") == unbroken
 
 
-def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output: Path) -> None:
+def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    output.symlink_to(tmp_path / "elsewhere")  # a link is as good as a folder
     full = "def full(): raise OSError(28, 'No space left on device')\n"
     moment = "at(monitoring.tf.summary, 'scalar', 17, act=full)"  # loss and rate of a step: the 9th, in epoch 2
     assert forge.run("train", "cfg.yaml", "--output", output, patch=full + moment) == 5
@@ -288,6 +290,17 @@ def test_a_plan_that_cannot_fit_is_refused_at_the_start(forge: Forge, output: Pa
     assert "too little space (needed 2" in said
     assert "free 1.0 MB" in said
     assert "head: training" not in said
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "tf.errors.ResourceExhaustedError(None, None, 'OOM on tensor')"])
+def test_out_of_memory_says_what_to_make_smaller(forge: Forge, output: Path, error: str) -> None:
+    patch = (
+        f"from finetune.device import tf\ndef full(): raise {error}\n" + "at(PhaseTraining, 'train_batch', act=full)"
+    )
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 5
+    assert "Out of memory" in forge.said()
+    assert "Halve head.batch_size" in forge.said()
+    assert "model.image_size" in forge.said()
 
 
 def test_a_nan_stops_at_once_and_names_the_pictures(forge: Forge, output: Path) -> None:
