@@ -321,6 +321,8 @@ def test_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
 def test_certificate_of_the_environment_is_trusted_and_no_other(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
     made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
     files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
     subprocess.run(["openssl", *made.split(), *files], check=True, capture_output=True)
