@@ -163,11 +163,11 @@ def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output:
     (tmp_path / "elsewhere").mkdir()
     output.symlink_to(tmp_path / "elsewhere")  # a link is as good as a folder
     full = "def full(): raise OSError(28, 'No space left on device')\n"
-    moment = "at(monitoring.tf.summary, 'scalar', 17, act=full)"  # loss and rate of a step: the 9th, in epoch 2
+    moment = "at(monitoring.tf.summary, 'scalar', 17, act=full)"  # after 6 steps and an epoch: that of the 7th step
     assert forge.run("train", "cfg.yaml", "--output", output, patch=full + moment) == 5
     assert "tensorboard" in forge.said()
     run = output / "colours-1"
-    assert json.loads(max((run / "checkpoints").glob("0*/state.json")).read_text())["state"]["step"] == 9
+    assert json.loads(max((run / "checkpoints").glob("0*/state.json")).read_text())["state"]["step"] == 7
     assert forge.run("train", "--resume", run) == 0, forge.said()
     assert outcome(run) == unbroken
 
@@ -340,8 +340,8 @@ def test_changed_pictures_may_be_accepted(forge: Forge, output: Path, tmp_path: 
     run = output / "colours-1"
     tests = [line.split(",") for line in (run / "splits.csv").read_text().splitlines() if ",test," in line]
     (tmp_path / "data" / tests[0][0]).unlink()
-    red = tmp_path / "data" / "red" / "03.png"
-    red.write_bytes((tmp_path / "data" / "blue" / "03.png").read_bytes())
+    other = forge.folder / "pictures" / "blue" / "03.png"
+    (tmp_path / "data" / "red" / "03.png").write_bytes(other.read_bytes())
     assert forge.run("train", "--resume", run) == 3
     assert "2 of 72 pictures are not what they were" in forge.said()
     assert f"finetune train --resume {run} --accept-data-change" in forge.said()
@@ -440,9 +440,8 @@ def test_every_command_works_without_a_network_and_writes_nothing_to_the_data(
         ("evaluate", run, "--data", pictures),
         ("explain", pictures / "red" / "00.png", "--model", run, "--output", made / "maps"),
         ("preview", "cfg.yaml", folder, "--output", made / "preview"),
-        ("zeroshot", pictures, "--pictures", "2"),
+        ("zeroshot", pictures, "--pictures", "4"),
         ("init", pictures, made / "written.yaml"),
-        ("compare", run),
     ):
         made.mkdir(exist_ok=True)
         code = 2 if command[0] == "train" else 0  # it is done
@@ -529,7 +528,7 @@ def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp
     assert table.read_bytes() == whole.read_bytes()
     assert forge.run(*words, table, "--resume", "--top", "2") == 2
     assert "other columns" in forge.said()
-    table.write_text(table.read_text().replace("blue", "violet"))
+    table.write_bytes(table.read_bytes().replace(b"blue", b"violet"))
     assert forge.run(*words, table, "--resume") == 2
     assert "answered by another model" in forge.said()
     assert forge.run(*words[:-1], "--resume") == 2
