@@ -44,10 +44,9 @@ def test_without_home_name_terminal_utf8_and_asserts(place: Path) -> None:
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FINETUNE_CACHE": str(place / "cache"),
         "FINETUNE_OFFLINE": "1", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
     }  # fmt: skip
-    readable = os.geteuid() == 0 and not any(
-        subprocess.run(["test", "-r", name], user=NOBODY, check=False).returncode for name in (sys.executable, ROOT)
-    )
-    user = {"user": NOBODY} if readable else {}
+    enter = ["test", "-x", os.path.realpath(sys.executable)]
+    able = os.geteuid() == 0 and not subprocess.run(enter, user=NOBODY, check=False).returncode
+    user = {"user": NOBODY} if able else {}
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-O", "-m", "finetune.cli", *words]

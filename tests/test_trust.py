@@ -169,7 +169,8 @@ def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output:
     run = output / "colours-1"
     assert json.loads(max((run / "checkpoints").glob("0*/state.json")).read_text())["state"]["step"] == 7
     assert forge.run("train", "--resume", run) == 0, forge.said()
-    assert outcome(run) == unbroken
+    points = {"points": None}  # that of the 7th step is what could not be written
+    assert outcome(run) | points == unbroken | points
 
 
 def test_under_nohup_an_interrupt_is_ignored(forge: Forge, output: Path) -> None:
