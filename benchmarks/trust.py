@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def hostile_models(folder: Path) -> None:
     spec = classifier.Spec(**{**hostile.SPEC, "classes": tuple(hostile.CLASSES)})
     classifier._network(spec, name="tiny").save(honest)
     classifier.load(honest)
+    warnings.filterwarnings("ignore", message="Skipping nested container")  # Keras on files of others
     costs = {}
     for name, (spoil, _) in hostile.SPOILED.items():
         path = hostile.pack(folder / "spoiled.keras", spoil(hostile.members(honest)))
