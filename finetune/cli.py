@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import finetune
-from finetune.errors import FinetuneError, PartlyDone, UsageError
+from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
@@ -27,6 +27,10 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the `finetune` script calls it, without `argv`."""
+    if argv is None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError):  # none at all
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
     code = _run(_parser().parse_args(argv))
     if argv is None and code in (130, 143):
         _leave(code)
@@ -60,6 +64,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune"):
+            _complain(f"error: the package {error.name} is missing.\n  pip install --upgrade finetune")
+            return ResourceError.exit_code
         return _report_bug(error)
     return 0
 
@@ -105,6 +112,8 @@ def train(arguments: argparse.Namespace) -> None:
         overrides.append(f"output={arguments.output}")
     with signals.surviving_output(), signals.graceful() as stop:
         run = loaded = None
+        if arguments.accept_data_change and arguments.resume is None:
+            raise UsageError("--accept-data-change is for --resume: a new run takes the pictures as they are.")
         if arguments.resume is not None:
             run = resuming.find(arguments.resume or None, config, overrides, break_lock=arguments.break_lock)
         elif not config:
@@ -116,7 +125,9 @@ def train(arguments: argparse.Namespace) -> None:
         stop.check()  # asked to stop while TensorFlow was loading
         screen = terminal.Terminal(quiet=arguments.quiet)
         if run is not None:
-            experiment.resume(run, terminal=screen, break_lock=arguments.break_lock)
+            experiment.resume(
+                run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
+            )
         elif loaded is not None:
             experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
 
@@ -137,6 +148,7 @@ def predict(arguments: argparse.Namespace) -> None:
         csv_file=arguments.csv,
         figure=arguments.figure,
         overwrite=arguments.overwrite,
+        resume=arguments.resume,
         batch_size=arguments.batch_size,
     )
 
@@ -284,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
+    sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
@@ -293,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--level", action="store_true", help="what the likeliest ImageNet class is a kind of (WordNet)")
     sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    sub.add_argument("--resume", action="store_true", help="go on with the --csv table of an interrupted predict")
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")

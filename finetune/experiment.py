@@ -56,9 +56,6 @@ from finetune.terminal import Terminal
 RESERVE = 0.05  # of a time budget, for steps that turn out slower than they were
 CLOSING = 15.0  # seconds for test, report and saving
 LOGS = 20_000_000  # bytes for TensorBoard, report and tables
-HEAD_ANSWERS = (
-    "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
-)
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,8 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
             for decision in decisions:
                 terminal.say(f"  {decision.key}: {decision.reason}")
             write_facts(run, recipe=[f"{decision.key}: {decision.reason}" for decision in decisions])
-            return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+            with device.deterministic(config.deterministic):
+                return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
 
 
 def _facts_of(dataset: Dataset) -> recipe.Facts:
@@ -142,10 +140,13 @@ def _facts_of(dataset: Dataset) -> recipe.Facts:
     return recipe.Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
 
 
-def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = False) -> Result:
+def resume(
+    run: Run, *, terminal: Terminal | None = None, break_lock: bool = False, accept_changes: bool = False
+) -> Result:
     """Goes on with an interrupted run; it ends as it would have ended without the interruption.
 
-    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began.
+    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began; with
+    `accept_changes` it goes on with those that are there now, and notes that in splits.csv and run.json.
     """
     terminal = terminal or Terminal(quiet=True)
     config = configs.load(run.config_yaml)
@@ -154,11 +155,23 @@ def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = Fal
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             checking = _both(update, lambda *_: stop.check(_how_to_resume(run)))
             if run.splits_csv.exists():
-                dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=checking)
+                dataset = data.reopen(
+                    config.data,
+                    run.splits_csv,
+                    run.classes_txt,
+                    accept_changes=accept_changes,
+                    remedy=f"bring them back, or go on with what is there now:\n"
+                    f"  finetune train --resume {shown(run.path)} --accept-data-change",
+                    progress=checking,
+                )
+                if accept_changes and dataset.warnings:
+                    _note_data(run, dataset)
+                    write_facts(run, data_changes=[*read_facts(run).get("data_changes", ()), *dataset.warnings])
             else:  # killed before the splits were noted
                 dataset = data.open(config.data, seed=config.seed, progress=checking)
                 _note_data(run, dataset)
-        return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+        with device.deterministic(config.deterministic):
+            return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
 
 
 def _note_data(run: Run, dataset: Dataset) -> None:
@@ -190,8 +203,6 @@ def _working_on(run: Run, watch: Stopwatch, *, break_lock: bool = False) -> Iter
 def _train_and_assess(job: Job) -> Result:
     run, config, dataset = job.run, job.config, job.dataset
     keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
     with job.watch.time("building"):
         classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
         phases = training.plan(config, classifier)
@@ -212,6 +223,8 @@ def _train_and_assess(job: Job) -> Result:
             augment=config.augment,
             seed=config.seed,
             policy=config.cache,
+            numbers=read_facts(run).get("features"),
+            note=lambda numbers: write_facts(run, features=numbers),
             progress=update,
             say=job.terminal.say,
         )
@@ -330,10 +343,10 @@ def _run_phases(
     standing = training.Progress(**checkpoint.state) if checkpoint else training.Progress()
     if checkpoint:
         training.restore_model(classifier, checkpoint.arrays)
-    head_answers = checkpoint.arrays.get(HEAD_ANSWERS) if checkpoint else None
+    answers = _head_answers(job.dataset)
+    kept = {key: array for key, array in checkpoint.arrays.items() if key == answers} if checkpoint else {}
     lines = monitoring.Lines(job.terminal)
     board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
-    watcher = monitoring.All([lines, board])
     has_start = False
     try:
         for phase, source in phases[standing.phase :]:
@@ -352,23 +365,26 @@ def _run_phases(
             elif phase.index == 0:
                 has_start = _start_head(job, classifier, trainer)
             checkpoint = None
+            commit = partial(_commit, run, kept)
             with job.watch.time(phase.name), job.terminal.stage(phase.name) as lines.update:
                 result = training.run_phase(
                     trainer,
                     has_start=phase.index > 0 or has_start,
-                    watcher=watcher,
-                    commit=partial(_commit, run, head_answers),
+                    watcher=monitoring.All([lines, board], commit),
+                    commit=commit,
                     record=run.append_history,
                     check_stop=job.check_stop,
                 )
                 if phase.index == 0 and len(phases) > 1:
-                    head_answers = assessment.softmax(trainer.logits(job.dataset.indices("test")))
+                    kept = {answers: assessment.softmax(trainer.logits(job.dataset.indices("test")))}
             run.finish_phase(dataclasses.asdict(result))
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
-            _save(run, f"{phase.name}-done", trainer.trained_arrays(), head_answers, standing)
+            run.save_checkpoint(
+                f"{phase.name}-done", {**trainer.trained_arrays(), **kept}, dataclasses.asdict(standing)
+            )
     finally:
         board.close()
-    return head_answers
+    return kept.get(answers)
 
 
 def _settle(
@@ -435,20 +451,16 @@ def _start_head(job: Job, classifier: Classifier, trainer: training.PhaseTrainin
     return True
 
 
-def _commit(run: Run, head_answers: np.ndarray | None, trainer: training.PhaseTraining) -> None:
-    progress = trainer.progress
-    _save(run, f"{trainer.phase.name}-{progress.epoch}-{progress.batch}", trainer.arrays(), head_answers, progress)
+def _head_answers(dataset: Dataset) -> str:
+    """Name, in a checkpoint, of what the head alone said to these very test pictures; looked at once, at the end."""
+    return f"head_answers/{features.digest(dataset.hashes[at].encode() for at in dataset.indices('test'))[:16]}"
 
 
-def _save(
-    run: Run,
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    head_answers: np.ndarray | None,
-    progress: training.Progress,
-) -> None:
-    kept = {} if head_answers is None else {HEAD_ANSWERS: head_answers}
-    run.save_checkpoint(name, {**arrays, **kept}, dataclasses.asdict(progress))
+def _commit(run: Run, kept: Mapping[str, np.ndarray], trainer: training.PhaseTraining) -> None:
+    at = trainer.progress
+    run.save_checkpoint(
+        f"{trainer.phase.name}-{at.epoch}-{at.batch}", {**trainer.arrays(), **kept}, dataclasses.asdict(at)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- run.json

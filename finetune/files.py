@@ -27,6 +27,7 @@ from typing import Any
 from finetune.errors import ResourceError
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
+_in_the_making: set[Path] = set()
 
 _MORE_SPACE = "Free some space, or use a folder on another disk."
 _OTHER_FOLDER = "Mend the folder, or use another one."
@@ -81,6 +82,11 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Commit `content` as indented JSON, in ASCII so that any text survives."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def saving() -> bool:
+    """Whether this process is committing something just now."""
+    return bool(_in_the_making)
 
 
 def sha256(path: Path) -> str:
@@ -148,9 +154,11 @@ def _size(count: int) -> str:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
+    _in_the_making.add(temporary)
     try:
         yield temporary
     finally:
+        _in_the_making.discard(temporary)
         _remove(temporary)  # after a success there is nothing of that name any more
 
 

@@ -8,7 +8,7 @@ sheet of validation pictures with what the classifier said. `finetune tensorboar
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune import drawing, files, images
 from finetune.device import tf
-from finetune.errors import ImageProblem
+from finetune.errors import FinetuneError, ImageProblem
 from finetune.terminal import Terminal, Update
 from finetune.training import PhaseResult, PhaseTraining, Watcher
 
@@ -27,26 +27,32 @@ SAMPLES = 18
 
 
 class All(Watcher):
-    """Passes everything on to several watchers."""
+    """Passes everything on to several watchers; if one fails, the work so far is committed before its error goes on."""
 
-    def __init__(self, watchers: Iterable[Watcher]) -> None:
+    def __init__(self, watchers: Iterable[Watcher], commit: Callable[[PhaseTraining], None] = lambda _: None) -> None:
         self.watchers = tuple(watchers)
+        self.commit = commit
 
     def phase_started(self, training: PhaseTraining) -> None:
-        for watcher in self.watchers:
-            watcher.phase_started(training)
+        self._tell(training, lambda watcher: watcher.phase_started(training))
 
     def step_done(self, training: PhaseTraining, loss: float, learning_rate: float) -> None:
-        for watcher in self.watchers:
-            watcher.step_done(training, loss, learning_rate)
+        self._tell(training, lambda watcher: watcher.step_done(training, loss, learning_rate))
 
     def epoch_done(self, training: PhaseTraining, row: Mapping[str, Any]) -> None:
-        for watcher in self.watchers:
-            watcher.epoch_done(training, row)
+        self._tell(training, lambda watcher: watcher.epoch_done(training, row))
 
     def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
-        for watcher in self.watchers:
-            watcher.phase_done(training, result)
+        self._tell(training, lambda watcher: watcher.phase_done(training, result))
+
+    def _tell(self, training: PhaseTraining, tell: Callable[[Watcher], None]) -> None:
+        try:
+            for watcher in self.watchers:
+                tell(watcher)
+        except Exception:
+            with suppress(FinetuneError):  # the disk may be full for it as well; the first error is the one to show
+                self.commit(training)
+            raise
 
 
 class Lines(Watcher):

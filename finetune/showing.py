@@ -16,6 +16,7 @@ from finetune import drawing, files, images, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Metrics, Proportion
+from finetune.formats import cell
 from finetune.prediction import Answer
 from finetune.terminal import Terminal
 
@@ -39,31 +40,38 @@ def predict(
     csv_file: Path | None = None,
     figure: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     batch_size: int = 32,
     terminal: Terminal | None = None,
 ) -> None:
     """Answers for `paths`, shown and written as they come, in constant memory.
 
     Raises PartlyDone when some pictures could not be read, DataError when none could, Stopped on Ctrl-C; what was
-    answered until then is kept.
+    answered until then is kept, and with `resume` the table `csv_file` goes on where it ended.
     """
     terminal = terminal or Terminal()
-    for target in (csv_file, figure):
-        _refuse_existing(target, overwrite)
+    if resume and (csv_file is None or as_json or figure or overwrite):
+        raise UsageError("--resume goes on with a table: give --csv FILE, and none of --json, --figure, --overwrite.")
+    _refuse_existing(figure, overwrite)
+    _refuse_existing(csv_file, overwrite or resume)
+    _refuse_begun(csv_file, overwrite or resume)
     classifiers = _classifiers(model, imagenet)
     if level:
         wordnet.require_imagenet(classifiers[0].ids)
     for warning in filter(None, [one.warning for one in classifiers]):
         terminal.warn(warning)
-    problems: list[Answer] = []
-
-    def run(csv_target: Path | None) -> None:
+    begun = prediction.Begun()
+    if csv_file and resume:
+        begun = prediction.begun(csv_file, top * len(classifiers))
+        _refuse_other_model(begun, classifiers[0])
+        terminal.say(f"{len(begun.paths):,} of {len(paths):,} pictures have their row already")
+    problems = begun.problems
+    left = [path for path in paths if not begun.answered(path)] if begun.paths else paths
+    with ExitStack() as closing:  # everything is closed, though one of them fail
         sinks: list[Sink] = [lambda answer: problems.append(answer) if answer.error else None]
-        closing = ExitStack()  # everything is closed, though one of them fail
-        if csv_target:
-            stream = csv_target.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-            sinks.append(prediction.CsvTable(stream, top * len(classifiers)).write)
-            closing.callback(stream.close)
+        if csv_file:
+            table = prediction.table(csv_file, top * len(classifiers), begun)
+            sinks.append(closing.enter_context(table).write)
         if figure:
             drawn: list[Answer] = []
             sinks.append(lambda answer: None if answer.error or len(drawn) >= FIGURE_PICTURES else drawn.append(answer))
@@ -72,17 +80,12 @@ def predict(
             array = prediction.JsonArray(sys.stdout)
             sinks.append(array.write)
             closing.callback(array.close)
-        elif not csv_target:
+        elif not csv_file:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
-        with closing:
-            for answer in _answers(classifiers, paths, top, level, batch_size, terminal):
-                for sink in sinks:
-                    sink(answer)
-
-    if csv_file:
-        files.commit(csv_file, run)
-    else:
-        run(None)
+        remedy = f"Go on with the same command and --resume: {prediction.part_of(csv_file)}" if csv_file else ""
+        for answer in _answers(classifiers, left, top, level, batch_size, terminal, remedy):
+            for sink in sinks:
+                sink(answer)
     for target in (csv_file, figure):
         if target:
             terminal.say(f"Wrote {target}")
@@ -96,8 +99,9 @@ def _answers(
     level: bool,
     batch_size: int,
     terminal: Terminal,
+    remedy: str,
 ) -> Iterator[Answer]:
-    """One answer a picture, those of several classifiers joined; ends early, and whole, when asked to stop."""
+    """One answer a picture, those of several classifiers joined; raises Stopped, after a whole one, when asked to."""
     with signals.graceful() as stop, terminal.stage("Predicting") as update:
         streams = [
             prediction.predict(
@@ -112,8 +116,15 @@ def _answers(
         ]
         for together in zip(*streams, strict=True):
             yield together[0].joined(together[1:])
-            if stop.requested:
-                return
+            stop.check(remedy)
+
+
+def _refuse_other_model(begun: prediction.Begun, classifier: Classifier) -> None:
+    if strange := begun.classes - set(map(cell, classifier.classes)):
+        raise UsageError(
+            f"{begun.file} was answered by another model: {classifier.name} has no class {min(strange)!r}.",
+            remedy="Give the --model of then, or start anew with --overwrite.",
+        )
 
 
 def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
@@ -136,6 +147,14 @@ def _refuse_existing(target: Path | None, overwrite: bool) -> None:
         raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
     if target and target.exists() and not overwrite:
         raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
+
+
+def _refuse_begun(table: Path | None, allowed: bool) -> None:
+    if table and prediction.part_of(table).exists() and not allowed:
+        raise UsageError(
+            f"{prediction.part_of(table)} has the rows of an interrupted predict.",
+            remedy="Go on with --resume, or start anew with --overwrite.",
+        )
 
 
 def _judge(problems: Sequence[Answer], count: int) -> None:

@@ -88,6 +88,27 @@ def test_everything_is_passed_on_to_all():
     assert heard == [(name, event) for event in events for name in ("a", "b")]
 
 
+@pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), ValueError("a bug")])
+@pytest.mark.parametrize("lost", [False, True])
+def test_when_a_listener_fails_the_work_is_committed_before_its_error_goes_on(trouble, lost):
+    committed = []
+
+    class Failing(Watcher):
+        def step_done(self, training, loss, learning_rate):
+            raise trouble
+
+    def commit(training):
+        committed.append(training)
+        if lost:
+            raise ResourceError("nor can this be written")
+
+    everybody = monitoring.All([Watcher(), Failing()], commit)
+    with pytest.raises(type(trouble)) as caught:
+        everybody.step_done("the training", 1.0, 0.1)
+    assert caught.value is trouble
+    assert committed == ["the training"]
+
+
 def test_people_read_a_line_an_epoch_and_what_was_undone():
     screen = Terminal()
     screen.console.file = io.StringIO()

@@ -1,6 +1,7 @@
 """Phases: what is frozen stays frozen, the best weights are kept, and a resumed phase ends as an unbroken one."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,24 @@ def test_patience_ends_a_phase_early(settings):
     trainer = bench.trainer(0)
     trainer.validate = lambda: validation(1.0, 0.5)
     assert bench.run(0, trainer).epochs == 3
+
+
+def test_memory_does_not_grow_with_the_steps(settings):
+    trainer = Bench(settings).trainer(1)
+    inputs, labels = next(trainer.epoch_batches())
+    used = []
+    for _ in range(6):
+        for _ in range(200):
+            trainer.train_batch(inputs, labels)
+        used.append(memory())
+    assert used[-1] - used[0] < 50  # MB, over 1,000 steps
+
+
+def memory():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("reads the memory of this process from /proc")
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmRSS"))
 
 
 def test_a_nan_stops_within_a_step_and_changes_no_weight(settings):
