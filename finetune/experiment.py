@@ -177,14 +177,14 @@ def _train_and_assess(job: Job) -> Result:
         classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
         phases = training.plan(config, classifier)
     _refuse_other_weights(run, classifier)
-    run.require_space(_space(classifier, phases))
+    run.require_space(space(classifier, phases))
     _introduce(job, classifier)
     checkpoint = run.load_checkpoint()
     run.rewind(checkpoint)
     if checkpoint and checkpoint.lost:
         job.terminal.warn(checkpoint.lost)
 
-    _try_one_batch(job, classifier)
+    try_one_batch(classifier, dataset, config.head.batch_size)
     with job.stage("features", "Features") as update:
         sources = features.prepare(
             classifier,
@@ -233,9 +233,12 @@ def _conclude(job: Job, result: Result) -> None:
     say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
 
 
-def _try_one_batch(job: Job, classifier: Classifier) -> None:
-    """One batch through the whole model: what cannot work should fail now, not after the long part."""
-    paths = job.dataset.paths(job.dataset.indices("train")[: min(job.config.head.batch_size, features.BATCH)])
+def try_one_batch(classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
+    """One batch through the whole model: what cannot work should fail now, not after the long part.
+
+    Raises WeightsError when an answer is not a finite number.
+    """
+    paths = dataset.paths(dataset.indices("train")[: min(batch_size, features.BATCH)])
     batch = next(pipeline.batches(pipeline.reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
     scores = classifier.model(batch.images.astype("float32"), training=False)
     if not np.isfinite(keras.ops.convert_to_numpy(scores)).all():
@@ -256,7 +259,7 @@ def _refuse_other_weights(run: Run, classifier: Classifier) -> None:
     write_facts(run, weights=classifier.weights_hash)
 
 
-def _space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
+def space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
     """Bytes that the run directory may come to: the model, the logs, and three checkpoints of the deepest phase.
 
     A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.

@@ -170,8 +170,7 @@ def prepare(
         return [Live(extractor, number, paths, read, augmenter, seed) for number in range(len(cuts))]
 
     files.clean(features_folder())  # what killed runs left half made
-    facts = [_facts(classifier, cut) for cut in cuts]
-    keys = [[_key(below, dataset, view, augment, seed, dtype) for view in views] for below in facts]
+    keys = _keys(classifier, dataset, cuts, views, augment, seed, dtype)
     arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
     missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
     total = sum(len(views[number].indices) for number in missing)
@@ -197,6 +196,46 @@ def prepare(
     position, train = np.full(len(dataset), -1), dataset.indices("train")
     position[train] = np.arange(len(train))
     return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `prepare` will do. `files[c][v]` holds view v of cut c, and `pictures[v]` go through the network for it."""
+
+    place: str  # disk, memory, or off: no cache, every epoch goes through the whole network
+    size: int  # bytes, of all files together
+    pictures: tuple[int, ...]
+    files: tuple[tuple[Path, ...], ...]  # none unless the place is the disk
+
+
+def outlook(
+    classifier: Classifier, dataset: Dataset, cuts: Sequence[Any], *, augment: Augment, seed: int, policy: str = "auto"
+) -> Outlook:
+    """What `prepare` with the same arguments will do; no picture is read."""
+    views = _views(dataset, augment, augment.active)
+    whole = sum(_size(cut, views) for cut in cuts)
+    place, dtype = _place(policy, augment, [whole], lambda _: None)
+    keys = _keys(classifier, dataset, cuts, views, augment, seed, dtype) if place == "disk" else []
+    return Outlook(
+        place=place,
+        size=0 if place == "off" else int(whole * np.dtype(dtype).itemsize / 4),
+        pictures=tuple(len(view.indices) for view in views),
+        files=tuple(tuple(_path(key) for key in row) for row in keys),
+    )
+
+
+def _keys(
+    classifier: Classifier,
+    dataset: Dataset,
+    cuts: Sequence[Any],
+    views: Sequence[View],
+    augment: Augment,
+    seed: int,
+    dtype: str,
+) -> list[list[str]]:
+    """A name for the features of each cut and view."""
+    facts = [_facts(classifier, cut) for cut in cuts]
+    return [[_key(below, dataset, view, augment, seed, dtype) for view in views] for below in facts]
 
 
 def _pace(count: int, seconds: float, waited: float) -> str:

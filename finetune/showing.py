@@ -14,7 +14,7 @@ from rich.table import Table
 
 from finetune import drawing, files, images, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
-from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
+from finetune.errors import DataError, ImageProblem, PartlyDone
 from finetune.evaluation import Metrics, Proportion
 from finetune.prediction import Answer
 from finetune.terminal import Terminal
@@ -49,7 +49,7 @@ def predict(
     """
     terminal = terminal or Terminal()
     for target in (csv_file, figure):
-        _refuse_existing(target, overwrite)
+        files.refuse_existing(target, overwrite)
     classifiers = _classifiers(model, imagenet)
     if level:
         wordnet.require_imagenet(classifiers[0].ids)
@@ -131,13 +131,6 @@ def _imagenet(classifier: Classifier) -> Classifier:
         return load(IMAGENET)
 
 
-def _refuse_existing(target: Path | None, overwrite: bool) -> None:
-    if target and target.is_dir():
-        raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
-    if target and target.exists() and not overwrite:
-        raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
-
-
 def _judge(problems: Sequence[Answer], count: int) -> None:
     if not problems:
         return
@@ -193,7 +186,7 @@ def explain(
     from finetune import explanation
 
     terminal = terminal or Terminal()
-    _refuse_existing(figure, overwrite)
+    files.refuse_existing(figure, overwrite)
     classifier = load(model)
     if classifier.warning:
         terminal.warn(classifier.warning)
@@ -201,7 +194,7 @@ def explain(
     explainer = explanation.explainer(classifier)
     places = _explanation_names(paths, output, "" if number is None else classifier.classes[number])
     for place in places if figure is None else ():
-        _refuse_existing(place, overwrite)
+        files.refuse_existing(place, overwrite)
     if figure is None:
         with files.explained(output):
             output.mkdir(parents=True, exist_ok=True)
