@@ -22,7 +22,7 @@ import numpy as np
 from finetune import catalog, data, duplicates, files, runs, trial, weights
 from finetune.config import Config
 from finetune.data import Dataset
-from finetune.errors import DataError, FinetuneError, ResourceError
+from finetune.errors import DataError, FinetuneError, ResourceError, WeightsError
 from finetune.images import Inspection
 from finetune.scan import scan
 from finetune.sources import SPLITS
@@ -30,6 +30,7 @@ from finetune.terminal import Terminal
 from finetune.trial import Trial
 
 SMALL = 0.2  # of the pictures smaller than the input; then it is worth a word
+FULL = 0.8  # of the memory
 Update = Callable[[int, int], None]
 Found = TypeVar("Found")
 
@@ -103,21 +104,22 @@ class Check:
         if enlarged >= SMALL:
             yield f"{enlarged:.0%} of the pictures are smaller than the {size} x {size} pixels of the input"
         if self.dataset and self.alike.pairs:
-            across = sum(self.dataset.splits[pair.first] != self.dataset.splits[pair.second] for pair in self.alike.pairs)
-            yield (
-                f"pairs of pictures that look alike: {across:,} in two splits, "
-                f"{len(self.alike.pairs) - across:,} of two classes; look at them"
-            )
-        if self.trial and self.trial.peak_memory > 0.8 * memory():
-            yield f"a step took {self.trial.peak_memory / 1e9:.1f} GB of memory, and there are {memory() / 1e9:.1f} GB"
+            yield _alike_sentence(self.alike, self.dataset)
+        if self.trial and self.trial.memory and self.trial.peak_memory > FULL * self.trial.memory:
+            used, there = self.trial.peak_memory / 1e9, self.trial.memory / 1e9
+            yield f"one step took {used:.1f} GB of the {there:.1f} GB of memory; halve the batch size"
 
     @property
     def _enlarged(self) -> tuple[int, float]:
         """Side of the input, and the share of the pictures that must be enlarged to it."""
-        row = catalog.find(self.config.model.backbone)
-        size = self.config.model.image_size or row.size
-        used = self.sizes.min(axis=1) * (row.crop if self.config.model.resize == "crop" else 1) if len(self.sizes) else 0
-        return size, float(np.mean(used < size)) if len(self.sizes) else 0.0
+        row, model = catalog.find(self.config.model.backbone), self.config.model
+        size = model.image_size or row.size
+        used = {
+            "crop": row.crop * self.sizes.min(axis=1, initial=1 << 30),
+            "squash": self.sizes.min(axis=1, initial=1 << 30),
+            "pad": self.sizes.max(axis=1, initial=0),
+        }[model.resize]
+        return size, float((used < size).mean()) if len(used) else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Names, numbers and lists only, for `json.dump`."""
@@ -166,9 +168,13 @@ def describe(pair: duplicates.Pair, dataset: Dataset) -> dict[str, Any]:
     return {"likeness": round(pair.likeness, 4), "pictures": pictures}
 
 
-def memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**62
+def _alike_sentence(alike: Alike, dataset: Dataset) -> str:
+    across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in alike.pairs)
+    of_two = sum(dataset.labels[pair.first] != dataset.labels[pair.second] for pair in alike.pairs)
+    return (
+        f"{len(alike.pairs):,} pairs of pictures look alike (by {alike.by}): {across:,} in two splits, so the test may "
+        f"be too easy; {of_two:,} of two classes, so a label may be wrong"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- checking
@@ -177,8 +183,8 @@ def memory() -> int:
 def check(config: Config, *, compute_features: bool = False, terminal: Terminal | None = None) -> Check:
     """Looks at everything that a training of `config` needs, and tries one step of every phase.
 
-    Problems are collected, not raised. With `compute_features` the features are computed as the training would do, which
-    then finds them; pictures that look alike are told by features wherever these are there, else by fingerprint.
+    Problems are collected, not raised. With `compute_features` the features are computed as the training would do,
+    which then finds them; pictures that look alike are told by features where these are there, else by fingerprint.
     """
     terminal = terminal or Terminal(quiet=True)
     problems: list[FinetuneError] = []
@@ -188,7 +194,7 @@ def check(config: Config, *, compute_features: bool = False, terminal: Terminal 
     source = _collect(problems, lambda: weights.resolve(row, config.model.weights, top=False))
     _collect(problems, lambda: _check_output(config))
     known = None
-    if dataset is None or (source is None and config.model.weights != "none" and problems):
+    if dataset is None or any(isinstance(problem, WeightsError) for problem in problems):
         _collect(problems, lambda: _check_phases(config))
         tried = None
     else:

@@ -7,6 +7,7 @@ Everything is measured with the code that trains: the features of one batch, the
 first of which (it is compiled) is not timed. The weights that change are thrown away.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -61,6 +62,7 @@ def run(config: Config, dataset: Dataset, *, progress: Progress = lambda done, t
         reading_rate=reading_rate,
         feature_rate=feature_rate,
         peak_memory=_peak_memory(),
+        memory=None if device.GPUS else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         run_size=experiment.space(classifier, phases),
         feature_place=outlook.place,
         feature_size=outlook.size,

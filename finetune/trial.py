@@ -57,6 +57,7 @@ class Trial:
     reading_rate: float
     feature_rate: float  # reading and the whole frozen part
     peak_memory: int  # of this process, or of the GPU where there is one
+    memory: int | None  # of this machine; None where a GPU is meant
     run_size: int  # what the run directory may come to
     feature_place: str  # disk, memory or off
     feature_size: int
