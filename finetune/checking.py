@@ -171,8 +171,9 @@ def describe(pair: duplicates.Pair, dataset: Dataset) -> dict[str, Any]:
 def _alike_sentence(alike: Alike, dataset: Dataset) -> str:
     across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in alike.pairs)
     of_two = sum(dataset.labels[pair.first] != dataset.labels[pair.second] for pair in alike.pairs)
+    count = "1 pair of pictures looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of pictures look"
     return (
-        f"{len(alike.pairs):,} pairs of pictures look alike (by {alike.by}): {across:,} in two splits, so the test may "
+        f"{count} alike (by {alike.by}): {across:,} in two splits, so the test may "
         f"be too easy; {of_two:,} of two classes, so a label may be wrong"
     )
 

@@ -27,7 +27,7 @@ def test_networks_are_ranked_on_a_folder(pictures, capsys):
     assert first["rate"] > 0
     assert first["accuracy"]["low"] < first["accuracy"]["value"] <= first["accuracy"]["high"]
     assert first["accuracy"]["value"] > 0.6  # three colours; chance is a third
-    assert [one["accuracy"]["value"] for one in found] == sorted((one["accuracy"]["value"] for one in found))[::-1]
+    assert [one["accuracy"]["value"] for one in found] == sorted(one["accuracy"]["value"] for one in found)[::-1]
 
 
 def test_without_a_folder_speed_decides(capsys):
