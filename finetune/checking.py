@@ -29,7 +29,8 @@ from finetune.sources import SPLITS
 from finetune.terminal import Terminal
 from finetune.trial import Trial
 
-SMALL = 0.2  # of the pictures smaller than the input; then it is worth a word
+ENLARGED = 1.5  # times, that a picture is enlarged to the size of the input; less does no harm to speak of
+SMALL = 0.2  # of the pictures so enlarged; then it is worth a word
 FULL = 0.8  # of the memory
 Update = Callable[[int, int], None]
 Found = TypeVar("Found")
@@ -102,7 +103,7 @@ class Check:
             yield self.weights.warning
         size, enlarged = self._enlarged
         if enlarged >= SMALL:
-            yield f"{enlarged:.0%} of the pictures are smaller than the {size} x {size} pixels of the input"
+            yield f"{enlarged:.0%} of the pictures are enlarged {ENLARGED} times or more, to the {size} px of the input"
         if self.dataset and self.alike.pairs:
             yield _alike_sentence(self.alike, self.dataset)
         if self.trial and self.trial.memory and self.trial.peak_memory > FULL * self.trial.memory:
@@ -111,7 +112,7 @@ class Check:
 
     @property
     def _enlarged(self) -> tuple[int, float]:
-        """Side of the input, and the share of the pictures that must be enlarged to it."""
+        """Side of the input, and the share of the pictures that must be much enlarged to it."""
         row, model = catalog.find(self.config.model.backbone), self.config.model
         size = model.image_size or row.size
         used = {
@@ -119,7 +120,7 @@ class Check:
             "squash": self.sizes.min(axis=1, initial=1 << 30),
             "pad": self.sizes.max(axis=1, initial=0),
         }[model.resize]
-        return size, float((used < size).mean()) if len(used) else 0.0
+        return size, float((used * ENLARGED <= size).mean()) if len(used) else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Names, numbers and lists only, for `json.dump`."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from finetune import checking, drawing, files, images
 from finetune.checking import Check
@@ -21,6 +20,7 @@ from finetune.terminal import Terminal
 
 LISTED = 5  # pairs, in the terminal
 DRAWN = 12  # pairs, in the figure
+SIDE = 128  # of these in pixels, the shorter one, or up to twice that
 CLASSES = 40  # listed one by one
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # of a schedule in the terminal, in letters
@@ -81,9 +81,8 @@ def _draw(found: Check) -> Iterator[tuple[str, bytes]]:
 def _beside(pair: Pair, found: Check) -> tuple[str, tuple[drawing.Image, str], tuple[drawing.Image, str]]:
     assert found.dataset is not None
     facts = checking.describe(pair, found.dataset)
-    whole = images.Transform(256, resize="pad")
     first, second = (
-        (images.read_square(one["path"], whole), f"{Path(one['path']).name}\n{one['class']}, {one['split']}")
+        (images.read(one["path"], near=SIDE), f"{Path(one['path']).name}\n{one['class']}, {one['split']}")
         for one in facts["pictures"]
     )
     return f"likeness {pair.likeness:.2f}", first, second
@@ -100,14 +99,11 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
 
 
 def _print(found: Check, source: str, console: Console) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 3, 0, 0), pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
     for title, lines in _facts(found):
-        table.add_row(title, escape("\n".join(lines)))
-    console.print(table)
+        for number, line in enumerate(lines):
+            console.print(f"[dim]{'' if number else title:<10}[/] {escape(line)}")
     for warning in found.warnings:
-        console.print(f"[yellow]warning:[/] {escape(visible(warning))}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     if not found.problems:
         console.print(f"\nNothing stands against it: finetune train {escape(visible(source))}")
     elif len(found.problems) > 1:
@@ -137,13 +133,18 @@ def _facts(found: Check) -> Iterator[tuple[str, list[str]]]:
     yield (
         "rate",
         [
-            f"{one.name:<12} {sparkline(one.rates)} {max(one.rates):.3g} to {one.rates[-1]:.2g}, {one.epochs} epochs"
+            f"{one.name:<12} {sparkline(one.rates)} {max(one.rates):.3g} to {_rate(one.rates)}, {one.epochs} epochs"
             for one in trial.phases
         ],
     )
     yield "memory", [_memory(found)]
     yield "disk", [_disk(found)]
     yield "time", list(_time(found))
+
+
+def _rate(rates: Sequence[float]) -> str:
+    """The last one, where it is not as good as nothing."""
+    return f"{rates[-1]:.2g}" if rates[-1] > 1e-3 * max(rates) else "0"
 
 
 def _data(found: Check) -> Iterator[str]:
@@ -173,9 +174,11 @@ def _pictures(found: Check) -> Iterator[str]:
         return
     assert found.dataset is not None
     for pair in found.alike.pairs[:LISTED]:
-        facts = checking.describe(pair, found.dataset)
-        both = " ~ ".join(f"{visible(one['path'])} ({one['split']})" for one in facts["pictures"])
-        yield f"{pair.likeness:.2f}  {both}"
+        both = (
+            f"{visible(found.dataset.names[at])} ({SPLITS[found.dataset.splits[at]]})"
+            for at in (pair.first, pair.second)
+        )
+        yield f"{pair.likeness:.2f}  {' ~ '.join(both)}"
     if len(found.alike.pairs) > LISTED:
         yield f"... {len(found.alike.pairs) - LISTED:,} more pairs: --figures DIR draws them, --json lists them{share}"
 

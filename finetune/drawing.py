@@ -259,9 +259,10 @@ def pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, c
         panel.suptitle(_label(title, 60), fontsize=8, color=INK)
         for axes, (picture, caption) in zip(panel.subplots(1, 2), pictures, strict=True):
             axes.imshow(picture)
-            axes.set_axis_off()
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             text = "\n".join(_label(line, 28) for line in caption.split("\n"))
-            axes.set_title(text, fontsize=6.5, color=MUTED, y=-0.02, va="top", linespacing=1.3)
+            axes.set_xlabel(text, fontsize=6.5, color=MUTED, linespacing=1.3)
     return _png(figure)
 
 

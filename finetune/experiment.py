@@ -184,7 +184,7 @@ def _train_and_assess(job: Job) -> Result:
     if checkpoint and checkpoint.lost:
         job.terminal.warn(checkpoint.lost)
 
-    try_one_batch(classifier, dataset, config.head.batch_size)
+    _try_one_batch(job, classifier)
     with job.stage("features", "Features") as update:
         sources = features.prepare(
             classifier,
@@ -233,15 +233,17 @@ def _conclude(job: Job, result: Result) -> None:
     say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
 
 
-def try_one_batch(classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
-    """One batch through the whole model: what cannot work should fail now, not after the long part.
-
-    Raises WeightsError when an answer is not a finite number.
-    """
-    paths = dataset.paths(dataset.indices("train")[: min(batch_size, features.BATCH)])
+def _try_one_batch(job: Job, classifier: Classifier) -> None:
+    """One batch through the whole model: what cannot work should fail now, not after the long part."""
+    paths = job.dataset.paths(job.dataset.indices("train")[: min(job.config.head.batch_size, features.BATCH)])
     batch = next(pipeline.batches(pipeline.reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
     scores = classifier.model(batch.images.astype("float32"), training=False)
-    if not np.isfinite(keras.ops.convert_to_numpy(scores)).all():
+    refuse_infinite(classifier, keras.ops.convert_to_numpy(scores))
+
+
+def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
+    """WeightsError unless all that came out of `classifier` are finite numbers."""
+    if not np.isfinite(values).all():
         raise WeightsError(
             f"{classifier.spec.backbone} answers the first pictures with NaN or infinity.",
             remedy="Its weights are damaged: `finetune weights verify` tells which file.",

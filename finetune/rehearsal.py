@@ -25,8 +25,8 @@ from finetune.errors import ResourceError
 from finetune.trial import PhaseTrial, Trial
 
 POINTS = 61  # at which the learning rate is noted
-TIMED_BATCHES = 2  # of features
 TIMED_SECONDS = 0.3  # of steps, and one step at least
+FORWARD = 1 / 3  # of a step: what goes back through a network costs twice what goes forth
 Progress = Callable[[int, int], None]
 
 
@@ -38,9 +38,13 @@ def run(config: Config, dataset: Dataset, *, progress: Progress = lambda done, t
     total = 3 + len(config.fine_tune)
     started = time.monotonic()
     classifier, phases = plan(config, dataset.classes)
+    # Before any step: features are filed under the weights that they were made with.
+    outlook = features.outlook(
+        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
+        policy=config.cache,
+    )  # fmt: skip
     progress(1, total)
     with _explained("the frozen part of the network", "model.image_size"):
-        experiment.try_one_batch(classifier, dataset, config.head.batch_size)
         reading_rate, feature_rate, inputs = _measure_features(classifier, dataset, phases)
     progress(2, total)
     tried = []
@@ -48,17 +52,12 @@ def run(config: Config, dataset: Dataset, *, progress: Progress = lambda done, t
         with _explained(phase.name, "head.batch_size" if phase.index == 0 else "fine_tune.batch_size"):
             tried.append(_try_phase(phase, rows, classifier, dataset, config))
         progress(3 + phase.index, total)
-    timed = TIMED_BATCHES * features.BATCH / feature_rate
-    outlook = features.outlook(
-        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
-        policy=config.cache,
-    )  # fmt: skip
     return Trial(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         device=device.describe(),
         weights=classifier.weights_hash,
         warning=classifier.warning,
-        start_seconds=time.monotonic() - started - timed,
+        start_seconds=time.monotonic() - started,
         reading_rate=reading_rate,
         feature_rate=feature_rate,
         peak_memory=_peak_memory(),
@@ -82,21 +81,20 @@ def _measure_features(
     classifier: Classifier, dataset: Dataset, phases: Sequence[training.Phase]
 ) -> tuple[float, float, list[np.ndarray]]:
     """Pictures a second when only read, and through the frozen part; and one batch of features for every phase."""
-    train = dataset.indices("train")
-    indices = np.resize(train, (1 + TIMED_BATCHES) * features.BATCH)
+    chosen = np.resize(dataset.indices("train"), features.BATCH)
     read = pipeline.reader(dataset.paths(np.arange(len(dataset))), classifier.transform)
     started = time.monotonic()
-    for _ in pipeline.batches(read, indices[features.BATCH :], features.BATCH):
-        pass
-    reading = time.monotonic() - started
+    (batch,) = pipeline.batches(read, chosen, features.BATCH)
+    reading = (time.monotonic() - started) / features.BATCH
+    features.refuse_problems(batch, dataset.paths(np.arange(len(dataset))))
     extract = features.Extractor(classifier, [phase.cut for phase in phases])
-    first: list[np.ndarray] = []
-    for batch in pipeline.batches(read, indices, features.BATCH):
-        outputs = extract(batch.images)
-        if not first:  # the compiled one
-            first, started = outputs, time.monotonic()
-    count = TIMED_BATCHES * features.BATCH
-    return count / reading, count / (time.monotonic() - started), first
+    rows = extract(batch.images)  # compiled
+    for one in rows:
+        experiment.refuse_infinite(classifier, one)
+    network = _seconds(lambda: extract(batch.images)) / features.BATCH
+    # A GPU computes while the processor reads; else both want the same cores.
+    together = max(reading, network) if device.GPUS else reading + network
+    return 1 / reading, 1 / together, rows
 
 
 def _try_phase(
@@ -105,7 +103,7 @@ def _try_phase(
     trainer = training.PhaseTraining(
         phase,
         classifier,
-        _Repeated(rows),
+        features.Cached((rows,), np.arange(len(rows))),
         dataset,
         seed=config.seed,
         batch_norm=config.model.batch_norm,
@@ -114,9 +112,9 @@ def _try_phase(
     size = min(phase.settings.batch_size, len(trainer.train_indices))
     inputs = np.resize(rows, (size, *rows.shape[1:]))
     labels = np.resize(dataset.labels[trainer.train_indices[: features.BATCH]], size)
+    trainer.train_batch(inputs, labels)  # compiled
     step = _seconds(lambda: trainer.train_batch(inputs, labels))
-    held_out = trainer.validation_indices[: training.VALIDATION_BATCH]
-    validation = _seconds(lambda: trainer.logits(held_out)) / len(held_out)
+    validation = FORWARD * step * len(trainer.validation_indices) / size
     return PhaseTrial(
         name=phase.name,
         epochs=phase.settings.epochs,
@@ -125,27 +123,13 @@ def _try_phase(
         blocks=phase.blocks,
         parameters=sum(int(np.prod(variable.shape)) for variable in trainer.above.trainable_variables),
         step_seconds=step,
-        epoch_seconds=trainer.steps_per_epoch * step + len(trainer.validation_indices) * validation,
+        epoch_seconds=trainer.steps_per_epoch * step + validation,
         rates=tuple(_rates(trainer)),
     )
 
 
-class _Repeated:
-    """A source (see `features.Source`) with the same few rows for whatever is asked."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
-
-    def batches(
-        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
-    ) -> Iterator[np.ndarray]:
-        for start in range(skip * batch_size, len(indices), batch_size):
-            yield np.resize(self.rows, (len(indices[start : start + batch_size]), *self.rows.shape[1:]))
-
-
 def _seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes once it is compiled: the mean of some."""
-    work()
+    """How long `work` takes: the mean of some times."""
     started, times = time.monotonic(), 0
     while not times or time.monotonic() - started < TIMED_SECONDS:
         work()

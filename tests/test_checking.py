@@ -23,6 +23,14 @@ def folder(settings, pictures, tmp_path):
     return copy
 
 
+def copy_across(folder):
+    """A photo (soft shapes, not noise) of one class, and a smaller and poorer copy of it in another."""
+    shapes = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    photo = Image.fromarray(shapes).resize((320, 240), Image.Resampling.BICUBIC)
+    photo.save(folder / "red" / "photo.png")
+    photo.resize((240, 180)).save(folder / "blue" / "copy.jpg", quality=60)
+
+
 def never(*_, **__):
     raise AssertionError("was tried again")
 
@@ -59,6 +67,7 @@ def test_a_second_check_remembers_what_was_tried(settings, monkeypatch):
 
 
 def test_other_pictures_are_tried_anew(settings, folder, monkeypatch):
+    del settings["fine_tune"]
     checking.check(config.load(settings))
     monkeypatch.setattr(rehearsal, "run", never)
     Image.new("RGB", (40, 36), "red").save(folder / "red" / "00.png")
@@ -67,6 +76,7 @@ def test_other_pictures_are_tried_anew(settings, folder, monkeypatch):
 
 
 def test_a_remembered_trial_needs_no_tensorflow(settings, tmp_path):
+    del settings["fine_tune"]
     checking.check(config.load(settings))
     code = (
         "import json, sys; from finetune import checking, config;"
@@ -79,6 +89,7 @@ def test_a_remembered_trial_needs_no_tensorflow(settings, tmp_path):
 
 
 def test_a_memory_that_is_damaged_is_forgotten(settings, private_cache):
+    del settings["fine_tune"]
     checking.check(config.load(settings))
     (page,) = (private_cache / "checks").iterdir()
     for text in ("", "{}", '{"phases": 3}', "[]"):
@@ -102,6 +113,7 @@ def test_what_training_has_cached_need_not_be_computed(settings):
 
 def test_without_a_cache_every_epoch_goes_through_the_network(settings):
     settings["cache"] = "off"
+    del settings["fine_tune"]
     found = checking.check(config.load(settings))
     assert (found.trial.feature_place, found.trial.missing_features) == ("off", 0)
     assert found.seconds["head"] > 3 * (42 + 15) / found.trial.feature_rate
@@ -153,6 +165,7 @@ def test_a_step_that_does_not_fit_is_told(settings, monkeypatch, error):
 
 
 def test_a_disk_that_is_too_small_is_told(settings, monkeypatch):
+    del settings["fine_tune"]
     monkeypatch.setattr(rehearsal.experiment, "space", lambda *_: 10**18)
     found = checking.check(config.load(settings))
     assert kinds(found) == [ResourceError]
@@ -160,12 +173,12 @@ def test_a_disk_that_is_too_small_is_told(settings, monkeypatch):
 
 
 def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings, folder):
-    with Image.open(folder / "red" / "03.png") as original:
-        original.convert("RGB").save(folder / "blue" / "copy.jpg", quality=90)
+    copy_across(folder)
+    del settings["fine_tune"]
     found = checking.check(config.load(settings))
     (pair,) = found.alike.pairs
     paths = {one["path"] for one in checking.describe(pair, found.dataset)["pictures"]}
-    assert paths == {str(folder / "red" / "03.png"), str(folder / "blue" / "copy.jpg")}
+    assert paths == {str(folder / "red" / "photo.png"), str(folder / "blue" / "copy.jpg")}
     assert any("1 pair of pictures looks alike (by fingerprint)" in warning for warning in found.warnings)
     by_features = checking.check(config.load(settings), compute_features=True)
     assert by_features.alike.by == "features"
@@ -174,11 +187,16 @@ def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings
 
 def test_pictures_that_must_be_enlarged_are_told(settings):
     settings["model"]["image_size"] = 64
-    assert any("smaller than the 64 x 64" in warning for warning in checking.check(config.load(settings)).warnings)
+    del settings["fine_tune"]
+    assert any(
+        "100% of the pictures are enlarged 1.5 times or more, to the 64 px" in warning
+        for warning in checking.check(config.load(settings)).warnings
+    )
 
 
 @pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 0), ("cosine", 0.5), ("constant", 0)])
 def test_the_schedule_is_that_of_the_optimizer(settings, schedule, warmup):
+    del settings["fine_tune"]
     settings["head"] |= {"schedule": schedule, "warmup": warmup}
     rates = checking.check(config.load(settings)).trial.phases[0].rates
     assert len(rates) == rehearsal.POINTS
@@ -216,13 +234,13 @@ def test_the_command_lists_and_draws(written, tmp_path, capsys):
 
 
 def test_the_command_for_programs(settings, folder, written, capsys):
-    assert cli.main(["check", written, "--json"]) == 0
+    assert cli.main(["check", written, "fine_tune=null", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["problems"] == []
     assert facts["data"]["classes"][0] == {"name": "blue", "train": 14, "validation": 5, "test": 5}
-    assert facts["trial"]["phases"][1]["name"] == "fine_tune"
+    assert facts["trial"]["phases"][0]["name"] == "head"
     (folder / "red" / "bad.png").write_bytes(b"no picture")
-    assert cli.main(["check", written, "--json"]) == 3
+    assert cli.main(["check", written, "fine_tune=null", "--json"]) == 3
     captured = capsys.readouterr()
     assert json.loads(captured.out)["problems"][0]["kind"] == "DataError"
     assert "bad.png" in captured.err
@@ -236,8 +254,8 @@ def test_a_broken_config_is_told_as_in_training(written, capsys):
 
 
 def test_the_pairs_are_drawn(settings, folder, tmp_path):
-    with Image.open(folder / "red" / "03.png") as original:
-        original.convert("RGB").save(folder / "blue" / "copy.jpg", quality=90)
+    copy_across(folder)
+    del settings["fine_tune"]
     checklist.show(config.load(settings), "x.yaml", figures=tmp_path / "figures", terminal=Terminal(quiet=True))
     with Image.open(tmp_path / "figures" / "alike.png") as drawn:
         assert drawn.width > drawn.height
