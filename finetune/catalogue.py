@@ -102,16 +102,15 @@ def show(name: str, *, as_json: bool = False, figure: Path | None = None, overwr
 def _block_table(blocks: Sequence[Block]) -> Table:
     """A line per block, the last one first: that is the order in which they are unfrozen."""
     table = Table(title="Blocks, from the head down", title_justify="left", box=None, header_style="dim")
-    table.add_column("unfreeze", no_wrap=True, justify="right")
-    table.add_column("from layer", overflow="fold")
-    for title in ("layers", "parameters", "learn in all", "output"):
+    table.add_column("blocks", justify="right")
+    table.add_column("from layer", no_wrap=True, min_width=max(len(block.name) for block in blocks))
+    for title in ("layers", "parameters", "in all", "output"):
         table.add_column(title, justify="right")
-    learning = 0
+    whole = 0
     for number, block in enumerate(reversed(blocks), 1):
-        learning += block.parameters
+        whole += block.parameters
         size = f"{block.height} x {block.width} x {block.channels}"
-        count = f"{number} block{'s' * (number > 1)}"
-        table.add_row(count, escape(block.name), str(block.layers), f"{block.parameters:,}", f"{learning:,}", size)
+        table.add_row(str(number), escape(block.name), str(block.layers), f"{block.parameters:,}", f"{whole:,}", size)
     return table
 
 

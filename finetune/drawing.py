@@ -269,8 +269,8 @@ def pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, c
 def blocks(title: str, rows: Sequence[tuple[str, int, int, int, int]]) -> bytes:
     """A network from image to feature map, block by block: (name, parameters, height, width, channels) each.
 
-    Above, what comes out of each block, as tall as its side and as wide as its channels, both by their logarithm;
-    below, how many parameters are in it. The numbers say what `unfreeze: N blocks` counts.
+    Above, what comes out of each block, as tall as the root of its side and as wide as that of its channels; below, how
+    many parameters are in it. The numbers say what `unfreeze: N blocks` counts.
     """
     from matplotlib.patches import Rectangle
 
@@ -280,22 +280,21 @@ def blocks(title: str, rows: Sequence[tuple[str, int, int, int, int]]) -> bytes:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     sides = np.array([max(height, width) for _, _, height, width, _ in rows])
     depths = np.array([channels for *_, channels in rows])
-    tall = np.log2(sides) + 1
-    wide = 0.25 + 0.65 * np.log2(depths) / max(np.log2(depths).max(), 1)
+    tall = np.sqrt(sides)
+    wide = 0.1 + 0.8 * np.sqrt(depths / depths.max())
     places = np.arange(count)
     for place, height, width in zip(places, tall, wide, strict=True):
         upper.add_patch(
             Rectangle((place - width / 2, -height / 2), width, height, facecolor=BLUE, edgecolor=INK, linewidth=0.6,
                       alpha=0.35)
         )  # fmt: skip
+    gap, turned = 0.02 * tall.max(), 0 if count <= 30 else 90
     for place, side, depth, height in zip(places, sides, depths, tall, strict=True):
-        changed = place == 0 or side != sides[place - 1]
-        if changed or count <= 30:
-            upper.text(place, height / 2 + 0.1, f"{side}²" if changed else "", ha="center", fontsize=font, color=INK)
-        if count <= 30 or place == 0 or depth != depths[place - 1]:
-            upper.text(place, -height / 2 - 0.1, f"{depth}", ha="center", va="top", fontsize=font, color=MUTED,
-                       rotation=0 if count <= 30 else 90)  # fmt: skip
-    upper.set(ylim=(-tall.max() / 2 - 1.4, tall.max() / 2 + 1), xlim=(-0.8, count - 0.2))
+        if place == 0 or side != sides[place - 1]:
+            upper.text(place, height / 2 + gap, f"{side}²", ha="center", fontsize=font, color=INK)
+        where: Mapping[str, Any] = {"ha": "center", "va": "top", "rotation": turned}
+        upper.text(place, -height / 2 - gap, str(depth), fontsize=font, color=MUTED, **where)
+    upper.set(ylim=(-0.72 * tall.max(), 0.6 * tall.max()), xlim=(-0.8, count - 0.2))
     upper.set_axis_off()
     upper.set_title(_label(title, 110), loc="left", fontsize=11, color=INK)
     upper.text(0, 0, "side in pixels above, channels below", transform=upper.transAxes, fontsize=8, color=MUTED)

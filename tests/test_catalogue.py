@@ -58,8 +58,8 @@ def test_what_can_be_unfrozen_is_listed_from_the_head_down(capsys):
     lines = [line.split() for line in said[said.index("from layer") :].splitlines()[1:18]]
     assert [line[0] for line in lines] == [str(number) for number in range(1, 18)]
     rows = catalog.blocks("efficientnet_lite0")
-    assert [line[2] for line in lines] == [row.name for row in reversed(rows)]
-    assert lines[-1][5] == "3,413,024"  # all that can learn below the head
+    assert [line[1] for line in lines] == [row.name for row in reversed(rows)]
+    assert lines[-1][4] == "3,413,024"  # all that can learn below the head
     assert "unfreeze='3 blocks'" in said
 
 
