@@ -38,10 +38,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Alike:
-    """Pictures of two splits or two classes that look alike, how that was judged, and of which share of all."""
+    """Pictures of two splits or two classes that look alike, by what that was judged, and of which share of all."""
 
     pairs: Sequence[duplicates.Pair] = ()
-    by: str = "fingerprint"  # or features
+    by: tuple[str, ...] = ()  # fingerprint, features
     share: float = 1.0
 
 
@@ -174,7 +174,7 @@ def _alike_sentence(alike: Alike, dataset: Dataset) -> str:
     of_two = sum(dataset.labels[pair.first] != dataset.labels[pair.second] for pair in alike.pairs)
     count = "1 pair of pictures looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of pictures look"
     return (
-        f"{count} alike (by {alike.by}): {across:,} in two splits, so the test may "
+        f"{count} alike (by {' and '.join(alike.by)}): {across:,} in two splits, so the test may "
         f"be too easy; {of_two:,} of two classes, so a label may be wrong"
     )
 
@@ -284,12 +284,20 @@ def _look(dataset: Dataset) -> Iterator[Inspection]:
 
 
 def _alike(dataset: Dataset, looks: Sequence[Inspection], tried: Trial | None) -> Alike:
+    """By fingerprint, which sees copies in other colours, and by features, which see one scene from two places."""
+    described = {
+        "fingerprint": (duplicates.by_fingerprint([one.fingerprint for one in looks]), duplicates.LEAST_FINGERPRINT)
+    }
     pooled = tried.pooled_features if tried else None
     if pooled is not None:
-        vectors, least, by = duplicates.by_features(pooled), duplicates.LEAST_FEATURES, "features"
-    else:
-        vectors = duplicates.by_fingerprint([one.fingerprint for one in looks])
-        least, by = duplicates.LEAST_FINGERPRINT, "fingerprint"
-    pairs, share = duplicates.find(vectors, dataset.labels, dataset.splits, least=least)
-    same = [dataset.hashes[pair.first] == dataset.hashes[pair.second] for pair in pairs]  # `data` has told these
-    return Alike([pair for pair, doubled in zip(pairs, same, strict=True) if not doubled], by, share)
+        described["features"] = (duplicates.by_features(pooled), duplicates.LEAST_FEATURES)
+    found: dict[tuple[int, int], duplicates.Pair] = {}
+    shares = []
+    for vectors, least in described.values():
+        pairs, share = duplicates.find(vectors, dataset.labels, dataset.splits, least=least)
+        shares.append(share)
+        for pair in pairs:
+            if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # of equal files `data` has told
+                found.setdefault((pair.first, pair.second), pair)
+    pairs = sorted(found.values(), key=lambda pair: -pair.likeness)
+    return Alike(pairs, tuple(described), min(shares))

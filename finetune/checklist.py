@@ -170,7 +170,7 @@ def _pictures(found: Check) -> Iterator[str]:
     yield f"{formats}; median {width} x {height} pixels, shorter side from {shorter.min()}, longer to {longer.max()}"
     share = "" if found.alike.share == 1 else f" (of {found.alike.share:.0%} of the pictures, test pictures first)"
     if not found.alike.pairs:
-        yield f"none look alike across splits or classes, by {found.alike.by}{share}"
+        yield f"none look alike across splits or classes, by {' and '.join(found.alike.by)}{share}"
         return
     assert found.dataset is not None
     for pair in found.alike.pairs[:LISTED]:

@@ -104,11 +104,11 @@ def test_what_training_has_cached_need_not_be_computed(settings):
     settings["augment"] = {"preset": "light", "views": 2}
     before = checking.check(config.load(settings))
     assert before.trial.missing_features == 72 + 2 * 42
-    assert (before.alike.by, before.seconds["features"] > 0) == ("fingerprint", True)
+    assert (before.alike.by, before.seconds["features"] > 0) == (("fingerprint",), True)
     finetune.train(settings, quiet=True)
     after = checking.check(config.load(settings))
     assert (after.remembered, after.trial.missing_features, after.seconds["features"]) == (True, 0, 0)
-    assert after.alike.by == "features"
+    assert after.alike.by == ("fingerprint", "features")
 
 
 def test_without_a_cache_every_epoch_goes_through_the_network(settings):
@@ -172,7 +172,7 @@ def test_a_disk_that_is_too_small_is_told(settings, monkeypatch):
     assert "too little space" in str(found.problems[0])
 
 
-def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings, folder):
+def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings, folder, monkeypatch):
     copy_across(folder)
     del settings["fine_tune"]
     found = checking.check(config.load(settings))
@@ -180,9 +180,12 @@ def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings
     paths = {one["path"] for one in checking.describe(pair, found.dataset)["pictures"]}
     assert paths == {str(folder / "red" / "photo.png"), str(folder / "blue" / "copy.jpg")}
     assert any("1 pair of pictures looks alike (by fingerprint)" in warning for warning in found.warnings)
-    by_features = checking.check(config.load(settings), compute_features=True)
-    assert by_features.alike.by == "features"
-    assert (pair.first, pair.second) in [(one.first, one.second) for one in by_features.alike.pairs]
+    also = checking.check(config.load(settings), compute_features=True)
+    assert also.alike.by == ("fingerprint", "features")
+    assert (pair.first, pair.second) in [(one.first, one.second) for one in also.alike.pairs]
+    monkeypatch.setattr(checking.duplicates, "LEAST_FINGERPRINT", 2.0)  # features alone find it too
+    again = checking.check(config.load(settings))
+    assert (pair.first, pair.second) in [(one.first, one.second) for one in again.alike.pairs]
 
 
 def test_pictures_that_must_be_enlarged_are_told(settings):

@@ -37,7 +37,7 @@ def test_pictures_of_one_colour_look_like_nothing_else():
 
 
 def test_only_pairs_across_splits_or_classes_count_and_each_once():
-    rows = by_features(np.repeat(np.eye(3), 3, axis=0))  # three groups of three that look the same
+    rows = np.repeat(np.eye(3, dtype=np.float32), 3, axis=0)  # three groups of three that look the same
     labels = np.array([0, 0, 0, 0, 0, 1, 2, 2, 2])
     splits = np.array([0, 0, 2, 0, 0, 0, 1, 1, 1])
     pairs, share = find(rows, labels, splits, least=0.9)
@@ -47,11 +47,19 @@ def test_only_pairs_across_splits_or_classes_count_and_each_once():
 
 
 def test_the_likest_come_first():
-    rows = by_features([[1.0, 0.0], [1.0, 0.3], [1.0, 0.1]])
+    rows = np.array([[1.0, 0.0], [1.0, 0.3], [1.0, 0.1]], np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     pairs, _ = find(rows, np.arange(3), np.zeros(3, int), least=0.9)
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 2), (1, 2), (0, 1)]
     assert pairs[2].likeness == pytest.approx(1 / np.hypot(1, 0.3))
     assert len(find(rows, np.arange(3), np.zeros(3, int), least=0.99)[0]) == 1
+
+
+def test_features_are_compared_by_what_they_do_not_share():
+    rows = 10 + np.random.default_rng(0).normal(size=(50, 20))
+    vectors = by_features(rows)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert abs(vectors @ vectors.T - np.eye(50)).max() < 0.9  # with their mean, all would be above 0.98
 
 
 def test_many_pictures_cost_no_more_than_some_seconds_and_the_share_is_told(monkeypatch):
@@ -67,6 +75,6 @@ def test_many_pictures_cost_no_more_than_some_seconds_and_the_share_is_told(monk
 
 def test_data_in_which_all_looks_alike_is_no_flood(monkeypatch):
     monkeypatch.setattr(duplicates, "MOST", 20)
-    rows = by_features(np.ones((300, 4)))
+    rows = np.full((300, 4), 0.5, np.float32)
     pairs, _ = find(rows, np.arange(300), np.zeros(300, int), least=0.9)
     assert len(pairs) == 20
