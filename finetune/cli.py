@@ -14,6 +14,7 @@ from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
   finetune init photos/                              write a config for a folder of pictures
+  finetune check photos.yaml                         what could go wrong, and how long it will take
   finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
   finetune train --resume runs/photos-1              go on after an interruption
   finetune predict dog.jpg                           1000 ImageNet classes, no training
@@ -202,6 +203,21 @@ def zeroshot(arguments: argparse.Namespace) -> None:
     )
 
 
+def check(arguments: argparse.Namespace) -> None:
+    from finetune import checklist, terminal
+    from finetune import config as configs
+
+    checklist.show(
+        configs.load(arguments.config, arguments.overrides),
+        arguments.config,
+        as_json=arguments.json,
+        figures=arguments.figures,
+        overwrite=arguments.overwrite,
+        compute_features=arguments.features,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
+    )
+
+
 def preview(arguments: argparse.Namespace) -> None:
     from finetune import config as configs
 
@@ -221,8 +237,13 @@ def preview(arguments: argparse.Namespace) -> None:
 def backbones(arguments: argparse.Namespace) -> None:
     from finetune import catalogue
 
-    if arguments.name:
-        catalogue.show(arguments.name, as_json=arguments.json)
+    if arguments.compare is not None:
+        from finetune import ranking, terminal
+
+        folder = Path(arguments.compare) if arguments.compare else None
+        ranking.show(folder, as_json=arguments.json, terminal=terminal.Terminal(quiet=arguments.quiet))
+    elif arguments.name:
+        catalogue.show(arguments.name, as_json=arguments.json, figure=arguments.figure, overwrite=arguments.overwrite)
     else:
         catalogue.show_all(as_json=arguments.json)
 
@@ -335,6 +356,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw curves and test accuracies")
     sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
+    sub = add("check", check, "find what could go wrong, without training", "finetune check flowers head.epochs=5")
+    sub.epilog += (
+        "; exit code: 0 if nothing stands against the training, else that of the first problem: "
+        "2 config or a step that diverges, 3 data, 4 weights, 5 disk or memory"
+    )
+    sub.add_argument("config", help="a YAML file, or the name of a shipped config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    sub.add_argument("--features", action="store_true", help="compute the features now, to compare pictures by them")
+    sub.add_argument("--figures", type=Path, metavar="DIR", help="draw the learning rate, and pictures that look alike")
+    sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+
     sub = add("preview", preview, "show what goes into a training, a sheet per class", "finetune preview flowers")
     sub.add_argument("config", help="a YAML file, or the name of a shipped config")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
@@ -351,7 +384,16 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
     sub.add_argument("name", nargs="?")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the blocks of NAME, with their sizes")
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    sub.add_argument(
+        "--compare",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="rank those whose weights are here: by speed, and on a folder with one folder per class by accuracy",
+    )
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("init", init, "write a config for a folder of pictures", "finetune init photos/")
     sub.add_argument("folder", type=Path)

@@ -211,8 +211,12 @@ def _without(dataset: Dataset, out: dict[int, str]) -> Dataset:
         splits=dataset.splits[kept],
         hashes=tuple(dataset.hashes[index] for index in kept),
         skipped=dataset.skipped + tuple((dataset.names[index], why) for index, why in out.items()),
-        warnings=(*dataset.warnings, f"{len(out):,} files are left out, such as {_first(dataset, out)}"),
+        warnings=(*dataset.warnings, f"{_files(len(out))} left out, such as {_first(dataset, out)}"),
     )
+
+
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count:,} files are"
 
 
 def _first(dataset: Dataset, out: dict[int, str]) -> str:
@@ -312,7 +316,8 @@ def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
             out |= {index: f"the same picture as {escape(dataset.names[_other(group, index)])}" for index in dropped}
     if not pairs:
         return dataset
-    what = f"{dataset.name}: {len(pairs):,} pictures are in two splits or two classes"
+    pictures = "1 picture is" if len(pairs) == 1 else f"{len(pairs):,} pictures are"
+    what = f"{dataset.name}: {pictures} in two splits or two classes"
     if leaks == "error":
         raise complain(what, pairs, "delete the doubles, or let them be dropped: data.leaks=drop")
     if leaks == "drop":

@@ -260,6 +260,88 @@ def preview(
     return _png(figure)
 
 
+def schedule(phases: Sequence[tuple[str, int, Sequence[float]]]) -> bytes:
+    """The learning rate over all phases: (name, epochs, rates at moments spread evenly over them) each."""
+    figure = _figure(7.0, 2.8)
+    axes = figure.subplots()
+    start = 0.0
+    for number, (name, epochs, rates) in enumerate(phases):
+        places = start + np.linspace(0, epochs, len(rates))
+        axes.plot(places, rates, color=SERIES[number % len(SERIES)], linewidth=2)
+        if number:
+            axes.axvline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            _label(name, 16), (start, 1.01), xycoords=("data", "axes fraction"), xytext=(3, 2),
+            textcoords="offset points", fontsize=9, color=INK, annotation_clip=False,
+        )  # fmt: skip
+        start += epochs
+    _plain(axes)
+    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, max(start, 1)))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    return _png(figure)
+
+
+def pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
+    """Two pictures beside each other, each with a caption, under a title; several such pairs on one sheet."""
+    columns = max(1, min(columns, len(rows)))
+    count = math.ceil(len(rows) / columns)
+    figure = _figure(3.4 * columns, 2.35 * count)
+    panels = figure.subfigures(count, columns, squeeze=False, wspace=0.06, hspace=0.04).flat
+    for panel, (title, *pictures) in zip(panels, rows, strict=False):
+        panel.set_facecolor("#f4f6f8")
+        panel.suptitle(_label(title, 60), fontsize=8, color=INK)
+        for axes, (picture, caption) in zip(panel.subplots(1, 2), pictures, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            text = "\n".join(_label(line, 28) for line in caption.split("\n"))
+            axes.set_xlabel(text, fontsize=6.5, color=MUTED, linespacing=1.3)
+    return _png(figure)
+
+
+def blocks(title: str, rows: Sequence[tuple[str, int, int, int, int]]) -> bytes:
+    """A network from image to feature map, block by block: (name, parameters, height, width, channels) each.
+
+    Above, what comes out of each block, as tall as the root of its side and as wide as that of its channels; below, how
+    many parameters are in it. The numbers say what `unfreeze: N blocks` counts.
+    """
+    from matplotlib.patches import Rectangle
+
+    count = len(rows)
+    font = 8 if count <= 30 else 6
+    figure = _figure(max(7.0, 0.42 * count + 1.4) if count <= 30 else 0.2 * count + 1.4, 6.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    sides = np.array([max(height, width) for _, _, height, width, _ in rows])
+    depths = np.array([channels for *_, channels in rows])
+    tall = np.sqrt(sides)
+    wide = 0.1 + 0.8 * np.sqrt(depths / depths.max())
+    places = np.arange(count)
+    for place, height, width in zip(places, tall, wide, strict=True):
+        upper.add_patch(
+            Rectangle((place - width / 2, -height / 2), width, height, facecolor=BLUE, edgecolor=INK, linewidth=0.6,
+                      alpha=0.35)
+        )  # fmt: skip
+    gap, turned = 0.02 * tall.max(), 0 if count <= 30 else 90
+    for place, side, depth, height in zip(places, sides, depths, tall, strict=True):
+        if place == 0 or side != sides[place - 1]:
+            upper.text(place, height / 2 + gap, f"{side}²", ha="center", fontsize=font, color=INK)
+        where: Mapping[str, Any] = {"ha": "center", "va": "top", "rotation": turned}
+        upper.text(place, -height / 2 - gap, str(depth), fontsize=font, color=MUTED, **where)
+    upper.set(ylim=(-0.72 * tall.max(), 0.6 * tall.max()), xlim=(-0.8, count - 0.2))
+    upper.set_axis_off()
+    upper.set_title(_label(title, 110), loc="left", fontsize=11, color=INK)
+    upper.text(0, 0, "side in pixels above, channels below", transform=upper.transAxes, fontsize=8, color=MUTED)
+    lower.bar(places, [parameters / 1e6 for _, parameters, *_ in rows], width=0.7, color=BLUE, alpha=0.75)
+    _plain(lower)
+    lower.grid(False, axis="x")
+    lower.set_ylabel("million parameters")
+    names = [f"{_label(name, 26)}  {count - place}" for place, (name, *_) in enumerate(rows)]
+    lower.set_xticks(places, names, rotation=90, fontsize=font, color=INK)
+    lower.set_xlabel("each block by its first layer, and which one it is from the end: unfreeze: 3 blocks = 3, 2, 1")
+    return _png(figure)
+
+
 def _outside_box(picture: Image, box: tuple[float, float, float, float]) -> Image:
     """`picture` with everything outside `box` faded."""
     left, top, right, bottom = (round(value) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3]))

@@ -31,7 +31,6 @@ from finetune import (
     evaluation,
     features,
     files,
-    images,
     monitoring,
     pipeline,
     rates,
@@ -117,7 +116,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
-        config, decisions = recipe.complete(config, _facts_of(dataset))
+        config, decisions = recipe.complete(config, recipe.facts(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
@@ -133,11 +132,6 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
             write_facts(run, recipe=[f"{decision.key}: {decision.reason}" for decision in decisions])
             with device.deterministic(config.deterministic):
                 return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
-
-
-def _facts_of(dataset: Dataset) -> recipe.Facts:
-    train = dataset.indices("train")
-    return recipe.Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
 
 
 def resume(
@@ -207,7 +201,7 @@ def _train_and_assess(job: Job) -> Result:
         classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
         phases = training.plan(config, classifier)
     _refuse_other_weights(run, classifier)
-    run.require_space(_space(classifier, phases))
+    run.require_space(space(classifier, phases))
     _introduce(job, classifier)
     checkpoint = run.load_checkpoint()
     run.rewind(checkpoint)
@@ -283,7 +277,12 @@ def _try_one_batch(job: Job, classifier: Classifier) -> None:
     paths = job.dataset.paths(job.dataset.indices("train")[: min(job.config.head.batch_size, features.BATCH)])
     batch = next(pipeline.batches(pipeline.reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
     scores = classifier.model(batch.images.astype("float32"), training=False)
-    if not np.isfinite(keras.ops.convert_to_numpy(scores)).all():
+    refuse_infinite(classifier, keras.ops.convert_to_numpy(scores))
+
+
+def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
+    """WeightsError unless all that came out of `classifier` are finite numbers."""
+    if not np.isfinite(values).all():
         raise WeightsError(
             f"{classifier.spec.backbone} answers the first pictures with NaN or infinity.",
             remedy="Its weights are damaged: `finetune weights verify` tells which file.",
@@ -301,7 +300,7 @@ def _refuse_other_weights(run: Run, classifier: Classifier) -> None:
     write_facts(run, weights=classifier.weights_hash)
 
 
-def _space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
+def space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
     """Bytes that the run directory may come to: the model, the logs, and three checkpoints of the deepest phase.
 
     A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.

@@ -204,6 +204,32 @@ def prepare(
     return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What `prepare` will do. `files[c][v]` holds view v of cut c, and `pictures[v]` go through the network for it."""
+
+    place: str  # disk, memory, or off: no cache, every epoch goes through the whole network
+    size: int  # bytes, of all files together
+    pictures: tuple[int, ...]
+    files: tuple[tuple[Path, ...], ...]  # none unless the place is the disk
+
+
+def outlook(
+    classifier: Classifier, dataset: Dataset, cuts: Sequence[Any], *, augment: Augment, seed: int, policy: str = "auto"
+) -> Outlook:
+    """What `prepare` with the same arguments will do; no picture is read."""
+    views = _views(dataset, augment, augment.active)
+    wanted = _Wanted(classifier, dataset, cuts, views, augment, seed)
+    place, dtype = _place(policy, wanted, None, lambda _: None)
+    keys = wanted.keys(dtype) if place == "disk" else []
+    return Outlook(
+        place=place,
+        size=0 if place == "off" else wanted.size(dtype),
+        pictures=tuple(len(view.indices) for view in views),
+        files=tuple(tuple(_path(key) for key in row) for row in keys),
+    )
+
+
 def _pace(count: int, seconds: float, waited: float) -> str:
     text = f"Features: {count:,} pictures in {seconds:.1f} s, {count / seconds:.0f} a second"
     if waited > 0.5 * seconds:

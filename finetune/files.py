@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ResourceError
+from finetune.errors import ResourceError, UsageError
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
 _in_the_making: set[Path] = set()
@@ -98,6 +98,14 @@ def sha256(path: Path) -> str:
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for something in the making; if its process is killed, `clean` removes it."""
     return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def refuse_existing(target: Path | None, overwrite: bool) -> None:
+    """UsageError if the user's `target` (None: nothing asked for) is a folder, or a file that may not be replaced."""
+    if target and target.is_dir():
+        raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
+    if target and target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
 
 
 def require_space(folder: Path, needed: int) -> None:

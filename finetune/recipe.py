@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune import catalog
+from finetune import catalog, images
 from finetune.config import Augment, Config, FineTune, Head, Model
+from finetune.data import Dataset
 
 SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
@@ -35,6 +36,12 @@ class Decision:
     key: str
     value: Any
     reason: str
+
+
+def facts(dataset: Dataset) -> Facts:
+    """What the recipe looks at in `dataset`; only the headers of a few pictures are read."""
+    train = dataset.indices("train")
+    return Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
 
 
 def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:

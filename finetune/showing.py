@@ -52,8 +52,8 @@ def predict(
     terminal = terminal or Terminal()
     if resume and (csv_file is None or as_json or figure or overwrite):
         raise UsageError("--resume goes on with a table: give --csv FILE, and none of --json, --figure, --overwrite.")
-    _refuse_existing(figure, overwrite)
-    _refuse_existing(csv_file, overwrite or resume)
+    files.refuse_existing(figure, overwrite)
+    files.refuse_existing(csv_file, overwrite or resume)
     _refuse_begun(csv_file, overwrite or resume)
     classifiers = _classifiers(model, imagenet)
     if level:
@@ -142,13 +142,6 @@ def _imagenet(classifier: Classifier) -> Classifier:
         return load(IMAGENET)
 
 
-def _refuse_existing(target: Path | None, overwrite: bool) -> None:
-    if target and target.is_dir():
-        raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
-    if target and target.exists() and not overwrite:
-        raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
-
-
 def _refuse_begun(table: Path | None, allowed: bool) -> None:
     if table and prediction.part_of(table).exists() and not allowed:
         raise UsageError(
@@ -212,7 +205,7 @@ def explain(
     from finetune import explanation
 
     terminal = terminal or Terminal()
-    _refuse_existing(figure, overwrite)
+    files.refuse_existing(figure, overwrite)
     classifier = load(model)
     if classifier.warning:
         terminal.warn(classifier.warning)
@@ -220,7 +213,7 @@ def explain(
     explainer = explanation.explainer(classifier)
     places = _explanation_names(paths, output, "" if number is None else classifier.classes[number])
     for place in places if figure is None else ():
-        _refuse_existing(place, overwrite)
+        files.refuse_existing(place, overwrite)
     if figure is None:
         with files.explained(output):
             output.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     assert whole.output.shape == (None, 1000)
     assert feature_map(whole, row).shape == backbone.output.shape
     _check_blocks(backbone, row)
+    _check_block_table(backbone, row)
     keras.backend.clear_session()
 
 
@@ -81,6 +82,17 @@ def _check_blocks(backbone: Any, row: Backbone) -> None:
         sides = [{id(weight) for weight in side.weights} for side in (below, above)]
         assert not sides[0] & sides[1]
         assert sides[0] | sides[1] == {id(weight) for weight in backbone.weights}
+
+
+def _check_block_table(backbone: Any, row: Backbone) -> None:
+    from finetune import blocks
+
+    found = [
+        catalog.Block(block.name, len(block.layers), block.parameters, *block.layers[-1].output.shape[1:])
+        for block in blocks.find(backbone)
+    ]
+    lines = "\n".join(",".join(map(str, (row.name, *block))) for block in found)
+    assert list(catalog.blocks(row.name)) == found, f"blocks.csv should say\n{lines}"
 
 
 @pytest.mark.parametrize("name", ["vgg16", "mobilenet", "xception", "inception_v3", "densenet121", "alexnet", "tiny"])

@@ -99,6 +99,30 @@ def test_prediction(shape: tuple[int, int, int]) -> None:
     assert has(found, drawing.BLUE)
 
 
+def test_a_schedule_over_phases() -> None:
+    picture = opened(
+        drawing.schedule([("head", 10, [1e-3, 5e-4, 0.0]), ("fine_tune", 5, [3e-4] * 3), ("no", 0, [1.0])])
+    )
+    assert has(picture, drawing.BLUE)
+    assert has(picture, drawing.ORANGE)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_pairs(count: int) -> None:
+    red, tall = np.full((20, 30, 3), (255, 0, 0), np.uint8), np.full((60, 20, 3), (0, 0, 255), np.uint8)
+    picture = opened(drawing.pairs([(NASTY[0], (red, NASTY[1]), (tall, NASTY[2]))] * count))
+    assert has(picture, "#ff0000")
+    assert has(picture, "#0000ff")
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 120])
+def test_blocks_of_any_number(count: int) -> None:
+    rows = [(f"block_{at}_conv", 1000 * at, max(1, 112 >> (at // 4)), 112, 8 * (at + 1)) for at in range(count)]
+    picture = opened(drawing.blocks("Network", rows))
+    assert max(picture.shape) < 5000
+    assert picture.shape[1] > 0.9 * picture.shape[0]
+
+
 def test_names_are_drawn_as_they_are() -> None:
     """No formula, no warning about missing letters (warnings are errors here), no crash."""
     image = np.zeros((8, 8, 3), np.uint8)
