@@ -266,6 +266,13 @@ class FineTune(Phase):
     learning_rate: Number = option(1e-4, "step length of the optimizer", gt=0)
 
 
+class TensorBoard(Section):
+    """What TensorBoard shows beyond curves, pictures and the projector; both cost time."""
+
+    histograms: bool = option(False, "weights and gradients of each epoch as histograms", strict=True)
+    profile: bool = option(False, "time a few steps of each phase with TensorFlow's profiler", strict=True)
+
+
 class Config(Section):
     """A whole training."""
 
@@ -280,6 +287,7 @@ class Config(Section):
     head: Phase = option(Phase(), "training of the new head")
     fine_tune: tuple[FineTune, ...] = option((), "then training deeper: a mapping, or a list of them")
     cache: Literal["auto", "memory", "disk", "off"] = option("auto", "where computed features are kept")
+    tensorboard: TensorBoard = option(TensorBoard(), "what TensorBoard shows beyond the usual")
 
     @model_validator(mode="before")
     @classmethod

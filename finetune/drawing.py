@@ -199,6 +199,34 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
     return _png(figure)
 
 
+def strip(pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool]) -> bytes:
+    """Squares of one size side by side, below each its second look, and below that its caption: orange if not `right`.
+
+    The quick sister of `sheet`: pixels are placed as they are, one picture for all, so that it can be drawn often.
+    """
+    side, gap, text = 128, 6, 40
+    columns = [
+        np.concatenate([_square(picture, side), np.full((gap // 2, side, 3), 255, np.uint8), _square(look, side)])
+        for picture, look in zip(pictures, looks, strict=True)
+    ]
+    height = len(columns[0]) + text
+    figure = _figure((side + gap) * len(columns) / DPI, height / DPI, layout=None)
+    for at, (column, caption, good) in enumerate(zip(columns, captions, right, strict=True)):
+        left = at * (side + gap)
+        figure.figimage(column, left, text, origin="upper")
+        lines = "\n".join(_label(line, 22) for line in caption.split("\n"))
+        place = left / ((side + gap) * len(columns)), (text - 4) / height
+        figure.text(*place, lines, va="top", fontsize=5, color=INK if good else ORANGE, linespacing=1.3)
+    return _png(figure)
+
+
+def _square(picture: Image, side: int) -> Image:
+    from PIL import Image as Pillow
+
+    resized: Image = np.asarray(Pillow.fromarray(picture).resize((side, side)))
+    return resized
+
+
 def preview(
     rows: Sequence[tuple[Image, tuple[float, float, float, float] | None, Image, Sequence[Image]]], title: str
 ) -> bytes:

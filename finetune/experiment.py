@@ -201,6 +201,7 @@ def _train_and_assess(job: Job) -> Result:
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
         found = assessment.assess(classifier, dataset, head_answers, progress=update)
+    monitoring.note_result(run.tensorboard / "result", run.path.name, config, _accuracies(run, found.metrics))
     write_facts(run, seconds=job.watch.seconds, peak_memory_mb=device.peak_memory_mb())
     with job.watch.time("report"):
         evidence = assessment.evidence(run, config, dataset, classifier, found, read_facts(run))
@@ -209,6 +210,13 @@ def _train_and_assess(job: Job) -> Result:
     result = Result(run, classifier, found.metrics, found.head_metrics, found.paired)
     _conclude(job, result)
     return result
+
+
+def _accuracies(run: Run, metrics: evaluation.Metrics | None) -> dict[str, float]:
+    """Of the kept weights, as far as there are pictures to measure them on."""
+    validated = [phase["validation"] for phase in run.phases if phase["validation"]]
+    found = {"validation": validated[-1]["accuracy"]} if validated else {}
+    return found | ({"test": metrics.accuracy.value} if metrics else {})
 
 
 def _conclude(job: Job, result: Result) -> None:
@@ -300,8 +308,14 @@ def _run_phases(
         training.restore_model(classifier, checkpoint.arrays)
     head_answers = checkpoint.arrays.get(HEAD_ANSWERS) if checkpoint else None
     lines = monitoring.Lines(job.terminal)
-    board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
-    watcher = monitoring.All([lines, board])
+    board = monitoring.TensorBoard(
+        run.tensorboard,
+        run.config_yaml.read_text("utf-8"),
+        first_step=standing.step,
+        histograms=job.config.tensorboard.histograms,
+    )
+    profile = [monitoring.Profile(run.tensorboard / "train", job.terminal)] if job.config.tensorboard.profile else []
+    watcher = monitoring.All([lines, board, *profile])
     try:
         for phase, source in phases[standing.phase :]:
             trainer = training.PhaseTraining(
@@ -330,7 +344,7 @@ def _run_phases(
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
             _save(run, f"{phase.name}-done", trainer.trained_arrays(), head_answers, standing)
     finally:
-        board.close()
+        watcher.close()
     return head_answers
 
 
