@@ -202,7 +202,7 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
 def strip(pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool]) -> bytes:
     """Squares of one size side by side, below each its second look, and below that its caption: orange if not `right`.
 
-    The quick sister of `sheet`: pixels are placed as they are, one picture for all, so that it can be drawn often.
+    The quick sister of `sheet`, a JPEG: pixels are placed as they are, so that it can be drawn and kept often.
     """
     side, gap, text = 128, 6, 40
     columns = [
@@ -214,10 +214,10 @@ def strip(pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[
     for at, (column, caption, good) in enumerate(zip(columns, captions, right, strict=True)):
         left = at * (side + gap)
         figure.figimage(column, left, text, origin="upper")
-        lines = "\n".join(_label(line, 22) for line in caption.split("\n"))
+        lines = "\n".join(_label(line, 20) for line in caption.split("\n"))
         place = left / ((side + gap) * len(columns)), (text - 4) / height
         figure.text(*place, lines, va="top", fontsize=5, color=INK if good else ORANGE, linespacing=1.3)
-    return _png(figure)
+    return _render(figure, format="jpeg", pil_kwargs={"quality": 85})
 
 
 def _square(picture: Image, side: int) -> Image:
@@ -336,7 +336,11 @@ def _columns(text: str) -> int:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, missing letters are boxes."""
+    return _render(figure, format="png", metadata={"Software": None})
+
+
+def _render(figure: "Figure", **options: Any) -> bytes:
+    """The file of a finished figure. Text is taken as it is: `$` starts no formula, missing letters are boxes."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -345,7 +349,7 @@ def _png(figure: "Figure") -> bytes:
     target = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", metadata={"Software": None})
+        figure.savefig(target, **options)
     return target.getvalue()
 
 

@@ -8,6 +8,7 @@ all what HPARAMS compares. When asked (`tensorboard:` in the config), histograms
 """
 
 import errno
+import io
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
+from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune import config as configs
@@ -108,7 +111,6 @@ class TensorBoard(Watcher):
     def __init__(self, folder: Path, config_yaml: str, *, first_step: int = 0, histograms: bool = False) -> None:
         self.folder = folder
         self.histograms = histograms
-        self._embeddings: dict[str, projector.Embedding] = {}
         self._samples: samples.Samples | None = None
         with _explained(folder):
             self._open(folder, config_yaml, first_step)
@@ -167,9 +169,9 @@ class TensorBoard(Watcher):
             "answer": [classes[answers[index]] for index in indices.tolist()],
             "file": [dataset.names[index] for index in indices],
         }
-        self._embeddings[name] = projector.Embedding(samples.vectors(training, indices), columns)
+        vectors = samples.vectors(training, indices)
         pictures = samples.thumbnails(training, indices, projector.SIDE)
-        projector.write(self.folder / "validation", pictures, self._embeddings)
+        projector.add(self.folder / "validation", name, vectors, columns, pictures)
 
 
 class Profile(Watcher):
@@ -255,8 +257,12 @@ def _histograms(training: PhaseTraining) -> None:
         tf.summary.histogram(f"gradients/{variable.path}", gradient)
 
 
-def _image(name: str, png: bytes) -> None:
-    tf.summary.image(name, tf.io.decode_png(png, channels=3)[None])
+def _image(name: str, content: bytes) -> None:
+    """What `tf.summary.image` writes, of a file that is encoded already."""
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    tensor = tf.constant([str(width).encode(), str(height).encode(), content])
+    tf.summary.write(name, tensor, metadata=create_summary_metadata(display_name=None, description=None))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """TensorBoard's embedding projector: the validation pictures as points, near each other where the network sees them so.
 
-    write(folder, pictures, {"head": Embedding(vectors, {"class": [...], "answer": [...]})})
+    add(folder, "head", vectors, {"class": [...], "answer": [...]}, pictures)
 
 The projector looks for its files in every folder that holds event files: `projector_config.pbtxt` names the others,
 `sprite.jpg` has a thumbnail of each point, `<embedding>.tsv` its vector and `<embedding>_metadata.tsv` what it is
@@ -11,43 +11,47 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
-from tensorboard.plugins.projector import ProjectorConfig
+from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
 
 from finetune import files
 from finetune.formats import escape
 
+CONFIG = "projector_config.pbtxt"
 POINTS = 500  # more make the page slow, and no picture of them any clearer
 AXES = 100  # of the vectors; the page itself goes on with 200 of any at most
 SIDE = 64  # of a thumbnail, in pixels
 
 
-class Embedding(NamedTuple):
-    """Vectors (n, d), and for each texts by column, two columns or more: by these the page colours and names points."""
+def add(
+    folder: Path, name: str, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], pictures: np.ndarray
+) -> None:
+    """Puts an embedding beside those that `folder` has already, or in the place of one of that name.
 
-    vectors: np.ndarray
-    columns: Mapping[str, Sequence[str]]
-
-
-def write(folder: Path, pictures: np.ndarray, embeddings: Mapping[str, Embedding]) -> None:
-    """Writes all files into `folder`, replacing those that are there; `pictures` are (n, SIDE, SIDE, 3) uint8.
-
-    Raises ResourceError where that is not possible.
+    `vectors` are (n, d), `columns` texts for each of them, two columns or more, by which the page colours and names
+    points; `pictures` (n, SIDE, SIDE, 3) uint8 are the same for all embeddings. ResourceError where that cannot be
+    written.
     """
-    config = ProjectorConfig()
-    for name, (vectors, columns) in embeddings.items():
-        table, metadata = f"{name}.tsv", f"{name}_metadata.tsv"
-        files.write_text(folder / table, _table(_main_axes(vectors)))
-        files.write_text(folder / metadata, _metadata(columns))
-        embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
-        embedding.sprite.image_path = "sprite.jpg"
-        embedding.sprite.single_image_dim.extend([SIDE, SIDE])
+    table, metadata = f"{name}.tsv", f"{name}_metadata.tsv"
+    files.write_text(folder / table, _table(_main_axes(vectors)))
+    files.write_text(folder / metadata, _metadata(columns))
     files.write_bytes(folder / "sprite.jpg", _sprite(pictures))
-    files.write_text(folder / "projector_config.pbtxt", text_format.MessageToString(config))
+    config = ProjectorConfig(embeddings=[one for one in _embeddings(folder) if one.tensor_name != name])
+    embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
+    embedding.sprite.image_path = "sprite.jpg"
+    embedding.sprite.single_image_dim.extend([SIDE, SIDE])
+    files.write_text(folder / CONFIG, text_format.MessageToString(config))
+
+
+def _embeddings(folder: Path) -> list[EmbeddingInfo]:
+    """Of the phases before; none where there is no file, or somebody has changed it."""
+    try:
+        return list(text_format.Parse((folder / CONFIG).read_text("utf-8"), ProjectorConfig()).embeddings)
+    except (OSError, UnicodeError, text_format.ParseError):
+        return []
 
 
 def _main_axes(vectors: np.ndarray) -> np.ndarray:

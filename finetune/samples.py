@@ -1,7 +1,7 @@
 """The same few validation pictures, epoch after epoch: what the classifier calls them, and where it looks.
 
     watched = Samples(training)            at the start of a phase
-    png = watched.sheet()                  whenever the weights have moved
+    jpeg = watched.sheet()                 whenever the weights have moved
 
 What is frozen is computed once, so that a sheet costs a few milliseconds in the head phase and less than a small batch
 when fine-tuning. Nothing here draws a random number or changes a weight: training goes on as if nobody had looked.
@@ -38,7 +38,7 @@ class Samples:
             self._below = classifier.backbone(self.pictures.astype(np.float32), training=False)
 
     def sheet(self) -> bytes:
-        """A PNG: each picture, below it what spoke for the answer (Grad-CAM), then the answer."""
+        """A JPEG: each picture, below it what spoke for the answer (Grad-CAM), then the answer."""
         found = self._below if self._rise is None else self._rise(self._below, training=False)
         cells, probabilities = (array.numpy() for array in explanation.grad_cam(self._head, found))
         answers = probabilities.argmax(axis=1)
@@ -87,4 +87,5 @@ def vectors(training: PhaseTraining, indices: np.ndarray) -> np.ndarray:
     head_input: Any = training.classifier.head_input
     rise = keras.Model(training.phase.cut, head_input) if training.phase.blocks else None
     parts = training.source.batches(indices, None, features.BATCH)
-    return np.concatenate([part if rise is None else rise(part, training=False).numpy() for part in parts])
+    whole = np.concatenate([part if rise is None else rise(part, training=False).numpy() for part in parts])
+    return whole.astype(np.float32)

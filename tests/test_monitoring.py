@@ -213,8 +213,8 @@ def test_the_projector_finds_a_point_for_every_validation_picture(watched):
 def test_a_finished_run_is_a_row_of_hparams(watched):
     result = watched[0]
     found = events_of(result.run, "result")
-    accuracies = {tag: make_ndarray(found.Tensors(tag)[0].tensor_proto).item() for tag in found.Tags()["tensors"]}
-    accuracies = {tag: value for tag, value in accuracies.items() if tag.startswith("accuracy/")}
+    tags = [tag for tag in found.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    accuracies = {tag: make_ndarray(found.Tensors(tag)[0].tensor_proto).item() for tag in tags}
     validation = result.run.phases[-1]["validation"]["accuracy"]
     assert accuracies == pytest.approx(
         {"accuracy/validation": validation, "accuracy/test": result.metrics.accuracy.value}
@@ -257,9 +257,8 @@ def test_long_vectors_keep_their_angles_on_fewer_axes(tmp_path):
     random = np.random.default_rng(0)
     vectors = (random.normal(size=(40, 8)) @ random.normal(size=(8, 300))).astype(np.float32)  # of 8 dimensions
     texts = [str(at) for at in range(40)]
-    embedding = projector.Embedding(vectors, {"class": texts, "file": ["a\tb"] * 40})
     pictures = np.zeros((40, projector.SIDE, projector.SIDE, 3), np.uint8)
-    projector.write(tmp_path, pictures, {"head": embedding})
+    projector.add(tmp_path, "head", vectors, {"class": texts, "file": ["a\tb"] * 40}, pictures)
     written = np.loadtxt(tmp_path / "head.tsv", delimiter="\t")
     assert written.shape[1] <= projector.AXES
     np.testing.assert_allclose(
@@ -268,3 +267,17 @@ def test_long_vectors_keep_their_angles_on_fewer_axes(tmp_path):
     lines = (tmp_path / "head_metadata.tsv").read_text().splitlines()
     assert lines[:2] == ["class\tfile", "0\ta\\x09b"]
     assert len(lines) == 41
+
+
+def test_an_embedding_joins_those_before_it_and_replaces_its_own(tmp_path):
+    def add(name):
+        pictures = np.zeros((3, projector.SIDE, projector.SIDE, 3), np.uint8)
+        projector.add(tmp_path, name, np.eye(3), {"class": ["a", "b", "c"], "file": ["d", "e", "f"]}, pictures)
+        config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
+        return [embedding.tensor_name for embedding in config.embeddings]
+
+    assert add("head") == ["head"]
+    assert add("fine_tune") == ["head", "fine_tune"]
+    assert add("fine_tune") == ["head", "fine_tune"]  # a resumed run repeats the end of a phase
+    (tmp_path / "projector_config.pbtxt").write_text("not ours {")
+    assert add("fine_tune") == ["fine_tune"]
