@@ -50,7 +50,7 @@ class Samples:
             f"{self.classes[answer]}\n{row[answer]:.0%}" + ("" if answer == true else f", is {self.classes[true]}")
             for answer, true, row in zip(answers, self.truth, probabilities, strict=True)
         ]
-        return drawing.strip(list(self.pictures), looks, captions, (answers == self.truth).tolist())
+        return drawing.pairs(list(self.pictures), looks, captions, (answers == self.truth).tolist())
 
 
 def spread(indices: np.ndarray, labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:

@@ -91,14 +91,14 @@ def test_sheet(count: int) -> None:
     assert has(opened(drawing.sheet([red] * count, ["two\nlines"] * count, title="$t$")), "#ff0000")
 
 
-def test_a_strip_has_both_looks_of_each_picture_and_marks_what_is_wrong() -> None:
+def test_pairs_have_both_looks_of_each_picture_and_mark_what_is_wrong() -> None:
     red, green = (np.full((20, 20, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0)))
 
-    def strip(right: list[bool]) -> np.ndarray:
-        jpeg = drawing.strip([red] * 3, [green] * 3, ["cat\n90%", "$t$", "w" * 90], right)
+    def pairs(right: list[bool]) -> np.ndarray:
+        jpeg = drawing.pairs([red] * 3, [green] * 3, ["cat\n90%", "$t$", "w" * 90], right)
         return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
 
-    right, wrong = strip([True] * 3), strip([True, False, True])
+    right, wrong = pairs([True] * 3), pairs([True, False, True])
     assert (np.abs(right[60, [60, 190, 330]] - (255, 0, 0)) < 9).all()
     assert (np.abs(right[200, [60, 190, 330]] - (0, 255, 0)) < 9).all()
 
@@ -123,7 +123,7 @@ def test_names_are_drawn_as_they_are() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     drawing.confusion(np.eye(6, dtype=int), NASTY)
     drawing.sheet([image] * 6, NASTY, title=NASTY[0])
-    drawing.strip([image] * 6, [image] * 6, NASTY, [True] * 6)
+    drawing.pairs([image] * 6, [image] * 6, NASTY, [True] * 6)
     drawing.prediction_figure(image, [(name, 0.1) for name in NASTY], NASTY[1])
 
 
