@@ -75,7 +75,7 @@ def _draw(found: Check) -> Iterator[tuple[str, bytes]]:
     if found.trial:
         yield "learning_rate", drawing.schedule([(one.name, one.epochs, one.rates) for one in found.trial.phases])
     if found.dataset and found.alike.pairs:
-        yield "alike", drawing.pairs([_beside(pair, found) for pair in found.alike.pairs[:DRAWN]])
+        yield "alike", drawing.alike([_beside(pair, found) for pair in found.alike.pairs[:DRAWN]])
 
 
 def _beside(pair: Pair, found: Check) -> tuple[str, tuple[drawing.Image, str], tuple[drawing.Image, str]]:

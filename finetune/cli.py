@@ -262,7 +262,8 @@ def tensorboard(arguments: argparse.Namespace) -> None:
             remedy="finetune tensorboard takes a run directory, or the folder of the runs (default: runs).",
         )
     options = ["--logdir", str(arguments.folder), "--host", arguments.host, "--port", str(arguments.port)]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options])
+    every_epoch = ["--samples_per_plugin", "images=1000"]  # by default TensorBoard shows ten of a series
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options, *every_epoch])
 
 
 def cache(arguments: argparse.Namespace) -> None:

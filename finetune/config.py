@@ -309,6 +309,13 @@ def _seconds(value: Any) -> Any:
     raise PydanticCustomError(complaints.EXPECTED, "a time such as 10 min, 90 s or 2 h")
 
 
+class TensorBoard(Section):
+    """What TensorBoard shows beyond curves, pictures and the projector; both cost time."""
+
+    histograms: bool = option(False, "weights and gradients of each epoch as histograms", strict=True)
+    profile: bool = option(False, "time a few steps of each phase with TensorFlow's profiler", strict=True)
+
+
 class Config(Section):
     """A whole training."""
 
@@ -331,6 +338,7 @@ class Config(Section):
     )
     calibrate: bool = option(True, "make probabilities honest: a temperature fitted on validation", strict=True)
     cache: Literal["auto", "memory", "disk", "off"] = option("auto", "where computed features are kept")
+    tensorboard: TensorBoard = option(TensorBoard(), "what TensorBoard shows beyond the usual")
 
     @model_validator(mode="before")
     @classmethod

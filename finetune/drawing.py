@@ -60,30 +60,26 @@ def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> b
     Up to 30 classes the counts stand in the cells; up to 250 every class is named, and the picture grows.
     """
     count = len(classes)
-    named, counted = count <= 250, count <= 30
-    cell = 0.9 if count <= 6 else 0.42 if counted else 0.085 if named else 12 / count
-    font = 10 if count <= 6 else 8 if counted else 4.5
-    names = [_label(name, 24) for name in classes] if named else []
-    flat = named and count <= 6 and max(map(len, names)) <= 10
+    if count > 30:
+        return _large_confusion(matrix, classes if count <= 250 else [])
+    cell = 0.9 if count <= 6 else 0.42
+    font = 10 if count <= 6 else 8
+    names = [_label(name, 24) for name in classes]
+    flat = count <= 6 and max(map(len, names)) <= 10
     side, title = cell * count, max(10, cell * count)  # inches, points
-    left = 0.25 + title / 45 + max(map(_columns, names), default=0) * font * 0.0095
+    left = 0.25 + title / 45 + max(map(_columns, names)) * font * 0.0095
     bottom = 0.25 + title / 45 + font / 60 if flat else left
     width, height = left + side + 0.1, bottom + side + 0.1
-    # Placed by hand: an automatic layout draws everything twice, and 200 classes take seconds.
-    figure = _figure(width, height, layout=None)
+    figure = _figure(width, height, layout=None)  # placed by hand: an automatic layout draws everything twice
     axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
     pixels = (255 * _confusion_colours(matrix)).round().astype(np.uint8)
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
-    if named:
-        edges, line = np.arange(1, count) - 0.5, 1 if counted else 0.3
-        axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
-        axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
-        axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
-        axes.set_yticks(range(count), names, fontsize=font)
-    else:
-        axes.set(xticks=[], yticks=[])
-    if counted:
-        _write_counts(axes, matrix, font)
+    edges = np.arange(1, count) - 0.5
+    axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+    axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+    axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
+    axes.set_yticks(range(count), names, fontsize=font)
+    _write_counts(axes, matrix, font)
     middle = ((left + side / 2) / width, (bottom + side / 2) / height)
     figure.text(middle[0], 0.06 / height, "answer", color=MUTED, fontsize=title, ha="center")
     figure.text(0.06 / width, middle[1], "true class", color=MUTED, fontsize=title, va="center", rotation=90)
@@ -91,6 +87,54 @@ def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> b
     for spine in axes.spines.values():
         spine.set_color(GRID)
     return _png(figure)
+
+
+def _large_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
+    """Pixel by pixel: with matplotlib's axes and ticks, 200 classes take seconds. `classes` is empty: no names."""
+    from PIL import Image as Pillow
+
+    count = len(matrix)
+    cell = 14 if classes else max(1, 1920 // count)  # pixels
+    side = cell * count
+    colours = (255 * _confusion_colours(matrix)).round().astype(np.uint8)
+    cells = colours.repeat(cell, axis=0).repeat(cell, axis=1)
+    if classes:
+        cells[::cell] = cells[:, ::cell] = (255 * _rgb(GRID)).astype(np.uint8)
+    names = _lines([_label(name, 24) for name in classes], cell, 4.5, INK) if classes else cells[:, :0]
+    font = max(8, side / 160)  # points, 2.2 pixels each
+    titles = [_lines([text], round(3 * font), font, MUTED) for text in ("answer", "true class")]
+    left, top = len(titles[0]) + names.shape[1], 16
+    whole = np.full((top + side + left, left + side + top, 3), 255, np.uint8)
+    for picture, y, x in (
+        (cells, top, left),
+        (names, top, len(titles[0])),
+        (np.rot90(names), top + side, left),  # the first name comes first, and all end at the cells
+        (titles[0], len(whole) - len(titles[0]), left + (side - titles[0].shape[1]) // 2),
+        (np.rot90(titles[1]), top + (side - titles[1].shape[1]) // 2, 0),
+    ):
+        whole[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    target = io.BytesIO()
+    Pillow.fromarray(whole).save(target, "PNG")
+    return target.getvalue()
+
+
+def _lines(texts: Sequence[str], height: int, font: float, colour: str) -> Image:
+    """(len(texts) * height, width, 3): one text below the other, flush right, `font` in points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    tall, wide = len(texts) * height, round(2 * font * max(map(_columns, texts))) + 20
+    figure = _figure(wide / DPI, tall / DPI, layout=None)
+    canvas = FigureCanvasAgg(figure)
+    for at, text in enumerate(texts):
+        place = 1 - 6 / wide, 1 - (at + 0.5) * height / tall
+        figure.text(*place, text, fontsize=font, color=colour, ha="right", va="center_baseline")
+    _set_plain_text(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas.draw()
+    pixels: Image = np.asarray(canvas.buffer_rgba())[..., :3]
+    inked = np.flatnonzero((pixels < 255).any(axis=(0, 2)))
+    return pixels[:, max(0, inked[0] - 6) if len(inked) else 0 :]
 
 
 def calibration(bins: Sequence[Bin]) -> bytes:
@@ -220,17 +264,55 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
     """A contact sheet: each picture with its caption of one or more lines below."""
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
-    lines = max(caption.count("\n") + 1 for caption in captions)
-    figure = _figure(1.55 * columns + 0.1, (1.5 + 0.15 * lines) * rows + (0.35 if title else 0.1))
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(image)
-        axes.set_axis_off()
-        text = "\n".join(_label(line, 24) for line in caption.split("\n"))
-        axes.text(0, -0.04, text, transform=axes.transAxes, va="top", fontsize=7, color=INK, linespacing=1.3)
+    side, gap, line = 234, 14, 21  # pixels
+    wide = side + gap
+    tall = wide + line * max(caption.count("\n") + 1 for caption in captions)
+    head = 50 if title else gap
+    width, height = wide * columns + gap, tall * rows + head
+    figure = _figure(width / DPI, height / DPI, layout=None)
+    for at, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = gap + at % columns * wide, height - head - at // columns * tall
+        picture = _fitted(image, side)
+        figure.figimage(picture, left, top - len(picture), origin="upper")
+        text = "\n".join(_label(part, 24) for part in caption.split("\n"))
+        place = left / width, (top - len(picture) - 5) / height
+        figure.text(*place, text, va="top", fontsize=7, color=INK, linespacing=1.3)
     if title:
-        figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+        place = gap / width, 1 - 12 / height
+        figure.text(*place, _label(title, 80), fontsize=10, color=INK, va="top")
     return _png(figure)
+
+
+def _fitted(image: Image, side: int) -> Image:
+    """`image` as large as it can be in a square of that side."""
+    from PIL import Image as Pillow
+
+    scale = side / max(image.shape[:2])
+    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
+    resized: Image = np.asarray(Pillow.fromarray(image).resize((width, height)))
+    return resized
+
+
+def pairs(
+    pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool], columns: int = 4
+) -> bytes:
+    """Pictures, below each its second look, and below that its caption of two lines: orange if it is not `right`.
+
+    The quick sister of `sheet`, a JPEG: pixels are placed as they are, so that it can be drawn and kept often.
+    """
+    side, gap, text = 128, 6, 40  # pixels
+    tall, wide = 2 * side + gap // 2 + text, side + gap
+    columns, rows = min(columns, len(pictures)), math.ceil(len(pictures) / columns)
+    figure = _figure(wide * columns / DPI, tall * rows / DPI, layout=None)
+    for at, (picture, look, caption, good) in enumerate(zip(pictures, looks, captions, right, strict=True)):
+        left, bottom = at % columns * wide, (rows - 1 - at // columns) * tall
+        white = np.full((gap // 2, side, 3), 255, np.uint8)
+        both = np.concatenate([_fitted(picture, side), white, _fitted(look, side)])
+        figure.figimage(both, left, bottom + text, origin="upper")
+        lines = "\n".join(_label(line, 20) for line in caption.split("\n"))
+        place = left / (wide * columns), (bottom + text - 4) / (tall * rows)
+        figure.text(*place, lines, va="top", fontsize=5, color=INK if good else ORANGE, linespacing=1.3)
+    return _render(figure, format="jpeg", pil_kwargs={"quality": 85})
 
 
 def preview(
@@ -282,7 +364,7 @@ def schedule(phases: Sequence[tuple[str, int, Sequence[float]]]) -> bytes:
     return _png(figure)
 
 
-def pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
+def alike(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
     """Two pictures beside each other, each with a caption, under a title; several such pairs on one sheet."""
     columns = max(1, min(columns, len(rows)))
     count = math.ceil(len(rows) / columns)
@@ -424,17 +506,25 @@ def _columns(text: str) -> int:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, missing letters are boxes."""
+    return _render(figure, format="png", metadata={"Software": None})
+
+
+def _render(figure: "Figure", **options: Any) -> bytes:
+    _set_plain_text(figure)
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, **options)
+    return target.getvalue()
+
+
+def _set_plain_text(figure: "Figure") -> None:
+    """Text is taken as it is: `$` starts no formula, missing letters are boxes."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(_fonts())
-    target = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
 
 
 @lru_cache

@@ -229,6 +229,7 @@ def _train_and_assess(job: Job) -> Result:
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
         found = assessment.assess(classifier, dataset, head_answers, progress=update)
+    monitoring.note_result(run.tensorboard / "result", run.path.name, config, _accuracies(run, found.metrics))
     write_facts(run, seconds=job.watch.seconds, peak_memory_mb=device.peak_memory_mb())
     with job.watch.time("report"):
         evidence = assessment.evidence(run, config, dataset, classifier, found, read_facts(run))
@@ -248,6 +249,13 @@ def _calibrate(job: Job, classifier: Classifier, phase: training.Phase, source: 
     table = calibration.confidences(assessment.softmax(logits / temperature), labels)
     classifier.spec = dataclasses.replace(classifier.spec, confidences=table)
     write_facts(job.run, temperature=temperature)
+
+
+def _accuracies(run: Run, metrics: evaluation.Metrics | None) -> dict[str, float]:
+    """Of the kept weights, as far as there are pictures to measure them on."""
+    validated = [phase["validation"] for phase in run.phases if phase["validation"]]
+    found = {"validation": validated[-1]["accuracy"]} if validated else {}
+    return found | ({"test": metrics.accuracy.value} if metrics else {})
 
 
 def _conclude(job: Job, result: Result) -> None:
@@ -345,7 +353,14 @@ def _run_phases(
     answers = _head_answers(job.dataset)
     kept = {key: array for key, array in checkpoint.arrays.items() if key == answers} if checkpoint else {}
     lines = monitoring.Lines(job.terminal)
-    board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
+    board = monitoring.TensorBoard(
+        run.tensorboard,
+        run.config_yaml.read_text("utf-8"),
+        first_step=standing.step,
+        histograms=job.config.tensorboard.histograms,
+    )
+    profile = [monitoring.Profile(run.tensorboard / "train", job.terminal)] if job.config.tensorboard.profile else []
+    watchers = [lines, board, *profile]
     has_start = False
     try:
         for phase, source in phases[standing.phase :]:
@@ -369,7 +384,7 @@ def _run_phases(
                 result = training.run_phase(
                     trainer,
                     has_start=phase.index > 0 or has_start,
-                    watcher=monitoring.All([lines, board], commit),
+                    watcher=monitoring.All(watchers, commit),
                     commit=commit,
                     record=run.append_history,
                     check_stop=job.check_stop,
@@ -382,7 +397,7 @@ def _run_phases(
                 f"{phase.name}-done", {**trainer.trained_arrays(), **kept}, dataclasses.asdict(standing)
             )
     finally:
-        board.close()
+        monitoring.All(watchers).close()
     return kept.get(answers)
 
 

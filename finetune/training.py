@@ -97,6 +97,9 @@ class Watcher:
 
     def phase_done(self, training: "PhaseTraining", result: PhaseResult) -> None: ...
 
+    def close(self) -> None:
+        """It is over, whether it went well or not."""
+
 
 def plan(config: Config, classifier: Classifier) -> list[Phase]:
     """The phases that `config` asks for. Raises ConfigError when `unfreeze` names nothing in this backbone."""

@@ -165,6 +165,21 @@ def test_facts_are_within_reason() -> None:
             assert file is None or file.hash is None or file.hash.startswith(("md5:", "sha256:"))
 
 
+def test_pictures_are_prepared_as_they_were_when_the_accuracy_was_measured() -> None:
+    """Sources: google/automl efficientnetv2/preprocessing.py and preprocess_legacy.py, facebookresearch/ConvNeXt
+    datasets.py, torchvision.transforms._presets.ImageClassification; docs/decisions.md says more."""
+    for row in BACKBONES.values():
+        prepared = (row.interpolation, row.crop)
+        if row.name in ("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"):
+            assert prepared == ("bilinear", 1.0)
+        elif row.name.startswith("efficientnet"):
+            assert prepared == ("bicubic", round(row.size / (row.size + 32), 3))
+        elif row.name.startswith("convnext"):
+            assert prepared == ("bicubic", 0.875)
+        else:
+            assert prepared == ("bilinear", 0.875)
+
+
 def test_file_names_are_unique() -> None:
     names = [file.name for row in BACKBONES.values() for file in (row.top, row.no_top) if file]
     assert len(names) == len(set(names))

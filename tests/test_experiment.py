@@ -28,7 +28,8 @@ FILES = {
 }  # fmt: skip
 SEVERAL = (
     r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
-    r"tensorboard/(train|validation)/events\.out\.\S+",
+    r"tensorboard/(train|validation|result)/events\.out\.\S+",
+    r"tensorboard/validation/(sprite\.jpg|projector_config\.pbtxt|(head|fine_tune)(_metadata)?\.tsv)",
 )
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 HEAD = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01}
@@ -95,7 +96,7 @@ def test_the_run_directory_has_exactly_these_files(story):
     several = {name for name in found for pattern in SEVERAL if re.fullmatch(pattern, name)}
     assert found - several == FILES
     assert len([name for name in several if name.startswith("tensorboard/train/")]) == 1
-    assert len([name for name in several if name.startswith("tensorboard/validation/")]) == 1
+    assert len([name for name in several if name.startswith("tensorboard/validation/events")]) == 1
     assert {entry.name for entry in story.run.path.parent.iterdir()} >= {"colours-1"}
 
 
@@ -233,10 +234,10 @@ def test_tensorboard_has_the_config_and_pictures(board, story):
     assert step == 0
     shown = text.item().decode()
     assert all(line.strip() in shown for line in story.run.config_yaml.read_text().splitlines())
-    for phase, step in (("head", 18), ("fine_tune", 30)):
-        for sheet in ("confusion", "samples"):
-            ((at, (width, height, png)),) = board["validation"][f"{phase}/{sheet}"]
-            assert at == step
+    expected = {"epoch/samples": [6, 12, 18, 24, 30], "head/confusion": [18], "fine_tune/confusion": [30]}
+    for tag, steps in expected.items():
+        assert [at for at, _ in board["validation"][tag]] == steps
+        for _, (width, height, png) in board["validation"][tag]:
             assert Image.open(io.BytesIO(png)).size == (int(width), int(height))
             assert min(int(width), int(height)) > 100
 
