@@ -1,10 +1,10 @@
 """Transfer learning for image classification, from one YAML file.
 
-    import finetune
+import finetune
 
-    run = finetune.train("configs/flowers.yaml", "head.epochs=5")      # or a mapping with the same keys
-    finetune.load("runs/flowers-1").predict(["rose.jpg"])
-    finetune.load("resnet50").predict(["dog.jpg"])                     # 1000 ImageNet classes, no training
+run = finetune.train("configs/flowers.yaml", "head.epochs=5")      # or a mapping with the same keys
+finetune.load("runs/flowers-1").predict(["rose.jpg"])
+finetune.load("resnet50").predict(["dog.jpg"])                     # 1000 ImageNet classes, no training
 """
 
 from typing import TYPE_CHECKING, Any

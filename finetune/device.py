@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-__all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "tf", "versions"]
+__all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "quiet", "tf", "versions"]
 DEBUG = os.environ.get("FINETUNE_DEBUG") == "1"
 
 
@@ -51,6 +51,11 @@ if keras.backend.backend() != "tensorflow":
     raise ImportError(
         f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={keras.backend.backend()}; unset KERAS_BACKEND"
     )
+
+
+def quiet() -> contextlib.AbstractContextManager[None]:
+    """While in it, what C++ libraries write to stderr goes nowhere; with --debug it is shown."""
+    return contextlib.nullcontext() if DEBUG else _silent_stderr()
 
 
 def precision() -> str:

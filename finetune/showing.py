@@ -21,6 +21,7 @@ from finetune.terminal import Terminal
 
 if TYPE_CHECKING:
     from finetune.explanation import Map
+    from finetune.export import Export, Parity
 
 FIGURE_PICTURES = 12  # more would make a sheet that nobody can read
 IMAGENET = "efficientnet_lite0"  # what `--imagenet` asks when the run's own backbone has no 1000-class weights
@@ -118,10 +119,10 @@ def _answers(
 
 def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
     asked = load(model)
-    return [asked, _imagenet(asked)] if imagenet and not asked.spec.pretrained else [asked]
+    return [asked, imagenet_beside(asked)] if imagenet and not asked.spec.pretrained else [asked]
 
 
-def _imagenet(classifier: Classifier) -> Classifier:
+def imagenet_beside(classifier: Classifier) -> Classifier:
     """The 1000-class network on the same backbone, or on the default one where it has no such weights at hand."""
     from finetune.errors import WeightsError
 
@@ -316,6 +317,33 @@ def metrics(measured: Metrics, *, console: Console | None = None) -> None:
     if pairs:
         text = "; ".join(f"{count} x {true} called {predicted}" for true, predicted, count in pairs)
         console.print(escape(f"\nmost confused: {text}"))
+
+
+def export(made: "Export") -> None:
+    """Where an export is, how it compares with its classifier, and how accurate it is."""
+    console = Console(highlight=False, soft_wrap=True)
+    size = sum(one["bytes"] for one in made.facts["files"].values()) / 1e6
+    quantized = f", {made.facts['quantize']}" if made.facts["quantize"] else ""
+    console.print(escape(f"{made.format.title}{quantized}: {made.folder} ({size:.1f} MB)"))
+    facts = Table(box=None, show_header=False)
+    facts.add_row(
+        "compared on", escape(f"{made.parity.n:,} pictures: {made.facts['pictures']}, {made.facts['runtime']}")
+    )
+    facts.add_row("same answer", _parity(made.parity))
+    if made.bytes_parity:
+        facts.add_row("from file bytes", _parity(made.bytes_parity))
+    if made.before and made.after:
+        facts.add_row("accuracy before", interval(made.before))
+        facts.add_row("accuracy after", interval(made.after))
+    if made.facts["calibration"]:
+        facts.add_row("calibrated on", escape(made.facts["calibration"]))
+    console.print(facts)
+    console.print(escape(f"How to use it: {made.folder / 'README.md'}"))
+
+
+def _parity(parity: "Parity") -> str:
+    lost = f"; {parity.undecodable:,} files not decoded" if parity.undecodable else ""
+    return f"{parity.agreement:.1%} (largest difference of a probability {parity.largest_difference:.2g}){lost}"
 
 
 def interval(share: Proportion) -> str:
