@@ -12,8 +12,8 @@ from finetune import config
 HEADER = """# Every key of a config
 
 Made by `finetune schema --markdown`; do not edit. Keys are written as in overrides: `head.epochs=5` on the command
-line is `epochs: 5` below `head:` in the file. Only `data` is required. `model` and `augment` may be one word: the backbone, the
-preset. `fine_tune` may be one mapping, or a list of them for gradual unfreezing.
+line is `epochs: 5` below `head:` in the file. Only `data` is required. `model` and `augment` may be one word: the
+backbone, the preset. `fine_tune` may be one mapping, or a list of them for gradual unfreezing.
 
 | key | value | default | meaning |
 |---|---|---|---|

@@ -117,7 +117,7 @@ def _orientation(encoded: Any) -> Any:
         return tf.gather(head, tf.clip_by_value(at, 0, length + 15))
 
     begins = tf.reduce_all([head[i : length + i] == value for i, value in enumerate(EXIF)], axis=0)
-    tiff = tf.cast(tf.argmax(begins), tf.int32) + len(EXIF)
+    tiff = tf.argmax(tf.cast(begins, tf.int32), output_type=tf.int32) + len(EXIF)
     little = byte(tiff) == ord("I")
 
     def short(at: Any) -> Any:

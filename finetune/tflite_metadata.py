@@ -17,6 +17,7 @@ LABELS = "labels.txt"  # line n is class n
 _IDENTIFIER = b"M001"
 _AXIS_LABELS = 2  # AssociatedFileType
 _NORMALIZATION = 1  # ProcessUnitOptions
+_IMAGE, _RGB = 2, 1  # ContentProperties, ColorSpaceType
 
 Field = Callable[[flatbuffers.Builder], None]
 
@@ -49,11 +50,13 @@ def _metadata(name: str, description: str) -> bytes:
     labels = _table(build, _offset(0, text(LABELS)), _byte(2, _AXIS_LABELS))
     as_is = _table(build, _offset(0, _floats(build, 0.0)), _offset(1, _floats(build, 1.0)))  # mean, deviation
     unit = _table(build, _byte(0, _NORMALIZATION), _offset(1, as_is))
+    content = _table(build, _byte(0, _IMAGE), _offset(1, _table(build, _byte(0, _RGB))))
     lowest, highest = _floats(build, 0.0), _floats(build, 255.0)
     pixels = _table(
         build,
         _offset(0, text("image")),
         _offset(1, text("RGB pixels, 0 to 255")),
+        _offset(3, content),
         _offset(4, _vector(build, unit)),
         _offset(5, _table(build, _offset(0, highest), _offset(1, lowest))),
     )

@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from finetune import classifier as classifiers
 from finetune import cli, config, demo
