@@ -9,24 +9,27 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune.classifier import Classifier
+from finetune import exporters
+
+if TYPE_CHECKING:
+    from finetune.classifier import Classifier
 
 LIBRARIES = {"keras": "keras", "saved_model": "tensorflow", "litert": "litert", "onnx": "onnx", "openvino": "openvino"}
-PACKAGES = {  # what the program in the card needs
-    "keras": "keras tensorflow",
-    "saved_model": "tensorflow",
-    "litert": "ai-edge-litert",
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
+PROGRAM = {  # what the program in the card needs, and how it imports that
+    "keras": ("keras tensorflow", "import keras"),
+    "saved_model": ("tensorflow", "import tensorflow as tf"),
+    "litert": ("ai-edge-litert", "from ai_edge_litert.interpreter import Interpreter"),
+    "onnx": ("onnxruntime", "import onnxruntime"),
+    "openvino": ("openvino", "import openvino"),
 }
 LISTED = 50  # classes in the card; all are in classes.txt
 
 
-def write(facts: Mapping[str, Any], classifier: Classifier, report: Mapping[str, Any] | None) -> str:
+def write(facts: Mapping[str, Any], classifier: "Classifier", report: Mapping[str, Any] | None) -> str:
     """The card for an export of these `facts` (export.json); `report` is the run's report.json, if it has one."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -49,7 +52,9 @@ def write(facts: Mapping[str, Any], classifier: Classifier, report: Mapping[str,
         pictures=(report or {}).get("pictures"),
         test=test,
         weakest=_weakest(test),
-        packages=PACKAGES[facts["format"]],
+        title=exporters.FORMATS[facts["format"]].title,
+        packages=PROGRAM[facts["format"]][0],
+        imports=PROGRAM[facts["format"]][1],
     )
 
 
@@ -62,7 +67,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def front_matter(facts: Mapping[str, Any], classifier: Classifier, test: Mapping[str, Any] | None) -> str:
+def front_matter(facts: Mapping[str, Any], classifier: "Classifier", test: Mapping[str, Any] | None) -> str:
     """The YAML between the two lines of dashes."""
     header: dict[str, Any] = {
         "library_name": LIBRARIES[facts["format"]],
@@ -98,4 +103,4 @@ def _weakest(test: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&-])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", text)

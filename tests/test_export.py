@@ -305,4 +305,4 @@ def test_the_card_is_one_for_hugging_face(run, place):
 
 
 def test_names_cannot_break_the_card():
-    assert card.escape("a|b <script> *c* [d](e)") == r"a\|b \<script\> \*c\* \[d\]\(e\)"
+    assert card.escape("a|b <script> *c* [d](e)") == r"a\|b \<script\> \*c\* \[d\](e)"
