@@ -40,6 +40,13 @@ class Job:
         return int(self.classifier.spec.image_size)
 
     @property
+    def signature(self) -> list[Any]:
+        """The input, of any number of pictures."""
+        from finetune.device import keras
+
+        return [keras.InputSpec(shape=(None, self.size, self.size, 3), dtype="float32", name="image")]
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.classifier.classes)
 
@@ -202,11 +209,11 @@ def _write_onnx(job: Job, folder: Path) -> None:
     path = folder / "model.onnx"
     if job.quantize == "int8":
         whole = folder / "float.onnx"
-        job.network.export(str(whole), format="onnx", verbose=False)
+        job.network.export(str(whole), format="onnx", input_signature=job.signature, verbose=False)
         _quantize_onnx(job, whole, path)
         whole.unlink()
     else:
-        job.network.export(str(path), format="onnx", verbose=False)
+        job.network.export(str(path), format="onnx", input_signature=job.signature, verbose=False)
     model = onnx.load(path)
     facts = {"classes": json.dumps(job.labels), "input": f"RGB pixels 0..255, {job.size} x {job.size}"}
     onnx.helper.set_model_props(model, facts)
@@ -255,7 +262,7 @@ def _write_openvino(job: Job, folder: Path) -> None:
     """The labels are where OpenVINO's Model API looks for them, words joined by `_` as it wants."""
     with _openvino() as openvino:
         whole = folder / "float.xml"
-        job.network.export(str(whole), format="openvino", verbose=False)
+        job.network.export(str(whole), format="openvino", input_signature=job.signature, verbose=False)
         model = openvino.Core().read_model(whole)
         model.set_rt_info("Classification", ["model_info", "model_type"])
         model.set_rt_info(" ".join("_".join(name.split()) for name in job.labels), ["model_info", "labels"])

@@ -35,7 +35,7 @@ def run(pictures, tmp_path_factory):
         "output": str(tmp_path_factory.mktemp("runs")),
         "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none"},
-        "head": {"epochs": 20, "batch_size": 8, "learning_rate": 0.03},
+        "head": {"epochs": 8, "batch_size": 8, "learning_rate": 0.03},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
