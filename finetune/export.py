@@ -258,7 +258,7 @@ class _Work:
             },
             "runtime": self.format.runtime_version,
             "pictures": self.pictures.what,
-            "calibration": self.pictures.calibration_what or None,
+            "calibration": self.pictures.calibration_what if self.quantize == "int8" else None,
             "parity": {**dataclasses.asdict(made.parity), "limit": dataclasses.asdict(LIMITS[self.quantize])},
             "bytes_parity": made.bytes_parity
             and {**dataclasses.asdict(made.bytes_parity), "limit": dataclasses.asdict(BYTES_LIMIT)},

@@ -120,8 +120,7 @@ def _write_saved_model(job: Job, folder: Path) -> None:
             "probabilities": probabilities,
         }
 
-    archive = keras.export.ExportArchive()
-    archive.track(job.network)
+    archive = keras.export.ExportArchive()  # without `track`, which would store every weight twice
     files = tf.TensorSpec((None,), tf.string, name="image_bytes")
     batch = tf.TensorSpec((None, job.size, job.size, 3), tf.float32, name="pixels")
     archive.add_endpoint(

@@ -321,24 +321,22 @@ def metrics(measured: Metrics, *, console: Console | None = None) -> None:
 
 def export(made: "Export") -> None:
     """Where an export is, how it compares with its classifier, and how accurate it is."""
-    console = Console(highlight=False, soft_wrap=True)
-    size = sum(one["bytes"] for one in made.facts["files"].values()) / 1e6
-    quantized = f", {made.facts['quantize']}" if made.facts["quantize"] else ""
-    console.print(escape(f"{made.format.title}{quantized}: {made.folder} ({size:.1f} MB)"))
-    facts = Table(box=None, show_header=False)
-    facts.add_row(
-        "compared on", escape(f"{made.parity.n:,} pictures: {made.facts['pictures']}, {made.facts['runtime']}")
-    )
-    facts.add_row("same answer", _parity(made.parity))
-    if made.bytes_parity:
-        facts.add_row("from file bytes", _parity(made.bytes_parity))
-    if made.before and made.after:
-        facts.add_row("accuracy before", interval(made.before))
-        facts.add_row("accuracy after", interval(made.after))
-    if made.facts["calibration"]:
-        facts.add_row("calibrated on", escape(made.facts["calibration"]))
-    console.print(facts)
-    console.print(escape(f"How to use it: {made.folder / 'README.md'}"))
+    facts = made.facts
+    size = sum(one["bytes"] for one in facts["files"].values()) / 1e6
+    quantized = f", {facts['quantize']}" if facts["quantize"] else ""
+    rows = {
+        "compared on": f"{made.parity.n:,} pictures ({facts['pictures']}) in {facts['runtime']}",
+        "same answer": _parity(made.parity),
+        "from file bytes": made.bytes_parity and _parity(made.bytes_parity),
+        "accuracy before": made.before and interval(made.before),
+        "accuracy after": made.after and interval(made.after),
+        "calibrated on": facts["calibration"],
+        "how to use it": made.folder / "README.md",
+    }
+    print(f"{made.format.title}{quantized}: {made.folder} ({size:.1f} MB, {facts['seconds']:.0f} s)")
+    for name, value in rows.items():
+        if value:
+            print(f"  {name:<16} {images.escape(str(value))}")
 
 
 def _parity(parity: "Parity") -> str:
