@@ -82,7 +82,12 @@ class Demo:
                     picture.preprocess = lambda payload: payload and payload.path
                     message = gradio.Markdown(visible=False)
                     if self.examples:
-                        gradio.Examples([[one] for one in self.examples], picture, label="From the test split")
+                        gradio.Examples(
+                            [[one] for one in self.examples],
+                            picture,
+                            examples_per_page=EXAMPLES,
+                            label="From the test split",
+                        )
                 with gradio.Column():
                     answers = gradio.Label(label="Answer", num_top_classes=TOP)
                     seen = gradio.Image(label="What it looked at (Grad-CAM)", interactive=False, height=280, buttons=[])

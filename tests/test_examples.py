@@ -88,5 +88,5 @@ def test_the_server_answers_pictures_and_refuses_what_is_none(pictures, tmp_path
         assert [one["class"] for one in answer["predictions"]] == [one["class"] for one in expected]
         assert answer["predictions"][0]["probability"] == pytest.approx(expected[0]["probability"], abs=1e-5)
         assert ask(b"")[0] == 400
-        assert ask(b"no picture") == (422, {"detail": "not an image: it starts with b'no pictu'"})
+        assert ask(b"no picture") == (422, {"detail": "text, not an image (starts with 'no picture')"})
         assert ask(None, length=20_000_001)[0] == 413

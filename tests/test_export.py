@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from finetune import api, card, cli, experiment, export, exporters, tflite_metadata
+from finetune import api, assessment, card, cli, evaluation, experiment, export, exporters, tflite_metadata
 from finetune import config as configs
 from finetune.errors import CheckFailed, UsageError, WeightsError
 
@@ -202,6 +202,27 @@ def test_too_little_accuracy_fails_and_leaves_nothing(capsys, run, place):
     accuracy = api.evaluate(run).accuracy.value
     assert code == (0 if accuracy == 1 else 7)
     assert (place / "mine").exists() == (accuracy == 1)
+
+
+def test_evaluate_and_train_demand_an_accuracy_too(capsys, monkeypatch, run):
+    measured = api.evaluate(run)
+    assert typed(capsys, "evaluate", run, "--assert-accuracy", measured.accuracy.value)[0] == 0
+    finished = experiment.Result(None, None, measured, None, None)
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: finished)
+    assert typed(capsys, "train", "digits", "--assert-accuracy", measured.accuracy.value)[0] == 0
+    untested = experiment.Result(None, None, None, None, None)
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: untested)
+    assert typed(capsys, "train", "digits")[0] == 0
+    code, _, err = typed(capsys, "train", "digits", "--assert-accuracy", "0.9")
+    assert (code, "no test pictures" in err) == (7, True)
+
+
+def test_a_figure_below_the_demand_is_told_with_its_interval():
+    assessment.demand(evaluation.wilson(93, 100), 0.93)
+    with pytest.raises(
+        CheckFailed, match=r"accuracy is 92.00% \(95 % interval 85.0% to 95.9%\), and 93.00% was demanded"
+    ):
+        assessment.demand(evaluation.wilson(92, 100), 0.93)
 
 
 def test_ties_count_as_agreement_and_undecodable_files_are_counted():
