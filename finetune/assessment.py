@@ -17,7 +17,7 @@ from finetune import data, evaluation, explanation, images, reporting, runs, sou
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
-from finetune.errors import DataError, UsageError
+from finetune.errors import CheckFailed, DataError, UsageError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
@@ -53,6 +53,19 @@ def assess(
 def _answers(classifier: Classifier, dataset: Dataset, indices: np.ndarray, progress: Progress | None) -> np.ndarray:
     paths = dataset.paths(indices)
     return np.concatenate([rows for _, rows, _ in classifier.probabilities(paths, progress=progress)])
+
+
+def demand(accuracy: evaluation.Proportion | None, least: float | None) -> None:
+    """Raises CheckFailed unless `accuracy` is at least the share `least`; None asks for nothing."""
+    if least is None:
+        return
+    if accuracy is None:
+        raise CheckFailed(f"an accuracy of {least:.1%} was demanded, and there are no test pictures to measure it on.")
+    if accuracy.value < least:
+        raise CheckFailed(
+            f"the accuracy is {accuracy.value:.2%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}), "
+            f"and {least:.2%} was demanded."
+        )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -352,10 +352,7 @@ def load(source: str | Path) -> Classifier:
     path = Path(source)
     if path.is_dir():
         if not (path / "model.keras").exists():
-            raise WeightsError(
-                f"{path}: this directory holds no model.keras.",
-                remedy=f"An unfinished run is continued with: finetune train --resume {path}",
-            )
+            raise _no_model(path)
         return _open(path / "model.keras", name=path.name)
     if path.suffix == ".keras" or path.is_file():
         return _open(path, name=path.stem)
@@ -366,6 +363,18 @@ def load(source: str | Path) -> Classifier:
             remedy="Give a run directory, a .keras file, or the name of a backbone (finetune backbones).",
         )
     return pretrained(str(source))
+
+
+def _no_model(folder: Path) -> WeightsError:
+    if (folder / "export.json").exists():
+        return WeightsError(
+            f"{folder}: an export for other programs; finetune opens only those in the format keras.",
+            remedy="Give the run that it was made from. README.md in it shows how it is used.",
+        )
+    return WeightsError(
+        f"{folder}: this directory holds no model.keras.",
+        remedy=f"An unfinished run is continued with: finetune train --resume {folder}",
+    )
 
 
 def _open(path: Path, *, name: str) -> Classifier:

@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   finetune predict pictures/ --model runs/photos-1 --json
   finetune explain dog.jpg --class beagle            where in the picture it was seen
   finetune evaluate runs/photos-1
+  finetune export runs/photos-1 --format litert --quantize int8
+  finetune demo runs/photos-1                        a page in the browser: drop pictures, see answers
   finetune backbones resnet50
   finetune tensorboard
 """
@@ -121,16 +123,17 @@ def train(arguments: argparse.Namespace) -> None:
             raise UsageError("train needs a config.", remedy="For example: finetune train digits")
         if run is None:
             loaded = configs.load(config or arguments.resume, overrides)
-        from finetune import experiment, terminal
+        from finetune import assessment, experiment, terminal
 
         stop.check()  # asked to stop while TensorFlow was loading
         screen = terminal.Terminal(quiet=arguments.quiet)
         if run is not None:
-            experiment.resume(
+            result = experiment.resume(
                 run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
             )
         elif loaded is not None:
-            experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
+            result = experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
+        assessment.demand(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -183,6 +186,37 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(metrics.to_json(), indent=1))
     else:
         showing.metrics(metrics)
+    assessment.demand(metrics.accuracy, arguments.assert_accuracy)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from finetune import exporters, prediction
+
+    exporters.find(arguments.format, arguments.quantize)  # before TensorFlow: a missing package answers at once
+    prediction.find_inputs(arguments.images)
+    from finetune import showing, terminal
+    from finetune.export import export
+
+    made = export(
+        arguments.model,
+        arguments.format,
+        output=arguments.output,
+        quantize=arguments.quantize,
+        pictures=arguments.images,
+        assert_accuracy=arguments.assert_accuracy,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
+    )
+    if arguments.json:
+        print(json.dumps({"folder": str(made.folder), **made.facts}, indent=1))
+    else:
+        showing.export(made)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from finetune import demo as page
+
+    page.require_gradio()
+    page.serve(arguments.model, host=arguments.host, port=arguments.port, quiet=arguments.quiet)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -292,7 +326,11 @@ def weights(arguments: argparse.Namespace) -> None:
 
 def schema(arguments: argparse.Namespace) -> None:
     from finetune import config as configs
+    from finetune import reference
 
+    if arguments.markdown:
+        print(reference.markdown(), end="")
+        return
     print(json.dumps(configs.schema(), indent=1))
 
 
@@ -319,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
     sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
+    _add_assert_accuracy(sub)
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
@@ -350,6 +389,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="FOLDER|CSV", help="labelled pictures (default: the run's own)")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+    _add_assert_accuracy(sub)
+
+    sub = add(
+        "export", export, "write a classifier for other programs", "finetune export runs/flowers-1 --format litert"
+    )
+    sub.add_argument("model", metavar="RUN|BACKBONE")
+    formats = ("keras", "saved_model", "litert", "onnx", "openvino")
+    sub.add_argument("--format", choices=formats, required=True, help="saved_model is what TensorFlow Serving takes")
+    sub.add_argument("--quantize", choices=("float16", "int8"), help="smaller and faster, and a little different")
+    sub.add_argument("--output", type=Path, metavar="DIR", help="a new folder (default: exports/NAME-FORMAT)")
+    sub.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE|FOLDER", help="to compare on (default: a run's test pictures)"
+    )
+    sub.add_argument("--json", action="store_true", help="what export.json says, on standard output")
+    _add_assert_accuracy(sub)
+
+    sub = add("demo", demo, "a page in the browser to try a classifier on", "finetune demo runs/flowers-1")
+    sub.add_argument("model", nargs="?", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="%(default)s")
+    sub.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other computers in (default: %(default)s)")
+    sub.add_argument("--port", type=int, default=7860, help="default: %(default)s")
 
     sub = add("compare", compare, "put runs side by side", "finetune compare runs/flowers-1 runs/flowers-2")
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="all others are held against the first")
@@ -417,7 +476,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("action", nargs="?", choices=("list", "fetch", "verify", "path"), default="list")
     sub.add_argument("name", nargs="?", metavar="BACKBONE", help="for fetch and path")
 
-    add("schema", schema, "print the JSON schema of config files", "finetune schema > finetune.schema.json")
+    sub = add("schema", schema, "print the JSON schema of config files", "finetune schema > finetune.schema.json")
+    sub.add_argument("--markdown", action="store_true", help="every key in a table for people")
     return parser
 
 
@@ -430,6 +490,22 @@ def _adder(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"):  # 
         return sub
 
     return add
+
+
+def _add_assert_accuracy(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--assert-accuracy", type=_share, metavar="SHARE", help="exit with 7 if the test accuracy is below, say 0.93"
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.93")
+    return share
 
 
 def _positive(text: str) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "keras",
     "peak_memory_mb",
     "precision",
+    "quiet",
     "tf",
     "versions",
 ]
@@ -88,6 +89,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         if wanted and not before:
             config.disable_op_determinism()
+
+
+def quiet() -> contextlib.AbstractContextManager[None]:
+    """While in it, what C++ libraries write to stderr goes nowhere; with --debug it is shown."""
+    return contextlib.nullcontext() if DEBUG else _silent_stderr()
 
 
 def precision() -> str:

@@ -9,6 +9,7 @@
     ├── TrainingDiverged       2  NaN in training: the learning rate, most often
     ├── ResourceError          5  disk, memory, permissions of the run directory
     ├── PartlyDone             6  most was done, some inputs were not
+    ├── CheckFailed            7  a measured figure misses what was demanded of it
     └── Stopped                130 / 143  asked to stop by Ctrl-C or a signal
 
 A message says what is wrong, where, and what to do about it. Foreign exceptions are translated where they
@@ -63,6 +64,12 @@ class ResourceError(FinetuneError):
 
 class PartlyDone(FinetuneError):
     exit_code = 6
+
+
+class CheckFailed(FinetuneError):
+    """Everything worked, and the result is not good enough: --assert-accuracy, or an export unlike its classifier."""
+
+    exit_code = 7
 
 
 class Stopped(FinetuneError):

@@ -85,8 +85,13 @@ def read(path: str | Path, *, near: int | None = None) -> NDArray[np.uint8]:
 
 def read_square(path: str | Path, transform: Transform) -> NDArray[np.uint8]:
     """What the network sees in evaluation and prediction, (S, S, 3) uint8. ImageProblem as in `read`."""
+    return decode_square(_bytes(path), transform)
+
+
+def decode_square(data: bytes, transform: Transform) -> NDArray[np.uint8]:
+    """As `read_square`, for the content of a file."""
     share = transform.crop if transform.resize == "crop" else 1.0
-    picture = _decode(_bytes(path), near=math.ceil(transform.size / share)).picture
+    picture = _decode(data, near=math.ceil(transform.size / share)).picture
     return np.array(square(picture, transform))
 
 

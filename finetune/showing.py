@@ -22,6 +22,7 @@ from finetune.terminal import Terminal
 
 if TYPE_CHECKING:
     from finetune.explanation import Map
+    from finetune.export import Export, Parity
 
 FIGURE_PICTURES = 12  # more would make a sheet that nobody can read
 IMAGENET = "efficientnet_lite0"  # what `--imagenet` asks when the run's own backbone has no 1000-class weights
@@ -129,10 +130,10 @@ def _refuse_other_model(begun: prediction.Begun, classifier: Classifier) -> None
 
 def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
     asked = load(model)
-    return [asked, _imagenet(asked)] if imagenet and not asked.spec.pretrained else [asked]
+    return [asked, imagenet_beside(asked)] if imagenet and not asked.spec.pretrained else [asked]
 
 
-def _imagenet(classifier: Classifier) -> Classifier:
+def imagenet_beside(classifier: Classifier) -> Classifier:
     """The 1000-class network on the same backbone, or on the default one where it has no such weights at hand."""
     from finetune.errors import WeightsError
 
@@ -328,6 +329,31 @@ def metrics(measured: Metrics, *, console: Console | None = None) -> None:
     if pairs:
         text = "; ".join(f"{count} x {true} called {predicted}" for true, predicted, count in pairs)
         console.print(escape(f"\nmost confused: {text}"))
+
+
+def export(made: "Export") -> None:
+    """Where an export is, how it compares with its classifier, and how accurate it is."""
+    facts = made.facts
+    size = sum(one["bytes"] for one in facts["files"].values()) / 1e6
+    quantized = f", {facts['quantize']}" if facts["quantize"] else ""
+    rows = {
+        "compared on": f"{made.parity.n:,} pictures ({facts['pictures']}) in {facts['runtime']}",
+        "same answer": _parity(made.parity),
+        "from file bytes": made.bytes_parity and _parity(made.bytes_parity),
+        "accuracy before": made.before and interval(made.before),
+        "accuracy after": made.after and interval(made.after),
+        "calibrated on": facts["calibration"],
+        "how to use it": made.folder / "README.md",
+    }
+    print(f"{made.format.title}{quantized}: {made.folder} ({size:.1f} MB, {facts['seconds']:.0f} s)")
+    for name, value in rows.items():
+        if value:
+            print(f"  {name:<16} {images.escape(str(value))}")
+
+
+def _parity(parity: "Parity") -> str:
+    lost = f"; {parity.undecodable:,} files not decoded" if parity.undecodable else ""
+    return f"{parity.agreement:.1%} (largest difference of a probability {parity.largest_difference:.2g}){lost}"
 
 
 def interval(share: Proportion) -> str:

@@ -34,6 +34,9 @@ LIGHT = {
     "backbones": ["backbones"],
     "one backbone": ["backbones", "ResNet-50"],
     "schema": ["schema"],
+    "schema for people": ["schema", "--markdown"],
+    "format that cannot be quantised": ["export", "x", "--format", "keras", "--quantize", "int8"],
+    "export of no pictures": ["export", "x", "--format", "keras", "--images", "absent.jpg"],
     "cache": ["cache"],
     "weights": ["weights", "list"],
     "path": ["weights", "path", "resnet50"],
@@ -41,6 +44,11 @@ LIGHT = {
     "bad path": ["predict", "absent.jpg"],
     "nothing": [],
 }
+
+
+EXIT_CODES = {
+    "bad config": 2, "bad path": 3, "nothing": 2, "format that cannot be quantised": 2, "export of no pictures": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +69,23 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize("what", LIGHT)
 def test_it_is_answered_without_tensorflow(answers, what):
     assert answers[what]["heavy"] == []
-    assert answers[what]["code"] == {"bad config": 2, "bad path": 3, "nothing": 2}.get(what, 0)
+    assert answers[what]["code"] == EXIT_CODES.get(what, 0)
 
 
 def test_help_names_every_command_and_shows_how(answers):
-    for word in ("train", "predict", "evaluate", "backbones", "init", "tensorboard", "cache", "weights", "schema"):
+    for word in (
+        "train",
+        "predict",
+        "evaluate",
+        "export",
+        "demo",
+        "backbones",
+        "init",
+        "tensorboard",
+        "cache",
+        "weights",
+        "schema",
+    ):
         assert re.search(rf"\n    {word}\s", answers["help"]["out"])
     assert "finetune train digits" in answers["help"]["out"]
     assert "example: finetune predict" in answers["help of a command"]["out"]
@@ -125,6 +145,7 @@ def failing(monkeypatch, error):
         (errors.WeightsError("x"), 4),
         (errors.ResourceError("x"), 5),
         (errors.PartlyDone("x"), 6),
+        (errors.CheckFailed("x"), 7),
         (errors.Stopped("x"), 130),
         (errors.Stopped("x", exit_code=143), 143),
         (KeyboardInterrupt(), 130),
@@ -200,3 +221,16 @@ def test_clearing_the_cache_says_what_it_freed(capsys, private_cache):
 def test_tensorboard_wants_a_folder(capsys, tmp_path):
     assert cli.main(["tensorboard", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_every_key_of_a_config_is_in_the_docs(answers):
+    page = (Path(__file__).parents[1] / "docs" / "config.md").read_text("utf-8")
+    assert page == answers["schema for people"]["out"], "run: finetune schema --markdown > docs/config.md"
+
+
+@pytest.mark.parametrize("share", ["93", "-0.1", "nan", "high"])
+def test_an_accuracy_is_a_share(capsys, share):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["evaluate", "x", "--assert-accuracy", share])
+    assert leaving.value.code == 2
+    assert "is not a share from 0 to 1" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_wrong_names_have_their_exit_codes(capsys, model, place):
 
 
 def test_beside_a_run_the_imagenet_answer_can_be_asked_for(capsys, model, place, monkeypatch):
-    monkeypatch.setattr(showing, "_imagenet", lambda _: classifiers.load(model))
+    monkeypatch.setattr(showing, "imagenet_beside", lambda _: classifiers.load(model))
     code, out, _ = typed(capsys, "predict", "pix", "--model", model, "--imagenet", "--json", "--top", 1)
     assert code == 0
     for answer in json.loads(out):
