@@ -148,6 +148,7 @@ def predict(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         imagenet=arguments.imagenet,
         level=arguments.level,
+        precision=arguments.precision,
         as_json=arguments.json,
         csv_file=arguments.csv,
         figure=arguments.figure,
@@ -365,6 +366,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
     sub.add_argument("--level", action="store_true", help="what the likeliest ImageNet class is a kind of (WordNet)")
+    text = 'answer "unknown" rather than be right less often than this, such as 0.98'
+    sub.add_argument("--precision", type=_share, metavar="P", help=text)
     sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
     sub.add_argument("--resume", action="store_true", help="go on with the --csv table of an interrupted predict")

@@ -22,6 +22,9 @@ from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
 
+UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
+
+
 class Answers(Protocol):
     """What is asked of a classifier here."""
 
@@ -109,17 +112,22 @@ def predict(
     *,
     top: int = 5,
     level: bool = False,
+    reject: float = 0.0,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Answer]:
     """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error.
 
-    With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet).
+    With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet). An answer
+    less sure than `reject` (0..1) begins with `unknown`, and its probability is that the likeliest class is wrong.
     """
     for start, rows, problems in classifier.probabilities(paths, batch_size=batch_size, progress=progress):
         for offset, row in enumerate(rows):
             index = start + offset
             answer = _answer(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            if answer.predictions and (best := answer.predictions[0].probability) < reject:
+                unknown = Prediction(UNKNOWN, "", 1 - best)
+                answer = replace(answer, predictions=(unknown, *answer.predictions[: top - 1]))
             if level and not answer.error:
                 answer = replace(answer, levels=wordnet.levels(row, classifier.ids, classifier.classes))
             yield answer

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import drawing, files, images, prediction, signals, wordnet
+from finetune import calibration, drawing, files, images, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Metrics, Proportion
@@ -37,6 +37,7 @@ def predict(
     top: int = 5,
     imagenet: bool = False,
     level: bool = False,
+    precision: float | None = None,
     as_json: bool = False,
     csv_file: Path | None = None,
     figure: Path | None = None,
@@ -48,7 +49,8 @@ def predict(
     """Answers for `paths`, shown and written as they come, in constant memory.
 
     Raises PartlyDone when some pictures could not be read, DataError when none could, Stopped on Ctrl-C; what was
-    answered until then is kept, and with `resume` the table `csv_file` goes on where it ended.
+    answered until then is kept, and with `resume` the table `csv_file` goes on where it ended. With `precision` (0..1),
+    answers are withheld ("unknown") that are less sure than those which were right so often on validation.
     """
     terminal = terminal or Terminal()
     if resume and (csv_file is None or as_json or figure or overwrite):
@@ -59,6 +61,7 @@ def predict(
     classifiers = _classifiers(model, imagenet)
     if level:
         wordnet.require_imagenet(classifiers[0].ids)
+    reject = 0.0 if precision is None else _reject_below(classifiers[0], precision, terminal)
     for warning in filter(None, [one.warning for one in classifiers]):
         terminal.warn(warning)
     begun = prediction.Begun()
@@ -84,7 +87,7 @@ def predict(
         elif not csv_file:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
         remedy = f"Go on with the same command and --resume: {prediction.part_of(csv_file)}" if csv_file else ""
-        for answer in _answers(classifiers, left, top, level, batch_size, terminal, remedy):
+        for answer in _answers(classifiers, left, top, level, reject, batch_size, terminal, remedy):
             for sink in sinks:
                 sink(answer)
     for target in (csv_file, figure):
@@ -98,6 +101,7 @@ def _answers(
     paths: Sequence[str],
     top: int,
     level: bool,
+    reject: float,
     batch_size: int,
     terminal: Terminal,
     remedy: str,
@@ -110,6 +114,7 @@ def _answers(
                 paths,
                 top=top,
                 level=level and number == 0,
+                reject=0.0 if number else reject,
                 batch_size=batch_size,
                 progress=None if number else update,
             )
@@ -120,8 +125,31 @@ def _answers(
             stop.check(remedy)
 
 
+def _reject_below(classifier: Classifier, precision: float, terminal: Terminal) -> float:
+    """The probability below which an answer is withheld, so that those given are right as often as is wished."""
+    table = classifier.spec.confidences
+    if not table:
+        raise UsageError(
+            f"{classifier.name} does not know how sure is how right.",
+            remedy="--precision needs a run that was trained with calibrate: true (the default).",
+        )
+    row = calibration.threshold(table, precision)
+    if row is None:
+        best = max(right for _, right, _ in table)
+        raise UsageError(
+            f"{classifier.name} was never right {precision:.1%} of the time on validation, at best {best:.1%}.",
+            remedy="Ask for less, or train with more pictures.",
+        )
+    threshold, right, covered = row
+    terminal.say(
+        f"Answers below {threshold:.3f} are {prediction.UNKNOWN}: on validation {covered:.1%} of the pictures were "
+        f"answered, {right:.1%} of those right"
+    )
+    return threshold
+
+
 def _refuse_other_model(begun: prediction.Begun, classifier: Classifier) -> None:
-    if strange := begun.classes - set(map(cell, classifier.classes)):
+    if strange := begun.classes - {prediction.UNKNOWN, *map(cell, classifier.classes)}:
         raise UsageError(
             f"{begun.file} was answered by another model: {classifier.name} has no class {min(strange)!r}.",
             remedy="Give the --model of then, or start anew with --overwrite.",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 FILES = {
     "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
     "report.json", "report.html", "checkpoints/LAST",
-    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/mistakes.png",
+    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png", "figures/mistakes.png",
 }  # fmt: skip
 SEVERAL = (
     r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
