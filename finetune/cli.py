@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the `finetune` script calls it, without `argv`."""
     if argv is None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError):  # none at all
+            with suppress(AttributeError, OSError):  # none at all, or nobody there to read it
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
     code = _run(_parser().parse_args(argv))
     if argv is None and code in (130, 143):
