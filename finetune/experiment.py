@@ -116,6 +116,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
+        asked = config.model_dump(mode="json")
         config, decisions = recipe.complete(config, recipe.facts(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
@@ -124,7 +125,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
             files.write_text(run.config_yaml, configs.dump(config))
             _note_data(run, dataset)
             begun = config.model_dump(mode="json")  # what config.yaml must still say when the run is resumed
-            write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds, config=begun)
+            write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds, config=begun, asked=asked)
             if decisions:
                 terminal.say("Chosen by recipe: auto; config.yaml of the run has all of it in full")
             for decision in decisions:

@@ -62,7 +62,6 @@ def schedule(settings: Phase, total_steps: int) -> Any:
     return WarmUp(falling, peak, warm) if warm else falling
 
 
-@keras.saving.register_keras_serializable("finetune")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """Rises in a straight line from 0 to `peak` over `steps` steps, then follows `after` (Goyal et al. 2017)."""
 

@@ -21,7 +21,6 @@ from finetune import files, images, wordnet
 from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
-
 UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
 
 

@@ -42,11 +42,12 @@ def find(run: str | None, config: str | None, overrides: Sequence[str], *, break
         return None
     if not found.config_yaml.exists():
         raise UsageError(f"{found.path} was stopped before it began.", remedy="Start anew: finetune train CONFIG")
-    asked = asked or configs.load(found.config_yaml, overrides)
     with found.lock(break_lock=break_lock):
-        begun = _begun(found)
+        begun = _config_of(found, "config")
         _refuse_finished(found, begun)
-        _agree(found, begun, asked, searched=not run)
+        # A file may leave values open, which recipe: auto has chosen since; config.yaml has them all.
+        before = _config_of(found, "asked") if asked else begun
+        _agree(found, begun, before, asked or configs.load(found.config_yaml, overrides), searched=not run)
     return found
 
 
@@ -85,10 +86,10 @@ def _usable(folder: Path) -> Run | None:
     return None
 
 
-def _begun(run: Run) -> Config:
-    """The config that `run` began with, whatever was done to its config.yaml since."""
+def _config_of(run: Run, kind: str) -> Config:
+    """What `run` was `asked` to do, or the `config` that it began with; whatever was done to its config.yaml since."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return Config.model_validate(json.loads(run.run_json.read_text("utf-8"))["config"])
+        return Config.model_validate(json.loads(run.run_json.read_text("utf-8"))[kind])
     return configs.load(run.config_yaml)
 
 
@@ -104,9 +105,9 @@ def _refuse_finished(run: Run, config: Config) -> None:
     )
 
 
-def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
+def _agree(run: Run, begun: Config, original: Config, asked: Config, *, searched: bool) -> None:
     """Refuse what would be ignored; take over what may change. `output` only said where to search."""
-    before, now = dict(_flat(begun.model_dump(mode="json"))), dict(_flat(asked.model_dump(mode="json")))
+    before, now = dict(_flat(original.model_dump(mode="json"))), dict(_flat(asked.model_dump(mode="json")))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
@@ -116,7 +117,8 @@ def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
             remedy="Leave these as they were, or start a new run with `finetune train` without --resume.",
         )
     if changed:
-        files.write_text(run.config_yaml, configs.dump(asked))
+        places = begun.data.model_copy(update={"folder": asked.data.folder, "csv": asked.data.csv})
+        files.write_text(run.config_yaml, configs.dump(begun.model_copy(update={"data": places, "cache": asked.cache})))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
