@@ -155,7 +155,7 @@ def show(folder: Path | None, *, as_json: bool = False, terminal: Terminal | Non
         return
     table = Table(box=None, header_style="dim")
     table.add_column("network", no_wrap=True)
-    for title in [*(["accuracy (95 % interval)", "n"] if folder else []), "pictures/s", "px", "parameters", "top-1 %"]:
+    for title in [*(["accuracy (95 %)", "n"] if folder else []), "per s", "px", "params", "top-1"]:
         table.add_column(title, justify="right", no_wrap=True)
     for one in found:
         rate = f"{one.rate:.1f}" if one.rate < 10 else f"{one.rate:.0f}"
@@ -163,7 +163,7 @@ def show(folder: Path | None, *, as_json: bool = False, terminal: Terminal | Non
         table.add_row(one.name, *((_accuracy(one), f"{one.n:,}") if folder else ()), *facts)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"\n[dim]Speed: the frozen part on {describe()}, 32 pictures at a time, reading not counted.[/]")
+    console.print(f"\n[dim]Pictures per second: the frozen part on {describe()}, 32 at a time, reading not counted.[/]")
     if folder:
         console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same pictures.[/]")
         if len({one.n for one in found}) > 1:
