@@ -27,7 +27,8 @@ class Block:
     @property
     def name(self) -> str:
         """The first layer that has weights to train, which is how people know blocks by sight in `summary()`."""
-        return str(next((layer for layer in self.layers if getattr(layer, "weights", None)), self.layers[0]).name)
+        own = (layer for layer in self.layers if getattr(layer, "weights", None) and layer.name != "preprocessing")
+        return str(next(own, self.layers[0]).name)
 
     @property
     def parameters(self) -> int:

@@ -98,7 +98,10 @@ class Check:
         return list(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
-        yield from self.dataset.warnings if self.dataset else ()
+        told = {line for problem in self.problems for line in str(problem).splitlines()}
+        for warning in self.dataset.warnings if self.dataset else ():
+            if told.isdisjoint(warning.splitlines()):
+                yield warning
         if self.weights and self.weights.warning:
             yield self.weights.warning
         size, enlarged = self._enlarged

@@ -155,22 +155,23 @@ def show(folder: Path | None, *, as_json: bool = False, terminal: Terminal | Non
         return
     table = Table(box=None, header_style="dim")
     table.add_column("network", no_wrap=True)
-    titles = ["pictures a second", "input", "parameters", "ImageNet top-1"]
-    for title in [*(["accuracy here", "95 % interval", "n"] if folder else []), *titles]:
-        table.add_column(title, justify="right")
+    for title in [*(["accuracy (95 %)", "n"] if folder else []), "per s", "px", "params", "top-1"]:
+        table.add_column(title, justify="right", no_wrap=True)
     for one in found:
-        table.add_row(one.name, *(_accuracy(one) if folder else ()), f"{one.rate:.1f}" if one.rate < 10 else
-                      f"{one.rate:.0f}", f"{one.size} px", f"{one.parameters / 1e6:.1f} M",
-                      "-" if one.top1 is None else f"{one.top1:.1f} %")  # fmt: skip
+        rate = f"{one.rate:.1f}" if one.rate < 10 else f"{one.rate:.0f}"
+        facts = (rate, str(one.size), f"{one.parameters / 1e6:.1f} M", "-" if one.top1 is None else f"{one.top1:.1f}")
+        table.add_row(one.name, *((_accuracy(one), f"{one.n:,}") if folder else ()), *facts)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"\n[dim]Speed: the frozen part on {describe()}, 32 pictures at a time, reading not counted.[/]")
+    console.print(f"\n[dim]Pictures per second: the frozen part on {describe()}, 32 at a time, reading not counted.[/]")
     if folder:
         console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same pictures.[/]")
+        if len({one.n for one in found}) > 1:
+            console.print("[dim]A smaller n: too slow for all of them, and from fewer pictures less is learnt.[/]")
     console.print("[dim]finetune weights fetch NAME brings another network here.[/]")
 
 
-def _accuracy(one: Ranked) -> tuple[str, str, str]:
+def _accuracy(one: Ranked) -> str:
     if one.accuracy is None:
-        return "too slow", "-", f"{one.n:,}"
-    return f"{one.accuracy.value:.1%}", f"{one.accuracy.low:.1%} to {one.accuracy.high:.1%}", f"{one.n:,}"
+        return "too slow"
+    return f"{one.accuracy.value:.1%} ({one.accuracy.low:.1%} to {one.accuracy.high:.1%})"

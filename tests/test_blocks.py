@@ -59,3 +59,11 @@ def test_unfreeze(wanted, first):
 def test_unfreeze_an_unknown_layer_names_the_nearest():
     with pytest.raises(ConfigError, match=r"no layer 'one_bm'. Did you mean .*'one_bn'"):
         blocks.to_unfreeze(blocks.find(residual_network()), "one_bm")
+
+
+@pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
+def test_a_classifier_has_the_blocks_of_the_catalogue(name):
+    from finetune import catalog, classifier, config
+
+    built = classifier.build(config.Model(backbone=name, weights="none"), ["a", "b"])
+    assert [block.name for block in built.blocks()] == [block.name for block in catalog.blocks(name)]

@@ -133,6 +133,7 @@ def test_all_problems_are_told_at_once(settings, folder):
         assert words in said
     assert found.exit_code == 3
     assert found.dataset is not None  # of what is good
+    assert not any("two splits" in warning for warning in found.warnings)  # a problem is no warning as well
     whole = checklist.as_one(found.problems)
     assert isinstance(whole, DataError)
     assert str(whole).startswith("5 problems stand against this training\n1. ")
