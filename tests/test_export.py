@@ -82,10 +82,9 @@ def test_an_export_is_whole_equal_and_explains_itself(run, pictures, place, form
         assert facts["parity"]["largest_difference"] <= 1e-4
     assert facts["accuracy"]["n"] == 15
     assert (made.folder / "classes.txt").read_text().splitlines() == ["blue", "green", "red"]
-    assert (
-        program_says(made.folder, pictures / "red" / "00.png")
-        == api.load(run).predict(pictures / "red" / "00.png")[0].predictions[0].name
-    )
+    if quantize is None:  # the program is the same when quantised
+        picture = pictures / "red" / "00.png"
+        assert program_says(made.folder, picture) == api.load(run).predict(picture)[0].predictions[0].name
 
 
 def program_says(folder, picture):
