@@ -9,6 +9,7 @@ pictures; where it says something else than the classifier did, the export fails
 """
 
 import dataclasses
+import math
 import tempfile
 import time
 import warnings
@@ -71,8 +72,8 @@ class Parity:
     undecodable: int = 0  # files that the runtime itself could not decode; not among the n
 
     def meets(self, limit: Limit) -> bool:
-        within = limit.difference is None or self.largest_difference <= limit.difference
-        return self.n > 0 and self.agreement >= limit.agreement and within
+        allowed = math.inf if limit.difference is None else limit.difference
+        return self.n > 0 and self.agreement >= limit.agreement and self.largest_difference <= allowed  # NaN is not
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Work:
             reference, exported, decoded = self._answers(folder, network, update)
         parity = compare(reference, exported)
         _demand(parity, LIMITS[self.quantize], self.format.title, self.pictures)
-        bytes_parity = None if decoded is None else compare(reference, decoded)
+        bytes_parity = None if decoded is None else compare_decoded(reference, decoded)
         if bytes_parity is not None and bytes_parity.n:
             _demand(bytes_parity, BYTES_LIMIT, "SavedModel from image bytes", self.pictures)
         before, after = (self._accuracy(answers) for answers in (reference, exported))
@@ -313,16 +314,18 @@ def _quietly() -> Iterator[None]:
 
 
 def compare(reference: np.ndarray, exported: np.ndarray) -> Parity:
-    """Probabilities (n, classes) before and after. A row of NaN is a file that the runtime could not decode."""
-    known = np.isfinite(exported).all(axis=1)
-    before, after = reference[known], exported[known]
-    if not len(before):
-        return Parity(0, 0.0, 0.0, undecodable=len(reference))
-    rows = np.arange(len(before))
-    chosen = before[rows, after.argmax(axis=1)]
-    same = before.max(axis=1) - chosen <= TIE
-    difference = float(np.abs(before - after).max())
-    return Parity(len(before), float(same.mean()), difference, undecodable=int((~known).sum()))
+    """Probabilities (n, classes) before and after; what is not a number agrees with nothing."""
+    if not len(reference):
+        return Parity(0, 0.0, 0.0)
+    chosen = reference[np.arange(len(reference)), exported.argmax(axis=1)]
+    same = (reference.max(axis=1) - chosen <= TIE) & np.isfinite(exported).all(axis=1)
+    return Parity(len(reference), float(same.mean()), float(np.abs(reference - exported).max()))
+
+
+def compare_decoded(reference: np.ndarray, decoded: np.ndarray) -> Parity:
+    """As `compare`; a row of NaN is a file that the runtime could not decode, which is counted apart."""
+    known = np.isfinite(decoded).all(axis=1)
+    return dataclasses.replace(compare(reference[known], decoded[known]), undecodable=int((~known).sum()))
 
 
 def _demand(parity: Parity, limit: Limit, what: str, pictures: Pictures) -> None:

@@ -227,10 +227,19 @@ def test_a_figure_below_the_demand_is_told_with_its_interval():
 def test_ties_count_as_agreement_and_undecodable_files_are_counted():
     before = np.array([[0.50001, 0.49999], [0.9, 0.1], [0.3, 0.7]])
     after = np.array([[0.49999, 0.50001], [0.9, 0.1], [np.nan, np.nan]])
-    found = export.compare(before, after)
+    found = export.compare_decoded(before, after)
     assert (found.n, found.agreement, found.undecodable) == (2, 1.0, 1)
     assert found.largest_difference == pytest.approx(2e-5)
     assert export.compare(before[1:2], before[1:2, ::-1]).agreement == 0
+
+
+@pytest.mark.parametrize("limit", export.LIMITS.values())
+def test_one_answer_that_is_not_a_number_is_too_many(limit):
+    before = np.tile([0.9, 0.1], (1000, 1))
+    after = before.copy()
+    assert export.compare(before, after).meets(limit)
+    after[7] = np.nan
+    assert not export.compare(before, after).meets(limit)
 
 
 # ------------------------------------------------------------------------------------------------ what is asked
