@@ -97,6 +97,11 @@ def main() -> int:
                     slowest = max(slowest, time.monotonic() - started)
             for path in paths:
                 path.unlink()
+            if counts["files"] % (20 * GROUP) == 0:
+                print(
+                    f"{time.monotonic() - begin:5.0f} s: {counts['files']:,} files, {len(trouble)} in trouble",
+                    flush=True,
+                )
     seconds = time.monotonic() - begin
     print(
         f"{counts['files']:,} files: {counts['accepted']:,} accepted, {counts['refused']:,} refused, {len(trouble)} in "

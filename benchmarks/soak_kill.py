@@ -1,10 +1,11 @@
 """kill -9 at random moments, half of them inside a save; every run must end as one that was never killed.
 
-    python benchmarks/soak_kill.py --kills 200          about ten minutes on 2 cores
+    python benchmarks/soak_kill.py --kills 200 --steps 20
 
-A run is killed one to eight times and then left to finish. Compared with an unbroken run: weights, the last
-checkpoint with optimizer state and seeds, history, phases, TensorBoard points, test figures. All have to be equal to
-the bit (`deterministic: true`, CPU).
+First, runs are killed one to eight times and then left to finish; then, one by one, runs are killed at a random step
+and resumed. Each is compared with an unbroken run: weights, the last checkpoint with optimizer state and seeds,
+history, phases, TensorBoard points, test figures. All have to be equal to the bit (`deterministic: true`, CPU).
+Needs nobody: a child that hangs is killed and counts as a failure; the exit code is the number of failures.
 """
 
 import argparse
@@ -73,9 +74,76 @@ def kill(forge: Forge, command: list[str], seconds: float, in_a_save: bool) -> i
     return forge.wait()
 
 
+class Soak:
+    """Counts, and compares what runs leave with what the unbroken one left."""
+
+    def __init__(self, forge: Forge) -> None:
+        self.forge = forge
+        self.began = time.monotonic()
+        if forge.run("train", "cfg.yaml", "--output", "unbroken"):
+            raise SystemExit(forge.said())
+        self.seconds = time.monotonic() - self.began
+        self.unbroken = outcome(forge.folder / "unbroken" / "colours-1")
+        self.kills = self.saves = self.runs = self.equal = 0
+        self.failures: list[str] = []
+
+    def command(self) -> list[str]:
+        """That of a new run, which may be given again and again."""
+        self.runs += 1
+        if self.runs % 2:
+            shutil.rmtree(self.forge.folder / "cache", ignore_errors=True)  # killed with features half made, too
+        return ["train", "cfg.yaml", "--output", str(self.forge.folder / f"runs{self.runs}"), "--resume"]
+
+    def killed(self, code: int, in_a_save: bool = False) -> bool:
+        """Counts a kill; whether there is more to do."""
+        self.kills += code == -signal.SIGKILL
+        self.saves += code == -signal.SIGKILL and in_a_save
+        if code not in (0, -signal.SIGKILL):
+            self.failures.append(f"run {self.runs}: exit code {code}\n{self.forge.said()}")
+        return code == -signal.SIGKILL
+
+    def compare(self, output: Path, code: int) -> None:
+        try:
+            found = outcome(output / "colours-1") if code == 0 else {}
+        except Exception as error:  # a file that is not there, or not whole
+            found = {"error": repr(error)}
+        if different := [key for key in self.unbroken if found.get(key) != self.unbroken[key]]:
+            what = f"run {self.runs}, exit code {code}: {', '.join(different)} differ {found.get('error', '')}"
+            self.failures.append(f"{what}; it is in {output}\n{self.forge.said()}")
+        else:
+            self.equal += 1
+            shutil.rmtree(output)
+
+    def report(self) -> None:
+        print(f"{time.monotonic() - self.began:5.0f} s: {self.kills} kills ({self.saves} in a save), {self.runs} runs, "
+              f"{self.equal} equal, {len(self.failures)} failures", flush=True)  # fmt: skip
+
+
+def at_random_moments(soak: Soak) -> None:
+    command = soak.command()
+    for _ in range(random.randint(1, 8)):
+        in_a_save = random.random() < 0.55  # more than half: of these more come too late
+        code = kill(soak.forge, command, soak.seconds, in_a_save)
+        if not soak.killed(code, in_a_save):
+            break
+    else:
+        code = soak.forge.run(*command)
+    soak.compare(Path(command[3]), code)
+
+
+def at_a_step(soak: Soak, step: int) -> None:
+    """Killed right before or after one optimizer step, with a checkpoint after each batch or few of them."""
+    command = soak.command()
+    patch = random.choice(("", "training.CHECKPOINT_SECONDS = 0.0\n"))
+    after = random.random() < 0.5
+    soak.killed(soak.forge.run(*command, patch=f"{patch}at(PhaseTraining, 'train_batch', {step}, after={after})"))
+    soak.compare(Path(command[3]), soak.forge.run(*command))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
@@ -83,41 +151,22 @@ def main() -> int:
     make_pictures(folder / "pictures")
     (folder / "cfg.yaml").write_text(CONFIG)
     forge = Forge(folder)
-    begin = time.monotonic()
-    if forge.run("train", "cfg.yaml", "--output", "unbroken"):
-        raise SystemExit(forge.said())
-    seconds, unbroken = time.monotonic() - begin, outcome(folder / "unbroken" / "colours-1")
-
-    kills = saves = runs = equal = 0
-    failures: list[str] = []
-    while kills < arguments.kills:
-        runs += 1
-        output = folder / f"runs{runs}"
-        command = ["train", "cfg.yaml", "--output", str(output), "--resume"]
-        if runs % 2:
-            shutil.rmtree(folder / "cache", ignore_errors=True)  # killed with features half made, too
-        for _ in range(random.randint(1, 8)):
-            in_a_save = random.random() < 0.5
-            code = kill(forge, command, seconds, in_a_save)
-            kills += code == -signal.SIGKILL
-            saves += code == -signal.SIGKILL and in_a_save
-            if code not in (0, -signal.SIGKILL):
-                failures.append(f"run {runs}: exit code {code}\n{forge.said()}")
-            if code == 0:
-                break
-        else:
-            code = forge.run(*command)
-        found = outcome(output / "colours-1") if code == 0 else {}
-        different = [key for key in unbroken if found.get(key) != unbroken[key]]
-        equal += not different
-        if different:
-            failures.append(f"run {runs}, exit code {code}: {', '.join(different)} differ\n{forge.said()}")
-        print(f"{kills} kills ({saves} in a save), {runs} runs, {equal} equal", flush=True)
+    soak = Soak(forge)
+    while soak.kills < arguments.kills:
+        at_random_moments(soak)
+        soak.report()
+    runs, equal, kills = soak.runs, soak.equal, soak.kills
+    print(f"{kills} kills, {soak.saves} in a save: {equal} of {runs} runs ended equal to the unbroken one", flush=True)
+    steps = len(soak.unbroken["points"]["train/step/loss"])
+    for step in random.sample(range(1, steps + 1), min(arguments.steps, steps)):
+        at_a_step(soak, step)
+        soak.report()
     forge.close()
-    print(f"{kills} kills, {saves} in a save: {equal} of {runs} runs ended equal to the unbroken one, "
-          f"{time.monotonic() - begin:.0f} s, in {folder}")  # fmt: skip
-    print(*failures, sep="\n\n")
-    return len(failures)
+    print(f"Killed at a random step: {soak.equal - equal} of {soak.runs - runs} equal to the bit")
+    print(*soak.failures, sep="\n\n")
+    if not soak.failures:
+        shutil.rmtree(folder)
+    return len(soak.failures)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ finetune.load("resnet50").predict(["dog.jpg"])                     # 1000 ImageN
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.api import evaluate, load, train
+    from finetune.api import check, evaluate, load, train
 
 __version__: str
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["check", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -117,6 +117,7 @@ def evidence(
             f"finetune tensorboard {where.parent}",
         ],
         thumbnail=lambda path: images.read_square(path, images.Transform(160, resize="crop", crop=1.0)),
+        confidences=classifier.spec.confidences,
         overlay=lambda path, name: _looked_at(classifier, path, dataset.classes.index(name)),
     )
 

@@ -27,11 +27,12 @@ class Block:
     @property
     def name(self) -> str:
         """The first layer that has weights to train, which is how people know blocks by sight in `summary()`."""
-        return str(next((layer for layer in self.layers if layer.weights), self.layers[0]).name)
+        return str(next((layer for layer in self.layers if getattr(layer, "weights", None)), self.layers[0]).name)
 
     @property
     def parameters(self) -> int:
-        return sum(layer.count_params() for layer in self.layers)
+        # (MobileNetV3 and ConvNeXt also have bare operations such as `x + 3`, which have no weights)
+        return sum(layer.count_params() for layer in self.layers if isinstance(layer, keras.Layer))
 
 
 def cut_points(model: Any) -> list[tuple[Any, list[Any]]]:

@@ -1,8 +1,8 @@
 """The backbones that can be named in a config: facts only, no code is imported to list them.
 
 `backbones.csv` has a line for every network: how it is built, what its images must look like, how large and
-how good it is. `weight_files.csv` says where pretrained weights are and what they hash to. To add a
-backbone, add a line; `tests/test_catalog.py` holds every number equal to the real networks.
+how good it is. `weight_files.csv` says where pretrained weights are and what they hash to, `blocks.csv` what may be
+unfrozen. To add a backbone, add its lines; `tests/test_catalog.py` holds every number equal to the real networks.
 """
 
 import ast
@@ -151,6 +151,31 @@ def find(name: str) -> Backbone:
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+class Block(NamedTuple):
+    """The layers between two points through which all data flows; training unfreezes whole ones (see `blocks`)."""
+
+    name: str  # of its first layer with weights, as `unfreeze` takes it
+    layers: int
+    parameters: int
+    height: int  # of what comes out of it, at the native image size
+    width: int
+    channels: int
+
+
+@cache
+def _all_blocks() -> Mapping[str, tuple[Block, ...]]:
+    found: dict[str, list[Block]] = {}
+    for row in _table("blocks.csv"):
+        numbers = {key: int(row[key]) for key in ("layers", "parameters", "height", "width", "channels")}
+        found.setdefault(row["backbone"], []).append(Block(name=row["name"], **numbers))
+    return {name: tuple(blocks) for name, blocks in found.items()}
+
+
+def blocks(name: str) -> tuple[Block, ...]:
+    """The blocks of the network called `name`, from the image to the feature map, without the head."""
+    return _all_blocks()[find(name).name]
 
 
 class ImagenetClass(NamedTuple):

@@ -1,15 +1,17 @@
 """The catalogue for people: `finetune backbones` and `finetune weights`. No TensorFlow is needed to read it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import catalog, weights
-from finetune.catalog import Backbone, WeightFile
+from finetune import catalog, drawing, files, weights
+from finetune.catalog import Backbone, Block, WeightFile
 from finetune.errors import UsageError
 from finetune.terminal import Terminal
 
@@ -49,11 +51,14 @@ def show_all(*, as_json: bool = False) -> None:
     _console().print("\n[dim]finetune backbones NAME tells everything about one.[/]")
 
 
-def show(name: str, *, as_json: bool = False) -> None:
-    """Everything about one network. Raises ConfigError with the nearest names for an unknown one."""
-    row = catalog.find(name)
+def show(name: str, *, as_json: bool = False, figure: Path | None = None, overwrite: bool = False) -> None:
+    """Everything about one network, its blocks drawn into `figure`. ConfigError with near names for an unknown one."""
+    row, blocks = catalog.find(name), catalog.blocks(name)
+    files.refuse_existing(figure, overwrite)
+    if figure:
+        files.write_bytes(figure, draw(row, blocks))
     if as_json:
-        print(json.dumps(_facts(row), indent=1))
+        print(json.dumps({**_facts(row), "blocks": [block._asdict() for block in blocks]}, indent=1))
         return
     facts = {
         "name in configs": row.name,
@@ -61,8 +66,9 @@ def show(name: str, *, as_json: bool = False) -> None:
         "input": f"{row.size} x {row.size} RGB (at least {row.min_size} x {row.min_size})",
         "scaling": SCALING[row.scaling],
         "resizing": f"{row.interpolation}, central {row.crop:g} of the shorter side",
-        "layers": str(row.layers),
+        "layers": f"{row.layers}, in {len(blocks)} blocks and the head",
         "parameters": f"{row.parameters:,} with the 1000-class head, {row.backbone_parameters:,} without",
+        "size": f"{row.parameters * 4 / 1e6:.0f} MB of weights",
         "ImageNet top-1": f"{_percent(row.top1)} %" if row.top1 else "not published",
         "ImageNet top-5": f"{_percent(row.top5)} %" if row.top5 else "not published",
         "last feature map": row.features or "the network's output",
@@ -80,11 +86,39 @@ def show(name: str, *, as_json: bool = False) -> None:
             table.add_row(f"[dim]{title}[/]", escape(_where(row, file)))
     console = _console()
     console.print(table)
-    console.print(f"\n[dim]As backbone:[/]      finetune train CONFIG model.backbone={row.name}", soft_wrap=True)
+    console.print()
+    console.print(_block_table(blocks))
+    console.print("\n[dim]To unfreeze:[/]      finetune train CONFIG fine_tune.unfreeze='3 blocks'", soft_wrap=True)
+    console.print(
+        f"[dim]or from a layer:[/]  finetune train CONFIG fine_tune.unfreeze={blocks[-1].name}", soft_wrap=True
+    )
+    console.print(f"[dim]As backbone:[/]      finetune train CONFIG model.backbone={row.name}", soft_wrap=True)
     console.print(f"[dim]As it is:[/]         finetune predict dog.jpg --model {row.name}", soft_wrap=True)
     if row.top and row.top.url:
         console.print(f"[dim]Without network:[/]  finetune weights fetch {row.name} on a machine that has one, "
                       f"then copy the files it names to this path here", soft_wrap=True)  # fmt: skip
+
+
+def _block_table(blocks: Sequence[Block]) -> Table:
+    """A line per block, the last one first: that is the order in which they are unfrozen."""
+    table = Table(title="Blocks, from the head down", title_justify="left", box=None, header_style="dim")
+    table.add_column("blocks", justify="right")
+    table.add_column("from layer", no_wrap=True, min_width=max(len(block.name) for block in blocks))
+    for title in ("layers", "parameters", "in all", "output"):
+        table.add_column(title, justify="right")
+    whole = 0
+    for number, block in enumerate(reversed(blocks), 1):
+        whole += block.parameters
+        size = f"{block.height} x {block.width} x {block.channels}"
+        table.add_row(str(number), escape(block.name), str(block.layers), f"{block.parameters:,}", f"{whole:,}", size)
+    return table
+
+
+def draw(row: Backbone, blocks: Sequence[Block]) -> bytes:
+    """The blocks of a network with their sizes, as PNG."""
+    title = f"{row.title}: {row.size} x {row.size} pixels, {len(blocks)} blocks, {row.backbone_parameters:,} parameters"
+    rows = [(one.name, one.parameters, one.height, one.width, one.channels) for one in blocks]
+    return drawing.blocks(f"{title} without the head", rows)
 
 
 def _where(row: Backbone, file: WeightFile) -> str:

@@ -9,13 +9,14 @@ that predicts, measures, explains or exports asks for nothing but a `Classifier`
 """
 
 import importlib
+import itertools
 import json
 import math
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,9 @@ MAX_CLASSES = 100_000
 MAX_NAME = 1000  # letters in a class name
 MAX_SIZE = 2048
 MAX_PAGE = 4_000_000  # bytes of our page: a hundred thousand names
+MAX_ROWS = 1000  # of the table of confidences
+MAX_HIDDEN = 8  # layers
+SHARPNESS = 16.0  # of a cosine head: logits lie in -16..16
 MAX_EXPANSION = 20  # bytes per byte of archive; weights hardly compress, so an honest one has about 1
 
 
@@ -48,12 +52,21 @@ class Spec:
     resize: Literal["crop", "squash", "pad"] = "crop"
     pooling: str = "avg"  # "imagenet": the network's own 1000-class head
     dropout: float = 0.0
+    hidden: tuple[int, ...] = ()  # widths of the head's hidden layers
+    cosine: bool = False  # logits are SHARPNESS times the cosine between features and class
+    temperature: float = 1.0  # the logits have been divided by it already, in the last layer's weights
+    confidences: tuple[tuple[float, float, float], ...] = ()  # threshold, precision, coverage (see `calibration`)
     classes: tuple[str, ...] = field(default=())
     format: int = FORMAT
 
     @property
     def pretrained(self) -> bool:
         return self.pooling == "imagenet"
+
+    @property
+    def linear_head(self) -> bool:
+        """Whether the head is one dense layer on pooled features."""
+        return not (self.pretrained or self.hidden or self.cosine)
 
 
 class Classifier:
@@ -139,6 +152,12 @@ class Classifier:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         return list(prediction.predict(self, prediction.find_inputs(given), top=top))
 
+    def cool(self, temperature: float) -> None:
+        """Divides the logits by `temperature`, in the weights of the last layer: nothing else must know of it."""
+        layer = self.model.get_layer("logits")
+        layer.set_weights([weight / temperature for weight in layer.get_weights()])
+        self.spec = replace(self.spec, temperature=self.spec.temperature * temperature)
+
     def save(self, path: Path) -> None:
         """Writes `path` (.keras), which plain Keras opens too. Raises ResourceError when it cannot be written."""
 
@@ -190,6 +209,8 @@ def build(config: ModelConfig, classes: Sequence[str], *, seed: int = 0) -> Clas
         resize=config.resize,
         pooling=config.pooling,
         dropout=config.dropout,
+        hidden=config.hidden,
+        cosine=config.cosine,
         classes=tuple(classes),
     )
     source = weights.resolve(row, config.weights, top=False)
@@ -236,13 +257,43 @@ def _network(spec: Spec, *, name: str, seed: int = 0, held: float = math.inf) ->
             logits = whole.output
         else:
             features = constructor(include_top=False, weights=None, input_tensor=x, **row.arguments).output
-            pool = keras.layers.GlobalMaxPooling2D if spec.pooling == "max" else keras.layers.GlobalAveragePooling2D
-            x = pool(name="pooling")(features)  # (N, h, w, channels) -> (N, channels)
-            _require(held, row.backbone_parameters + (x.shape[-1] + 1) * len(spec.classes), row.name)
-            x = keras.layers.Dropout(spec.dropout, seed=seed, name="dropout")(x)
-            logits = keras.layers.Dense(len(spec.classes), dtype="float32", name="logits")(x)
+            _require(held, row.backbone_parameters + _head_parameters(spec, features.shape[-1]), row.name)
+            logits = _head(spec, _pool(spec.pooling, features), seed)
         model = keras.Model(image, logits, name=row.name)
     return Classifier(name, spec, model, features)
+
+
+def _pool(kind: str, features: Any) -> Any:
+    """(N, h, w, channels) -> (N, channels)"""
+    if kind == "max":
+        return keras.layers.GlobalMaxPooling2D(name="pooling")(features)
+    if kind == "gem":  # generalised mean (Radenovic et al. 2018) with its usual exponent 3
+        cubes = keras.ops.power(keras.ops.maximum(features, 1e-6), 3.0)
+        mean = keras.layers.GlobalAveragePooling2D(name="mean_of_cubes", dtype="float32")(cubes)
+        root = keras.ops.power(mean, 1 / 3)
+        return keras.layers.Activation("linear", name="pooling")(root)
+    return keras.layers.GlobalAveragePooling2D(name="pooling")(features)
+
+
+def _head(spec: Spec, x: Any, seed: int) -> Any:
+    """Pooled features (N, channels) -> logits (N, classes)."""
+    for number, width in enumerate(spec.hidden, start=1):
+        x = keras.layers.Dense(width, activation="relu", name=f"hidden{number}")(x)
+    x = keras.layers.Dropout(spec.dropout, seed=seed, name="dropout")(x)
+    if not spec.cosine:
+        return keras.layers.Dense(len(spec.classes), dtype="float32", name="logits")(x)
+    # Gidaris & Komodakis 2018: the angle alone decides, which helps where some classes have very few pictures.
+    x = keras.layers.UnitNormalization(dtype="float32", name="direction")(x)
+    x = keras.layers.Rescaling(SHARPNESS, dtype="float32", name="sharpness")(x)
+    unit = keras.constraints.UnitNorm(axis=0)
+    return keras.layers.Dense(
+        len(spec.classes), use_bias=False, kernel_constraint=unit, dtype="float32", name="logits"
+    )(x)
+
+
+def _head_parameters(spec: Spec, channels: int) -> int:
+    widths = [channels, *spec.hidden, len(spec.classes)]
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths)) - spec.cosine * len(spec.classes)
 
 
 def _require(held: float, needed: int, name: str) -> None:
@@ -371,7 +422,9 @@ def _read_spec(path: Path, text: bytes) -> Spec:
     """Checks every value before anything is built from it: a small file must not be able to claim a giant network."""
     try:
         values = json.loads(text)
-        spec = Spec(**{**values, "classes": tuple(values["classes"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("classes", "hidden")}
+        rows = tuple(tuple(row) for row in values.get("confidences", ()))
+        spec = Spec(**{**values, **lists, "confidences": rows})
         if spec.format > FORMAT:
             raise WeightsError(f"{path}: made by a newer finetune (format {spec.format}).", remedy="Upgrade finetune.")
         sound = isinstance(values["classes"], list) and _is_sound(spec, catalog.find(spec.backbone))
@@ -392,14 +445,25 @@ def _is_sound(spec: Spec, row: Backbone) -> bool:
         and type(spec.image_size) is int  # True is an int as well
         and row.min_size <= spec.image_size <= MAX_SIZE
         and spec.resize in ("crop", "squash", "pad")
-        and spec.pooling in ("avg", "max", "imagenet")
+        and spec.pooling in ("avg", "max", "gem", "imagenet")
         and type(spec.dropout) in (int, float)
         and 0 <= spec.dropout < 1
+        and type(spec.cosine) is bool
+        and len(spec.hidden) <= MAX_HIDDEN
+        and all(type(width) is int and 1 <= width <= 65536 for width in spec.hidden)
+        and type(spec.temperature) in (int, float)
+        and 0 < spec.temperature < 1000
+        and len(spec.confidences) <= MAX_ROWS
+        and all(len(row) == 3 and all(_is_share(number) for number in row) for row in spec.confidences)
         and 2 <= len(spec.classes) <= MAX_CLASSES
         and len(set(spec.classes)) == len(spec.classes)
         and all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME for name in spec.classes)
         and (fits or not spec.pretrained)
     )
+
+
+def _is_share(number: Any) -> bool:
+    return type(number) in (int, float) and 0 <= number <= 1.0001  # a probability may round to a little above 1
 
 
 def _load_weights(classifier: Classifier, content: bytes, path: Path) -> None:

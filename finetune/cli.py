@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import finetune
-from finetune.errors import FinetuneError, PartlyDone, UsageError
+from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
   finetune init photos/                              write a config for a folder of pictures
+  finetune check photos.yaml                         what could go wrong, and how long it will take
   finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
   finetune train --resume runs/photos-1              go on after an interruption
   finetune predict dog.jpg                           1000 ImageNet classes, no training
@@ -29,6 +30,10 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the `finetune` script calls it, without `argv`."""
+    if argv is None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError):  # none at all
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
     code = _run(_parser().parse_args(argv))
     if argv is None and code in (130, 143):
         _leave(code)
@@ -62,6 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune"):
+            _complain(f"error: the package {error.name} is missing.\n  pip install --upgrade finetune")
+            return ResourceError.exit_code
         return _report_bug(error)
     return 0
 
@@ -107,6 +115,8 @@ def train(arguments: argparse.Namespace) -> None:
         overrides.append(f"output={arguments.output}")
     with signals.surviving_output(), signals.graceful() as stop:
         run = loaded = None
+        if arguments.accept_data_change and arguments.resume is None:
+            raise UsageError("--accept-data-change is for --resume: a new run takes the pictures as they are.")
         if arguments.resume is not None:
             run = resuming.find(arguments.resume or None, config, overrides, break_lock=arguments.break_lock)
         elif not config:
@@ -118,7 +128,9 @@ def train(arguments: argparse.Namespace) -> None:
         stop.check()  # asked to stop while TensorFlow was loading
         screen = terminal.Terminal(quiet=arguments.quiet)
         if run is not None:
-            result = experiment.resume(run, terminal=screen, break_lock=arguments.break_lock)
+            result = experiment.resume(
+                run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
+            )
         elif loaded is not None:
             result = experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
         assessment.demand(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
@@ -136,10 +148,12 @@ def predict(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         imagenet=arguments.imagenet,
         level=arguments.level,
+        precision=arguments.precision,
         as_json=arguments.json,
         csv_file=arguments.csv,
         figure=arguments.figure,
         overwrite=arguments.overwrite,
+        resume=arguments.resume,
         batch_size=arguments.batch_size,
     )
 
@@ -224,6 +238,21 @@ def zeroshot(arguments: argparse.Namespace) -> None:
     )
 
 
+def check(arguments: argparse.Namespace) -> None:
+    from finetune import checklist, terminal
+    from finetune import config as configs
+
+    checklist.show(
+        configs.load(arguments.config, arguments.overrides),
+        arguments.config,
+        as_json=arguments.json,
+        figures=arguments.figures,
+        overwrite=arguments.overwrite,
+        compute_features=arguments.features,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
+    )
+
+
 def preview(arguments: argparse.Namespace) -> None:
     from finetune import config as configs
 
@@ -243,8 +272,13 @@ def preview(arguments: argparse.Namespace) -> None:
 def backbones(arguments: argparse.Namespace) -> None:
     from finetune import catalogue
 
-    if arguments.name:
-        catalogue.show(arguments.name, as_json=arguments.json)
+    if arguments.compare is not None:
+        from finetune import ranking, terminal
+
+        folder = Path(arguments.compare) if arguments.compare else None
+        ranking.show(folder, as_json=arguments.json, terminal=terminal.Terminal(quiet=arguments.quiet))
+    elif arguments.name:
+        catalogue.show(arguments.name, as_json=arguments.json, figure=arguments.figure, overwrite=arguments.overwrite)
     else:
         catalogue.show_all(as_json=arguments.json)
 
@@ -263,7 +297,8 @@ def tensorboard(arguments: argparse.Namespace) -> None:
             remedy="finetune tensorboard takes a run directory, or the folder of the runs (default: runs).",
         )
     options = ["--logdir", str(arguments.folder), "--host", arguments.host, "--port", str(arguments.port)]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options])
+    every_epoch = ["--samples_per_plugin", "images=1000"]  # by default TensorBoard shows ten of a series
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options, *every_epoch])
 
 
 def cache(arguments: argparse.Namespace) -> None:
@@ -322,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
+    sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
     _add_assert_accuracy(sub)
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
@@ -330,8 +366,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
     sub.add_argument("--level", action="store_true", help="what the likeliest ImageNet class is a kind of (WordNet)")
+    text = 'answer "unknown" rather than be right less often than this, such as 0.98'
+    sub.add_argument("--precision", type=_share, metavar="P", help=text)
     sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    sub.add_argument("--resume", action="store_true", help="go on with the --csv table of an interrupted predict")
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
@@ -380,6 +419,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw curves and test accuracies")
     sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
+    sub = add("check", check, "find what could go wrong, without training", "finetune check flowers head.epochs=5")
+    sub.epilog += (
+        "; exit code: 0 if nothing stands against the training, else that of the first problem: "
+        "2 config or a step that diverges, 3 data, 4 weights, 5 disk or memory"
+    )
+    sub.add_argument("config", help="a YAML file, or the name of a shipped config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    sub.add_argument("--features", action="store_true", help="compute the features now, to compare pictures by them")
+    sub.add_argument("--figures", type=Path, metavar="DIR", help="draw the learning rate, and pictures that look alike")
+    sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+
     sub = add("preview", preview, "show what goes into a training, a sheet per class", "finetune preview flowers")
     sub.add_argument("config", help="a YAML file, or the name of a shipped config")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
@@ -396,7 +447,16 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
     sub.add_argument("name", nargs="?")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the blocks of NAME, with their sizes")
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    sub.add_argument(
+        "--compare",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="rank those whose weights are here: by speed, and on a folder with one folder per class by accuracy",
+    )
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("init", init, "write a config for a folder of pictures", "finetune init photos/")
     sub.add_argument("folder", type=Path)

@@ -237,8 +237,7 @@ def _sentence(first: Summary, second: Summary, test: PairedTest | None) -> str:
 
 def show(paths: Sequence[Path], *, as_json: bool = False, figure: Path | None = None, overwrite: bool = False) -> None:
     """Prints the comparison of `paths`, and draws it."""
-    if figure and figure.exists() and not overwrite:
-        raise UsageError(f"{figure} exists already.", remedy="Give another name, or add --overwrite.")
+    files.refuse_existing(figure, overwrite)
     found = compare(paths)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

@@ -13,6 +13,7 @@ Paths in a file are relative to that file; paths in an override or from Python t
 and `${NAME}` (an environment variable) are expanded.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,10 +155,12 @@ class Model(Section):
     )
     image_size: Whole | None = option(None, "side of the square input; absent: the network's own", le=4096)
     resize: Literal["crop", "squash", "pad"] = option("crop", "how a picture becomes square: cut, distort, or add bars")
-    pooling: Literal["avg", "max"] = option("avg", "how the feature map becomes one vector")
+    pooling: Literal["avg", "max", "gem"] = option("avg", "how the feature map becomes one vector")
+    hidden: tuple[Annotated[Whole, Field(ge=1, le=65536)], ...] = option((), "widths of hidden layers in the head")
+    cosine: bool = option(False, "classify by the angle between features and class, not their length", strict=True)
     dropout: Number = option(0.2, "share of the features dropped while training the head", ge=0, lt=1)
-    batch_norm: Literal["frozen", "train"] = option(
-        "frozen", "BatchNorm layers of unfrozen blocks; train for large data only"
+    batch_norm: Literal["frozen", "train", "recalibrate"] = option(
+        "frozen", "BatchNorm of unfrozen blocks; train: for large data; recalibrate: new statistics after the phase"
     )
 
     @field_validator("backbone")
@@ -179,7 +182,7 @@ class Model(Section):
 
 _LIGHT = {"flip": "horizontal", "rotate": 5, "zoom": 0.1, "shift": 0.05}
 _STANDARD = _LIGHT | {"rotate": 10, "zoom": 0.2, "shift": 0.1, "brightness": 0.1, "contrast": 0.1}
-_STRONG = _STANDARD | {"rotate": 20, "zoom": 0.3, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+_STRONG = _STANDARD | {"rotate": 20, "zoom": 0.3, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "mixup": 0.2}
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
     "light": _LIGHT,
@@ -208,6 +211,9 @@ class Augment(Section):
     saturation: Share = option(0, "change the strength of colours by up to this share")
     hue: Share = option(0, "turn the colour circle by up to this share")
     erase: Share = option(0, "probability that a rectangle is blanked")
+    rand_augment: Share = option(0, "two random changes of this strength per picture (RandAugment)")
+    mixup: Number = option(0, "blend pairs at the cut: alpha of the Beta distribution, such as 0.2", ge=0, le=10)
+    cutmix: Share = option(0, "paste a rectangle of another picture at the cut: alpha, such as 1; not for the head")
     views: Annotated[int | Literal["live"], BeforeValidator(_views)] = option(
         4, "versions of each picture, computed once; live: new ones each epoch"
     )
@@ -221,8 +227,18 @@ class Augment(Section):
 
     @property
     def active(self) -> bool:
-        """Whether any picture is changed at all."""
-        return self.model_copy(update={"preset": "none", "views": 4}) != Augment()
+        """Whether any picture is changed at all (mixing happens later, at the cut)."""
+        return self.model_copy(update={"preset": "none", "views": 4, "mixup": 0, "cutmix": 0}) != Augment()
+
+
+def _rate(value: Any) -> Any:
+    number = _as_number(value)
+    if number == "auto" or (isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf):
+        return number
+    raise PydanticCustomError(complaints.EXPECTED, "a number, above 0, or auto")
+
+
+Rate = Annotated[float | Literal["auto"], BeforeValidator(_rate)]
 
 
 class Phase(Section):
@@ -230,12 +246,17 @@ class Phase(Section):
 
     epochs: Whole = option(20, "passes over the training pictures", ge=0)
     batch_size: Whole = option(32, "pictures per step", ge=1, le=65536)
-    learning_rate: Number = option(1e-3, "step length of the optimizer", gt=0)
+    learning_rate: Rate = option(1e-3, "step length of the optimizer; auto: found by a test before the phase")
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "rule that turns gradients into steps")
-    schedule: Literal["cosine", "constant"] = option("cosine", "how the learning rate falls: to 0, or not")
+    schedule: Literal["cosine", "one_cycle", "step", "plateau", "constant"] = option(
+        "cosine", "how the learning rate falls: to 0, up and down, by steps, when progress ends, or not"
+    )
     warmup: Share = option(0, "share of the steps in which the rate rises from 0")
-    weight_decay: Number = option(0, "pull of the weights towards 0", ge=0)
+    weight_decay: Number = option(0, "pull of the weights towards 0; BatchNorm and biases are left alone", ge=0)
     label_smoothing: Number = option(0, "share of certainty taken from the true class", ge=0, lt=1)
+    clip: Number | None = option(None, "longest gradient, as a norm over all weights", gt=0)
+    accumulate: Whole = option(1, "batches whose gradients make one step", ge=1)
+    ema: Number | None = option(None, "keep the moving average of the weights, such as 0.99", gt=0, lt=1)
     patience: Whole | None = option(None, "stop after so many epochs without progress", ge=1)
     monitor: Literal["accuracy", "loss"] = option("accuracy", "validation figure that picks the epoch")
 
@@ -256,6 +277,14 @@ def _unfreeze(value: Any) -> Any:
     raise PydanticCustomError(complaints.EXPECTED, "3 blocks (at least 1), a share (0.3), a layer name or all")
 
 
+class Head(Phase):
+    """Training of the new head on top of the frozen backbone."""
+
+    start: Literal["regression", "random"] = option(
+        "regression", "first weights: a logistic regression on the features, in closed form, or random numbers"
+    )
+
+
 class FineTune(Phase):
     """Training of the last blocks of the backbone together with the head."""
 
@@ -263,7 +292,28 @@ class FineTune(Phase):
         3, "the last `3 blocks`, a share of the blocks (0.3), from a layer on, or all"
     )
     epochs: Whole = option(10, "passes over the training pictures", ge=0)
-    learning_rate: Number = option(1e-4, "step length of the optimizer", gt=0)
+    learning_rate: Rate = option(1e-4, "step length of the optimizer; auto: found by a test before the phase")
+    layer_decay: Number = option(1, "each block's steps are this times those of the block after it", gt=0, le=1)
+
+
+UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
+def _seconds(value: Any) -> Any:
+    """`10 min` -> 600.0; a plain number counts seconds."""
+    given = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", value.strip().lower()) if isinstance(value, str) else None
+    number = _as_number(given[1] if given else value)
+    unit = UNITS.get((given[2] if given else "") or "s")
+    if isinstance(number, int | float) and not isinstance(number, bool) and number > 0 and unit:
+        return float(number * unit)
+    raise PydanticCustomError(complaints.EXPECTED, "a time such as 10 min, 90 s or 2 h")
+
+
+class TensorBoard(Section):
+    """What TensorBoard shows beyond curves, pictures and the projector; both cost time."""
+
+    histograms: bool = option(False, "weights and gradients of each epoch as histograms", strict=True)
+    profile: bool = option(False, "time a few steps of each phase with TensorFlow's profiler", strict=True)
 
 
 class Config(Section):
@@ -273,13 +323,22 @@ class Config(Section):
     name: str = option("run", "name of the runs; absent: that of the file", max_length=100)
     seed: Whole = option(0, "start of all random numbers", ge=0, lt=2**32)
     deterministic: bool = option(False, "same bits each time, but slower", strict=True)
+    recipe: Literal["auto", "none"] = option("auto", "choose what is left open from the data; none: the defaults below")
+    time_budget: Annotated[float, BeforeValidator(_seconds)] | None = option(
+        None, "how long a run may take, such as 10 min: fewer epochs if need be"
+    )
     output: Path = option(Path("runs"), "folder of the runs, in the working directory")
     data: Data = Field(description="where the pictures are")
     model: Model = option(Model(), "the network")
     augment: Augment = option(Augment(), "random changes to training pictures")
-    head: Phase = option(Phase(), "training of the new head")
+    head: Head = option(Head(), "training of the new head")
     fine_tune: tuple[FineTune, ...] = option((), "then training deeper: a mapping, or a list of them")
+    imbalance: Literal["none", "weights", "oversample", "logit_adjust"] = option(
+        "none", "help for rare classes: heavier, shown more often, or logits adjusted by how common each class is"
+    )
+    calibrate: bool = option(True, "make probabilities honest: a temperature fitted on validation", strict=True)
     cache: Literal["auto", "memory", "disk", "off"] = option("auto", "where computed features are kept")
+    tensorboard: TensorBoard = option(TensorBoard(), "what TensorBoard shows beyond the usual")
 
     @model_validator(mode="before")
     @classmethod

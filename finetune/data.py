@@ -28,7 +28,20 @@ from finetune.config import Data, Split
 from finetune.errors import DataError
 from finetune.images import escape
 from finetune.scan import scan
-from finetune.sources import OPEN, SPLITS, TEST, TRAIN, VALIDATION, Listing, Progress, complain, find, some
+from finetune.sources import (
+    OPEN,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Listing,
+    Problem,
+    Progress,
+    complain,
+    find,
+    listed,
+    some,
+)
 from finetune.weights import cache_folder
 
 Indices = NDArray[np.int64]
@@ -174,7 +187,7 @@ def _remark(what: str, count: int, example: str) -> str:
 
 def _check_bad(listing: Listing, bad: dict[int, str], bad_images: str) -> None:
     """Raise for unreadable files unless they may be skipped, and for too many of them in any case."""
-    items = [f"{escape(listing.names[index])}: {reason}" for index, reason in bad.items()]
+    items = [(escape(listing.names[index]), reason) for index, reason in bad.items()]
     what = f"{listing.name}: {len(bad):,} of {len(listing.names):,} files cannot be used"
     if bad_images == "error":
         raise complain(what, items, "mend or delete them, or leave them out: data.bad_images=skip")
@@ -198,8 +211,12 @@ def _without(dataset: Dataset, out: dict[int, str]) -> Dataset:
         splits=dataset.splits[kept],
         hashes=tuple(dataset.hashes[index] for index in kept),
         skipped=dataset.skipped + tuple((dataset.names[index], why) for index, why in out.items()),
-        warnings=(*dataset.warnings, f"{len(out):,} files are left out, such as {_first(dataset, out)}"),
+        warnings=(*dataset.warnings, f"{_files(len(out))} left out, such as {_first(dataset, out)}"),
     )
+
+
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count:,} files are"
 
 
 def _first(dataset: Dataset, out: dict[int, str]) -> str:
@@ -222,7 +239,7 @@ def _check_classes(listing: Listing) -> None:
     for split in sorted(given - {TRAIN}):
         found_in = set(listing.labels[listing.splits == split].tolist())
         differences = [
-            f"{what}: {some(listing.classes[label] for label in sorted(labels))}"
+            (what, some(listing.classes[label] for label in sorted(labels)))
             for what, labels in (("only there", found_in - trained), ("missing there", trained - found_in))
             if labels
         ]
@@ -236,7 +253,7 @@ def _check_counts(dataset: Dataset, shares: Split) -> Iterator[str]:
     counts = np.zeros((len(dataset.classes), 3), int)
     np.add.at(counts, (dataset.labels, dataset.splits), 1)
     lacking = [
-        f"{name}: {train + validation + test} in all, {train} train, {validation} validation"
+        (name, f"{train + validation + test} in all, {train} train, {validation} validation")
         for name, (train, validation, test) in zip(dataset.classes, counts.tolist(), strict=True)
         if not train or not validation
     ]
@@ -287,7 +304,7 @@ def _key(seed: int, name: str) -> int:
 def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
     """Look for one picture in two splits or with two labels, and warn, raise or drop."""
     out: dict[int, str] = {}
-    pairs: list[str] = []
+    pairs: list[Problem] = []
     for group in _same_content(dataset.hashes):
         labels, splits = dataset.labels[group], dataset.splits[group]
         if (labels != labels[0]).any():
@@ -295,17 +312,18 @@ def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
         else:
             dropped = [index for index in group if dataset.splits[index] < splits.max()]  # the test stays as it is
         if dropped:
-            pairs.append(" = ".join(_where(dataset, index) for index in group[:3]))
+            pairs.append((" = ".join(_where(dataset, index) for index in group[:3]), ""))
             out |= {index: f"the same picture as {escape(dataset.names[_other(group, index)])}" for index in dropped}
     if not pairs:
         return dataset
-    what = f"{dataset.name}: {len(pairs):,} pictures are in two splits or two classes"
+    pictures = "1 picture is" if len(pairs) == 1 else f"{len(pairs):,} pictures are"
+    what = f"{dataset.name}: {pictures} in two splits or two classes"
     if leaks == "error":
         raise complain(what, pairs, "delete the doubles, or let them be dropped: data.leaks=drop")
     if leaks == "drop":
         return _without(dataset, out)
-    shown = "".join(f"\n  {pair}" for pair in pairs[:3])
-    return replace(dataset, warnings=(*dataset.warnings, f"{what}; data.leaks=drop drops them:{shown}"))
+    warning = f"{what}; data.leaks=drop drops them:{listed(pairs, 3)}"
+    return replace(dataset, warnings=(*dataset.warnings, warning))
 
 
 def _same_content(hashes: Sequence[str]) -> Iterator[list[int]]:
@@ -329,24 +347,46 @@ def _other(group: Sequence[int], index: int) -> int:
 # ------------------------------------------------------------------------------------------------- from a run
 
 
-def reopen(config: Data, splits_csv: Path, classes_txt: Path, *, progress: Progress | None = None) -> Dataset:
-    """The data set of a run as it was when the run began. DataError lists changed and vanished files."""
+def reopen(
+    config: Data,
+    splits_csv: Path,
+    classes_txt: Path,
+    *,
+    accept_changes: bool = False,
+    remedy: str = "bring them back, or start a new run",
+    progress: Progress | None = None,
+) -> Dataset:
+    """The data set of a run as it was when the run began.
+
+    DataError lists changed and vanished files. With `accept_changes` it goes on with what is there now: a changed
+    picture with its new content, one that vanished or cannot be read any more is left out, and none changes its split.
+    """
     listing = find(config)
     dataset = replace(read_splits(splits_csv, classes_txt, listing.root), name=listing.name)
-    changed = []
+    hashes: list[str] = []
+    changed: list[Problem] = []
+    lost: dict[int, str] = {}
     scanned = scan(map(dataset.path, range(len(dataset))), cache=cache_folder() / "scan.sqlite")
     for index, inspection in enumerate(scanned):
-        if inspection.sha256 != dataset.hashes[index]:
-            changed.append(f"{escape(dataset.names[index])}: {inspection.reason or 'its content has changed'}")
+        hashes.append(inspection.sha256)
+        if inspection.reason is not None:
+            lost[index] = inspection.reason
+        if index in lost or inspection.sha256 != dataset.hashes[index]:
+            changed.append((escape(dataset.names[index]), inspection.reason or "its content has changed"))
         if progress is not None:
             progress(index + 1, len(dataset))
-    if changed:
-        what = f"{listing.name}: {len(changed):,} of {len(dataset):,} pictures are not what they were"
-        raise complain(what, changed, "bring them back, or start a new run")
     known = {*dataset.names, *(name for name, _ in dataset.skipped)}
     new = [name for name in listing.names if name not in known]
-    note = (f"{len(new):,} pictures are new since the run began and not used: {some(new, 3)}",) if new else ()
-    return replace(dataset, warnings=note)
+    notes = [f"{len(new):,} pictures are new since the run began and not used: {some(new, 3)}"] if new else []
+    if not changed:
+        return replace(dataset, warnings=tuple(notes))
+    what = f"{listing.name}: {len(changed):,} of {len(dataset):,} pictures are not what they were"
+    if not accept_changes:
+        raise complain(what, changed, remedy)
+    dataset = _without(replace(dataset, hashes=tuple(hashes)), lost)
+    shares = config.split if len(dataset.indices("test")) else config.split.model_copy(update={"test": 0.0})
+    notes += [f"{what}, and that is accepted:{listed(changed, 3)}", *_check_counts(dataset, shares)]
+    return replace(dataset, warnings=tuple(notes))
 
 
 def read_splits(splits_csv: Path, classes_txt: Path, root: Path) -> Dataset:

@@ -10,8 +10,29 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-__all__ = ["GPUS", "available_cores", "describe", "keras", "peak_memory_mb", "precision", "quiet", "tf", "versions"]
+from finetune.errors import ResourceError, UsageError
+
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    raise UsageError(
+        f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
+        remedy="unset KERAS_BACKEND",
+    )
+# TensorFlow's allocator for GPUs, used for main memory too: it keeps what it has once got. The default gives every
+# large tensor back to the system, which clears the pages again for the next one; without that a forward pass is up to
+# twice as fast (benchmarks/RESULTS.md).
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+__all__ = [
+    "GPUS",
+    "available_cores",
+    "describe",
+    "deterministic",
+    "keras",
+    "peak_memory_mb",
+    "precision",
+    "quiet",
+    "tf",
+    "versions",
+]
 DEBUG = os.environ.get("FINETUNE_DEBUG") == "1"
 
 
@@ -47,10 +68,27 @@ for _gpu in GPUS:
     with contextlib.suppress(RuntimeError):  # already started by the program that imported us
         tf.config.experimental.set_memory_growth(_gpu, True)
 
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={keras.backend.backend()}; unset KERAS_BACKEND"
+if keras.backend.backend() != "tensorflow":  # imported before us, and set up otherwise
+    raise UsageError(f"finetune needs Keras on TensorFlow, found Keras on {keras.backend.backend()}.")
+if int(keras.__version__.partition(".")[0]) < 3:  # TensorFlow's own Keras 2, or an old package
+    raise ResourceError(
+        f"finetune needs Keras 3, found {keras.__version__}.", remedy="pip install --upgrade finetune keras"
     )
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """The block's operations give the same bits each time, if that is `wanted`; afterwards all is as it was."""
+    from tensorflow.python.framework import config  # switching it off again has no public name
+
+    before = config.is_op_determinism_enabled()
+    if wanted:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if wanted and not before:
+            config.disable_op_determinism()
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:

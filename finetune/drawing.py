@@ -60,30 +60,26 @@ def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> b
     Up to 30 classes the counts stand in the cells; up to 250 every class is named, and the picture grows.
     """
     count = len(classes)
-    named, counted = count <= 250, count <= 30
-    cell = 0.9 if count <= 6 else 0.42 if counted else 0.085 if named else 12 / count
-    font = 10 if count <= 6 else 8 if counted else 4.5
-    names = [_label(name, 24) for name in classes] if named else []
-    flat = named and count <= 6 and max(map(len, names)) <= 10
+    if count > 30:
+        return _large_confusion(matrix, classes if count <= 250 else [])
+    cell = 0.9 if count <= 6 else 0.42
+    font = 10 if count <= 6 else 8
+    names = [_label(name, 24) for name in classes]
+    flat = count <= 6 and max(map(len, names)) <= 10
     side, title = cell * count, max(10, cell * count)  # inches, points
-    left = 0.25 + title / 45 + max(map(_columns, names), default=0) * font * 0.0095
+    left = 0.25 + title / 45 + max(map(_columns, names)) * font * 0.0095
     bottom = 0.25 + title / 45 + font / 60 if flat else left
     width, height = left + side + 0.1, bottom + side + 0.1
-    # Placed by hand: an automatic layout draws everything twice, and 200 classes take seconds.
-    figure = _figure(width, height, layout=None)
+    figure = _figure(width, height, layout=None)  # placed by hand: an automatic layout draws everything twice
     axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
     pixels = (255 * _confusion_colours(matrix)).round().astype(np.uint8)
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
-    if named:
-        edges, line = np.arange(1, count) - 0.5, 1 if counted else 0.3
-        axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
-        axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=line)
-        axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
-        axes.set_yticks(range(count), names, fontsize=font)
-    else:
-        axes.set(xticks=[], yticks=[])
-    if counted:
-        _write_counts(axes, matrix, font)
+    edges = np.arange(1, count) - 0.5
+    axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+    axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+    axes.set_xticks(range(count), names, fontsize=font, rotation=0 if flat else 90)
+    axes.set_yticks(range(count), names, fontsize=font)
+    _write_counts(axes, matrix, font)
     middle = ((left + side / 2) / width, (bottom + side / 2) / height)
     figure.text(middle[0], 0.06 / height, "answer", color=MUTED, fontsize=title, ha="center")
     figure.text(0.06 / width, middle[1], "true class", color=MUTED, fontsize=title, va="center", rotation=90)
@@ -91,6 +87,54 @@ def confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> b
     for spine in axes.spines.values():
         spine.set_color(GRID)
     return _png(figure)
+
+
+def _large_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
+    """Pixel by pixel: with matplotlib's axes and ticks, 200 classes take seconds. `classes` is empty: no names."""
+    from PIL import Image as Pillow
+
+    count = len(matrix)
+    cell = 14 if classes else max(1, 1920 // count)  # pixels
+    side = cell * count
+    colours = (255 * _confusion_colours(matrix)).round().astype(np.uint8)
+    cells = colours.repeat(cell, axis=0).repeat(cell, axis=1)
+    if classes:
+        cells[::cell] = cells[:, ::cell] = (255 * _rgb(GRID)).astype(np.uint8)
+    names = _lines([_label(name, 24) for name in classes], cell, 4.5, INK) if classes else cells[:, :0]
+    font = max(8, side / 160)  # points, 2.2 pixels each
+    titles = [_lines([text], round(3 * font), font, MUTED) for text in ("answer", "true class")]
+    left, top = len(titles[0]) + names.shape[1], 16
+    whole = np.full((top + side + left, left + side + top, 3), 255, np.uint8)
+    for picture, y, x in (
+        (cells, top, left),
+        (names, top, len(titles[0])),
+        (np.rot90(names), top + side, left),  # the first name comes first, and all end at the cells
+        (titles[0], len(whole) - len(titles[0]), left + (side - titles[0].shape[1]) // 2),
+        (np.rot90(titles[1]), top + (side - titles[1].shape[1]) // 2, 0),
+    ):
+        whole[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    target = io.BytesIO()
+    Pillow.fromarray(whole).save(target, "PNG")
+    return target.getvalue()
+
+
+def _lines(texts: Sequence[str], height: int, font: float, colour: str) -> Image:
+    """(len(texts) * height, width, 3): one text below the other, flush right, `font` in points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    tall, wide = len(texts) * height, round(2 * font * max(map(_columns, texts))) + 20
+    figure = _figure(wide / DPI, tall / DPI, layout=None)
+    canvas = FigureCanvasAgg(figure)
+    for at, text in enumerate(texts):
+        place = 1 - 6 / wide, 1 - (at + 0.5) * height / tall
+        figure.text(*place, text, fontsize=font, color=colour, ha="right", va="center_baseline")
+    _set_plain_text(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas.draw()
+    pixels: Image = np.asarray(canvas.buffer_rgba())[..., :3]
+    inked = np.flatnonzero((pixels < 255).any(axis=(0, 2)))
+    return pixels[:, max(0, inked[0] - 6) if len(inked) else 0 :]
 
 
 def calibration(bins: Sequence[Bin]) -> bytes:
@@ -119,6 +163,40 @@ def calibration(bins: Sequence[Bin]) -> bytes:
         _plain(axes)
     upper.yaxis.set_major_formatter(_percent)
     lower.xaxis.set_major_formatter(_percent)
+    return _png(figure)
+
+
+def learning_rate(rates: Sequence[float], losses: Sequence[float], chosen: float) -> bytes:
+    """What the test of `learning_rate: auto` saw: the smoothed loss at each rate, and the rate that was chosen."""
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, color=BLUE)
+    axes.axvline(chosen, color=ORANGE)
+    axes.annotate(f"chosen: {chosen:g}", (chosen, 1), (4, -10), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", color=ORANGE, fontsize=9)  # fmt: skip
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss, smoothed")
+    _plain(axes)
+    return _png(figure)
+
+
+def coverage(table: Sequence[tuple[float, float, float]], chosen: tuple[float, float, float] | None = None) -> bytes:
+    """How right the answers are if the less sure ones are withheld: precision over coverage, rows of `calibration`.
+
+    `chosen` is a row to mark.
+    """
+    figure = _figure(5.6, 3.2)
+    axes = figure.subplots()
+    axes.plot([row[2] for row in table], [row[1] for row in table], color=BLUE)
+    if chosen:
+        axes.plot([chosen[2]], [chosen[1]], "o", color=ORANGE)
+        axes.annotate(f"threshold {chosen[0]:.2f}", (chosen[2], chosen[1]), (6, 6), textcoords="offset points",
+                      color=ORANGE, fontsize=9)  # fmt: skip
+    axes.set_xlabel("share of the pictures that are answered")
+    axes.set_ylabel("answers that are right")
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
+    _plain(axes)
     return _png(figure)
 
 
@@ -186,17 +264,55 @@ def sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6,
     """A contact sheet: each picture with its caption of one or more lines below."""
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
-    lines = max(caption.count("\n") + 1 for caption in captions)
-    figure = _figure(1.55 * columns + 0.1, (1.5 + 0.15 * lines) * rows + (0.35 if title else 0.1))
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(image)
-        axes.set_axis_off()
-        text = "\n".join(_label(line, 24) for line in caption.split("\n"))
-        axes.text(0, -0.04, text, transform=axes.transAxes, va="top", fontsize=7, color=INK, linespacing=1.3)
+    side, gap, line = 234, 14, 21  # pixels
+    wide = side + gap
+    tall = wide + line * max(caption.count("\n") + 1 for caption in captions)
+    head = 50 if title else gap
+    width, height = wide * columns + gap, tall * rows + head
+    figure = _figure(width / DPI, height / DPI, layout=None)
+    for at, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = gap + at % columns * wide, height - head - at // columns * tall
+        picture = _fitted(image, side)
+        figure.figimage(picture, left, top - len(picture), origin="upper")
+        text = "\n".join(_label(part, 24) for part in caption.split("\n"))
+        place = left / width, (top - len(picture) - 5) / height
+        figure.text(*place, text, va="top", fontsize=7, color=INK, linespacing=1.3)
     if title:
-        figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+        place = gap / width, 1 - 12 / height
+        figure.text(*place, _label(title, 80), fontsize=10, color=INK, va="top")
     return _png(figure)
+
+
+def _fitted(image: Image, side: int) -> Image:
+    """`image` as large as it can be in a square of that side."""
+    from PIL import Image as Pillow
+
+    scale = side / max(image.shape[:2])
+    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
+    resized: Image = np.asarray(Pillow.fromarray(image).resize((width, height)))
+    return resized
+
+
+def pairs(
+    pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool], columns: int = 4
+) -> bytes:
+    """Pictures, below each its second look, and below that its caption of two lines: orange if it is not `right`.
+
+    The quick sister of `sheet`, a JPEG: pixels are placed as they are, so that it can be drawn and kept often.
+    """
+    side, gap, text = 128, 6, 40  # pixels
+    tall, wide = 2 * side + gap // 2 + text, side + gap
+    columns, rows = min(columns, len(pictures)), math.ceil(len(pictures) / columns)
+    figure = _figure(wide * columns / DPI, tall * rows / DPI, layout=None)
+    for at, (picture, look, caption, good) in enumerate(zip(pictures, looks, captions, right, strict=True)):
+        left, bottom = at % columns * wide, (rows - 1 - at // columns) * tall
+        white = np.full((gap // 2, side, 3), 255, np.uint8)
+        both = np.concatenate([_fitted(picture, side), white, _fitted(look, side)])
+        figure.figimage(both, left, bottom + text, origin="upper")
+        lines = "\n".join(_label(line, 20) for line in caption.split("\n"))
+        place = left / (wide * columns), (bottom + text - 4) / (tall * rows)
+        figure.text(*place, lines, va="top", fontsize=5, color=INK if good else ORANGE, linespacing=1.3)
+    return _render(figure, format="jpeg", pil_kwargs={"quality": 85})
 
 
 def preview(
@@ -223,6 +339,88 @@ def preview(
     for axes, head in zip(grid[0], heads, strict=True):
         axes.set_title(head, fontsize=8, color=MUTED)
     figure.suptitle(_label(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+    return _png(figure)
+
+
+def schedule(phases: Sequence[tuple[str, int, Sequence[float]]]) -> bytes:
+    """The learning rate over all phases: (name, epochs, rates at moments spread evenly over them) each."""
+    figure = _figure(7.0, 2.8)
+    axes = figure.subplots()
+    start = 0.0
+    for number, (name, epochs, rates) in enumerate(phases):
+        places = start + np.linspace(0, epochs, len(rates))
+        axes.plot(places, rates, color=SERIES[number % len(SERIES)], linewidth=2)
+        if number:
+            axes.axvline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            _label(name, 16), (start, 1.01), xycoords=("data", "axes fraction"), xytext=(3, 2),
+            textcoords="offset points", fontsize=9, color=INK, annotation_clip=False,
+        )  # fmt: skip
+        start += epochs
+    _plain(axes)
+    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, max(start, 1)))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    return _png(figure)
+
+
+def alike(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
+    """Two pictures beside each other, each with a caption, under a title; several such pairs on one sheet."""
+    columns = max(1, min(columns, len(rows)))
+    count = math.ceil(len(rows) / columns)
+    figure = _figure(3.4 * columns, 2.35 * count)
+    panels = figure.subfigures(count, columns, squeeze=False, wspace=0.06, hspace=0.04).flat
+    for panel, (title, *pictures) in zip(panels, rows, strict=False):
+        panel.set_facecolor("#f4f6f8")
+        panel.suptitle(_label(title, 60), fontsize=8, color=INK)
+        for axes, (picture, caption) in zip(panel.subplots(1, 2), pictures, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            text = "\n".join(_label(line, 28) for line in caption.split("\n"))
+            axes.set_xlabel(text, fontsize=6.5, color=MUTED, linespacing=1.3)
+    return _png(figure)
+
+
+def blocks(title: str, rows: Sequence[tuple[str, int, int, int, int]]) -> bytes:
+    """A network from image to feature map, block by block: (name, parameters, height, width, channels) each.
+
+    Above, what comes out of each block, as tall as the root of its side and as wide as that of its channels; below, how
+    many parameters are in it. The numbers say what `unfreeze: N blocks` counts.
+    """
+    from matplotlib.patches import Rectangle
+
+    count = len(rows)
+    font = 8 if count <= 30 else 6
+    figure = _figure(max(7.0, 0.42 * count + 1.4) if count <= 30 else 0.2 * count + 1.4, 6.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    sides = np.array([max(height, width) for _, _, height, width, _ in rows])
+    depths = np.array([channels for *_, channels in rows])
+    tall = np.sqrt(sides)
+    wide = 0.1 + 0.8 * np.sqrt(depths / depths.max())
+    places = np.arange(count)
+    for place, height, width in zip(places, tall, wide, strict=True):
+        upper.add_patch(
+            Rectangle((place - width / 2, -height / 2), width, height, facecolor=BLUE, edgecolor=INK, linewidth=0.6,
+                      alpha=0.35)
+        )  # fmt: skip
+    gap, turned = 0.02 * tall.max(), 0 if count <= 30 else 90
+    for place, side, depth, height in zip(places, sides, depths, tall, strict=True):
+        if place == 0 or side != sides[place - 1]:
+            upper.text(place, height / 2 + gap, f"{side}²", ha="center", fontsize=font, color=INK)
+        where: Mapping[str, Any] = {"ha": "center", "va": "top", "rotation": turned}
+        upper.text(place, -height / 2 - gap, str(depth), fontsize=font, color=MUTED, **where)
+    upper.set(ylim=(-0.72 * tall.max(), 0.6 * tall.max()), xlim=(-0.8, count - 0.2))
+    upper.set_axis_off()
+    upper.set_title(_label(title, 110), loc="left", fontsize=11, color=INK)
+    upper.text(0, 0, "side in pixels above, channels below", transform=upper.transAxes, fontsize=8, color=MUTED)
+    lower.bar(places, [parameters / 1e6 for _, parameters, *_ in rows], width=0.7, color=BLUE, alpha=0.75)
+    _plain(lower)
+    lower.grid(False, axis="x")
+    lower.set_ylabel("million parameters")
+    names = [f"{_label(name, 26)}  {count - place}" for place, (name, *_) in enumerate(rows)]
+    lower.set_xticks(places, names, rotation=90, fontsize=font, color=INK)
+    lower.set_xlabel("each block by its first layer, and which one it is from the end: unfreeze: 3 blocks = 3, 2, 1")
     return _png(figure)
 
 
@@ -308,17 +506,25 @@ def _columns(text: str) -> int:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The PNG of a finished figure. Text is taken as it is: `$` starts no formula, missing letters are boxes."""
+    return _render(figure, format="png", metadata={"Software": None})
+
+
+def _render(figure: "Figure", **options: Any) -> bytes:
+    _set_plain_text(figure)
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, **options)
+    return target.getvalue()
+
+
+def _set_plain_text(figure: "Figure") -> None:
+    """Text is taken as it is: `$` starts no formula, missing letters are boxes."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(_fonts())
-    target = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
 
 
 @lru_cache

@@ -22,14 +22,19 @@ import numpy as np
 import finetune
 from finetune import (
     assessment,
+    baseline,
+    calibration,
     catalog,
     data,
     device,
+    drawing,
     evaluation,
     features,
     files,
     monitoring,
     pipeline,
+    rates,
+    recipe,
     reporting,
     runs,
     signals,
@@ -47,10 +52,9 @@ from finetune.errors import FinetuneError, ResourceError, WeightsError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
+RESERVE = 0.05  # of a time budget, for steps that turn out slower than they were
+CLOSING = 15.0  # seconds for test, report and saving
 LOGS = 20_000_000  # bytes for TensorBoard, report and tables
-HEAD_ANSWERS = (
-    "head_answers"  # what the head alone said to the test pictures; carried along, looked at once, at the end
-)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
+        config, decisions = recipe.complete(config, recipe.facts(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
@@ -120,13 +125,22 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
             _note_data(run, dataset)
             begun = config.model_dump(mode="json")  # what config.yaml must still say when the run is resumed
             write_facts(run, command=list(command), seed=config.seed, seconds=watch.seconds, config=begun)
-            return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+            if decisions:
+                terminal.say("Chosen by recipe: auto; config.yaml of the run has all of it in full")
+            for decision in decisions:
+                terminal.say(f"  {decision.key}: {decision.reason}")
+            write_facts(run, recipe=[f"{decision.key}: {decision.reason}" for decision in decisions])
+            with device.deterministic(config.deterministic):
+                return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
 
 
-def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = False) -> Result:
+def resume(
+    run: Run, *, terminal: Terminal | None = None, break_lock: bool = False, accept_changes: bool = False
+) -> Result:
     """Goes on with an interrupted run; it ends as it would have ended without the interruption.
 
-    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began.
+    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began; with
+    `accept_changes` it goes on with those that are there now, and notes that in splits.csv and run.json.
     """
     terminal = terminal or Terminal(quiet=True)
     config = configs.load(run.config_yaml)
@@ -135,11 +149,23 @@ def resume(run: Run, *, terminal: Terminal | None = None, break_lock: bool = Fal
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             checking = _both(update, lambda *_: stop.check(_how_to_resume(run)))
             if run.splits_csv.exists():
-                dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=checking)
+                dataset = data.reopen(
+                    config.data,
+                    run.splits_csv,
+                    run.classes_txt,
+                    accept_changes=accept_changes,
+                    remedy=f"bring them back, or go on with what is there now:\n"
+                    f"  finetune train --resume {shown(run.path)} --accept-data-change",
+                    progress=checking,
+                )
+                if accept_changes and dataset.warnings:
+                    _note_data(run, dataset)
+                    write_facts(run, data_changes=[*read_facts(run).get("data_changes", ()), *dataset.warnings])
             else:  # killed before the splits were noted
                 dataset = data.open(config.data, seed=config.seed, progress=checking)
                 _note_data(run, dataset)
-        return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+        with device.deterministic(config.deterministic):
+            return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
 
 
 def _note_data(run: Run, dataset: Dataset) -> None:
@@ -171,13 +197,11 @@ def _working_on(run: Run, watch: Stopwatch, *, break_lock: bool = False) -> Iter
 def _train_and_assess(job: Job) -> Result:
     run, config, dataset = job.run, job.config, job.dataset
     keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
     with job.watch.time("building"):
         classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
         phases = training.plan(config, classifier)
     _refuse_other_weights(run, classifier)
-    run.require_space(_space(classifier, phases))
+    run.require_space(space(classifier, phases))
     _introduce(job, classifier)
     checkpoint = run.load_checkpoint()
     run.rewind(checkpoint)
@@ -193,14 +217,19 @@ def _train_and_assess(job: Job) -> Result:
             augment=config.augment,
             seed=config.seed,
             policy=config.cache,
+            numbers=read_facts(run).get("features"),
+            note=lambda numbers: write_facts(run, features=numbers),
             progress=update,
             say=job.terminal.say,
         )
     head_answers = _run_phases(job, classifier, list(zip(phases, sources, strict=True)), checkpoint)
+    if config.calibrate:
+        _calibrate(job, classifier, phases[-1], sources[-1])
     with job.watch.time("saving"):
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
         found = assessment.assess(classifier, dataset, head_answers, progress=update)
+    monitoring.note_result(run.tensorboard / "result", run.path.name, config, _accuracies(run, found.metrics))
     write_facts(run, seconds=job.watch.seconds, peak_memory_mb=device.peak_memory_mb())
     with job.watch.time("report"):
         evidence = assessment.evidence(run, config, dataset, classifier, found, read_facts(run))
@@ -209,6 +238,24 @@ def _train_and_assess(job: Job) -> Result:
     result = Result(run, classifier, found.metrics, found.head_metrics, found.paired)
     _conclude(job, result)
     return result
+
+
+def _calibrate(job: Job, classifier: Classifier, phase: training.Phase, source: features.Source) -> None:
+    """Makes the probabilities honest, and notes how sure is how right, both by the validation pictures."""
+    indices = job.dataset.indices("validation")
+    labels, logits = job.dataset.labels[indices], training.logits(classifier, phase, source, indices)
+    temperature = calibration.temperature(logits, labels)
+    classifier.cool(temperature)
+    table = calibration.confidences(assessment.softmax(logits / temperature), labels)
+    classifier.spec = dataclasses.replace(classifier.spec, confidences=table)
+    write_facts(job.run, temperature=temperature)
+
+
+def _accuracies(run: Run, metrics: evaluation.Metrics | None) -> dict[str, float]:
+    """Of the kept weights, as far as there are pictures to measure them on."""
+    validated = [phase["validation"] for phase in run.phases if phase["validation"]]
+    found = {"validation": validated[-1]["accuracy"]} if validated else {}
+    return found | ({"test": metrics.accuracy.value} if metrics else {})
 
 
 def _conclude(job: Job, result: Result) -> None:
@@ -238,7 +285,12 @@ def _try_one_batch(job: Job, classifier: Classifier) -> None:
     paths = job.dataset.paths(job.dataset.indices("train")[: min(job.config.head.batch_size, features.BATCH)])
     batch = next(pipeline.batches(pipeline.reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
     scores = classifier.model(batch.images.astype("float32"), training=False)
-    if not np.isfinite(keras.ops.convert_to_numpy(scores)).all():
+    refuse_infinite(classifier, keras.ops.convert_to_numpy(scores))
+
+
+def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
+    """WeightsError unless all that came out of `classifier` are finite numbers."""
+    if not np.isfinite(values).all():
         raise WeightsError(
             f"{classifier.spec.backbone} answers the first pictures with NaN or infinity.",
             remedy="Its weights are damaged: `finetune weights verify` tells which file.",
@@ -256,7 +308,7 @@ def _refuse_other_weights(run: Run, classifier: Classifier) -> None:
     write_facts(run, weights=classifier.weights_hash)
 
 
-def _space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
+def space(classifier: Classifier, phases: Sequence[training.Phase]) -> int:
     """Bytes that the run directory may come to: the model, the logs, and three checkpoints of the deepest phase.
 
     A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.
@@ -298,56 +350,131 @@ def _run_phases(
     standing = training.Progress(**checkpoint.state) if checkpoint else training.Progress()
     if checkpoint:
         training.restore_model(classifier, checkpoint.arrays)
-    head_answers = checkpoint.arrays.get(HEAD_ANSWERS) if checkpoint else None
+    answers = _head_answers(job.dataset)
+    kept = {key: array for key, array in checkpoint.arrays.items() if key == answers} if checkpoint else {}
     lines = monitoring.Lines(job.terminal)
-    board = monitoring.TensorBoard(run.tensorboard, run.config_yaml.read_text("utf-8"), first_step=standing.step)
-    watcher = monitoring.All([lines, board])
+    board = monitoring.TensorBoard(
+        run.tensorboard,
+        run.config_yaml.read_text("utf-8"),
+        first_step=standing.step,
+        histograms=job.config.tensorboard.histograms,
+    )
+    profile = [monitoring.Profile(run.tensorboard / "train", job.terminal)] if job.config.tensorboard.profile else []
+    watchers = [lines, board, *profile]
+    has_start = False
     try:
         for phase, source in phases[standing.phase :]:
+            phase = _settle(job, classifier, phase, source, len(phases) - phase.index)
             trainer = training.PhaseTraining(
                 phase,
                 classifier,
                 source,
                 job.dataset,
-                seed=job.config.seed,
-                batch_norm=job.config.model.batch_norm,
+                config=job.config,
                 progress=standing,
             )
-            if checkpoint and (standing.epoch or standing.batch):
+            begun = checkpoint is not None and bool(standing.epoch or standing.batch)
+            if checkpoint and begun:
                 trainer.restore(checkpoint.arrays)
+            elif phase.index == 0:
+                has_start = _start_head(job, classifier, trainer)
             checkpoint = None
+            commit = partial(_commit, run, kept)
             with job.watch.time(phase.name), job.terminal.stage(phase.name) as lines.update:
                 result = training.run_phase(
                     trainer,
-                    watcher=watcher,
-                    commit=partial(_commit, run, head_answers),
+                    has_start=phase.index > 0 or has_start,
+                    watcher=monitoring.All(watchers, commit),
+                    commit=commit,
                     record=run.append_history,
                     check_stop=job.check_stop,
                 )
                 if phase.index == 0 and len(phases) > 1:
-                    head_answers = assessment.softmax(trainer.logits(job.dataset.indices("test")))
+                    kept = {answers: assessment.softmax(trainer.logits(job.dataset.indices("test")))}
             run.finish_phase(dataclasses.asdict(result))
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
-            _save(run, f"{phase.name}-done", trainer.trained_arrays(), head_answers, standing)
+            run.save_checkpoint(
+                f"{phase.name}-done", {**trainer.trained_arrays(), **kept}, dataclasses.asdict(standing)
+            )
     finally:
-        board.close()
-    return head_answers
+        monitoring.All(watchers).close()
+    return kept.get(answers)
 
 
-def _commit(run: Run, head_answers: np.ndarray | None, trainer: training.PhaseTraining) -> None:
-    progress = trainer.progress
-    _save(run, f"{trainer.phase.name}-{progress.epoch}-{progress.batch}", trainer.arrays(), head_answers, progress)
+def _settle(
+    job: Job, classifier: Classifier, phase: training.Phase, source: features.Source, phases_left: int
+) -> training.Phase:
+    """`phase` with what only trial steps can tell: `learning_rate: auto`, and the epochs that `time_budget` allows.
+
+    Both are noted in run.json, so that a restart goes on with the same.
+    """
+    settled: dict[str, dict[str, Any]] = read_facts(job.run).get("settled", {})
+    wanted = {"learning_rate"} if phase.settings.learning_rate == "auto" else set()
+    wanted |= {"epochs"} if job.config.time_budget and phase.settings.epochs and phase.index else set()
+
+    def make(settings: configs.Phase) -> training.PhaseTraining:
+        trial = dataclasses.replace(phase, settings=settings)
+        standing = training.Progress(phase=phase.index)
+        return training.PhaseTraining(trial, classifier, source, job.dataset, config=job.config, progress=standing)
+
+    found = settled.get(phase.name, {})
+    if "learning_rate" in wanted - set(found):
+        with job.watch.time("trials"):
+            curve = rates.find(phase, make)
+        found = {**found, "learning_rate": curve.chosen}
+        figure = drawing.learning_rate(curve.rates, curve.losses, curve.chosen)
+        files.write_bytes(job.run.figures / f"learning_rate_{phase.name}.png", figure)
+        job.terminal.say(f"{phase.name}: learning rate {curve.chosen:g}, found by trial")
+    if "epochs" in wanted - set(found):
+        with job.watch.time("trials"):
+            seconds = rates.seconds_per_epoch(dataclasses.replace(phase, settings=_with(phase, found)), make)
+        found = {**found, "epochs": _affordable(job, phase, seconds, phases_left)}
+    write_facts(job.run, settled={**settled, phase.name: found})
+    return dataclasses.replace(phase, settings=_with(phase, found))
 
 
-def _save(
-    run: Run,
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    head_answers: np.ndarray | None,
-    progress: training.Progress,
-) -> None:
-    kept = {} if head_answers is None else {HEAD_ANSWERS: head_answers}
-    run.save_checkpoint(name, {**arrays, **kept}, dataclasses.asdict(progress))
+def _with(phase: training.Phase, found: Mapping[str, Any]) -> configs.Phase:
+    return phase.settings.model_copy(update=dict(found))
+
+
+def _affordable(job: Job, phase: training.Phase, seconds: float, phases_left: int) -> int:
+    """How many epochs of so many seconds fit into this phase's part of what is left of the time budget."""
+    budget = job.config.time_budget or 0.0
+    left = (budget * (1 - RESERVE) - sum(job.watch.seconds.values()) - CLOSING) / phases_left
+    epochs = max(0, min(phase.settings.epochs, int(left / seconds)))
+    if epochs < phase.settings.epochs:
+        job.terminal.warn(
+            f"{phase.name}: {epochs} epochs instead of {phase.settings.epochs}, to keep to time_budget "
+            f"({seconds:.0f} s each, {budget:.0f} s for everything)"
+        )
+    return epochs
+
+
+def _start_head(job: Job, classifier: Classifier, trainer: training.PhaseTraining) -> bool:
+    """Lets the head begin as a logistic regression, where the config and the head allow it; says how good that is."""
+    if job.config.head.start == "random" or not classifier.spec.linear_head:
+        return False
+    with job.watch.time("baseline"):
+        found = baseline.of(trainer)
+    if found is None:
+        job.terminal.say("Too many classes for a logistic regression: the head starts from random numbers.")
+        return False
+    baseline.put(found, classifier)
+    job.terminal.say(f"Baseline, logistic regression on the features: validation accuracy {found.accuracy:.1%}")
+    write_facts(job.run, baseline={"accuracy": found.accuracy, "loss": found.loss, "penalty": found.penalty})
+    return True
+
+
+def _head_answers(dataset: Dataset) -> str:
+    """Name, in a checkpoint, of what the head alone said to these very test pictures; looked at once, at the end."""
+    return f"head_answers/{features.digest(dataset.hashes[at].encode() for at in dataset.indices('test'))[:16]}"
+
+
+def _commit(run: Run, kept: Mapping[str, np.ndarray], trainer: training.PhaseTraining) -> None:
+    at = trainer.progress
+    run.save_checkpoint(
+        f"{trainer.phase.name}-{at.epoch}-{at.batch}", {**trainer.arrays(), **kept}, dataclasses.asdict(at)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- run.json

@@ -177,17 +177,29 @@ class Explainer:
         return self._run[method]
 
     def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-        features = tf.cast(self._below(pictures, training=False), tf.float32)  # (N, h, w, c)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
-            logits = tf.cast(self._above(features, training=False), tf.float32)  # (N, classes)
-            targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
-            score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
-        weights = weigh(features, tape.gradient(score, features))  # (N, c)
-        return tf.einsum("nhwc,nc->nhw", features, weights), tf.nn.softmax(logits)
+        return _weighted(self._above, self._below(pictures, training=False), targets, weigh)
 
 
 _EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
+
+
+def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
+    """Signed cells (N, h, w) for the likeliest class of each picture, and probabilities (N, classes), as tensors.
+
+    `head` is the model above the feature map, `features` (N, h, w, c) what it gets: for who has these already.
+    """
+    return _weighted(head, features, tf.fill([len(features)], -1), _mean_gradient)
+
+
+def _weighted(head: Any, features: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    features = tf.cast(features, tf.float32)  # (N, h, w, c)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
+        logits = tf.cast(head(features, training=False), tf.float32)  # (N, classes)
+        targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
+        score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
+    weights = weigh(features, tape.gradient(score, features))  # (N, c)
+    return tf.einsum("nhwc,nc->nhw", features, weights), tf.nn.softmax(logits)
 
 
 def _mean_gradient(_features: Any, gradients: Any) -> Any:

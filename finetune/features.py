@@ -24,7 +24,7 @@ from finetune.classifier import Classifier, inference
 from finetune.config import Augment
 from finetune.data import Dataset
 from finetune.device import keras, precision, versions
-from finetune.errors import DataError
+from finetune.errors import DataError, ResourceError
 from finetune.images import escape
 from finetune.scan import scan
 from finetune.weights import cache_folder
@@ -152,26 +152,31 @@ def prepare(
     augment: Augment,
     seed: int,
     policy: str = "auto",
+    numbers: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Source]:
     """One source per cut, reading every picture once for all of them.
 
     `policy` is `auto` (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not
-    computed again. Raises DataError when a picture has become unreadable.
+    computed again. The room there is decides not only where features are kept but also, if it is short, which numbers
+    the training sees: `note` is told, and a resumed run that gives them back as `numbers` sees the same, or a
+    ResourceError. Raises DataError when a picture has become unreadable.
     """
     paths = dataset.paths(np.arange(len(dataset)))
     read = pipeline.reader(paths, classifier.transform)
     extractor = Extractor(classifier, cuts)
     augmenter = pipeline.Augmenter(augment)
     views = _views(dataset, augment, bool(augmenter))
-    where, dtype = _place(policy, augment, [_size(cut, views) for cut in cuts], say)
+    wanted = _Wanted(classifier, dataset, cuts, views, augment, seed)
+    files.clean(features_folder())  # what killed runs left half made
+    where, dtype = _place(policy, wanted, numbers, say)
+    note(_numbers(where, dtype, augment))
     if where == "off":
         return [Live(extractor, number, paths, read, augmenter, seed) for number in range(len(cuts))]
 
-    files.clean(features_folder())  # what killed runs left half made
-    facts = [_facts(classifier, cut) for cut in cuts]
-    keys = [[_key(below, dataset, view, augment, seed, dtype) for view in views] for below in facts]
+    keys = wanted.keys(dtype)
     arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
     missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
     total = sum(len(views[number].indices) for number in missing)
@@ -197,6 +202,32 @@ def prepare(
     position, train = np.full(len(dataset), -1), dataset.indices("train")
     position[train] = np.arange(len(train))
     return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `prepare` will do. `files[c][v]` holds view v of cut c, and `pictures[v]` go through the network for it."""
+
+    place: str  # disk, memory, or off: no cache, every epoch goes through the whole network
+    size: int  # bytes, of all files together
+    pictures: tuple[int, ...]
+    files: tuple[tuple[Path, ...], ...]  # none unless the place is the disk
+
+
+def outlook(
+    classifier: Classifier, dataset: Dataset, cuts: Sequence[Any], *, augment: Augment, seed: int, policy: str = "auto"
+) -> Outlook:
+    """What `prepare` with the same arguments will do; no picture is read."""
+    views = _views(dataset, augment, augment.active)
+    wanted = _Wanted(classifier, dataset, cuts, views, augment, seed)
+    place, dtype = _place(policy, wanted, None, lambda _: None)
+    keys = wanted.keys(dtype) if place == "disk" else []
+    return Outlook(
+        place=place,
+        size=0 if place == "off" else wanted.size(dtype),
+        pictures=tuple(len(view.indices) for view in views),
+        files=tuple(tuple(_path(key) for key in row) for row in keys),
+    )
 
 
 def _pace(count: int, seconds: float, waited: float) -> str:
@@ -233,34 +264,80 @@ def _extract(
         start += len(batch.indices)
 
 
-def _size(cut: Any, views: Sequence[View]) -> int:
-    """Bytes of one cut's features in float32."""
-    return int(np.prod(cut.shape[1:])) * 4 * sum(len(view.indices) for view in views)
+@dataclass(frozen=True)
+class _Wanted:
+    """The features that a training needs: those of all `views` at all `cuts`."""
+
+    classifier: Classifier
+    dataset: Dataset
+    cuts: Sequence[Any]
+    views: Sequence[View]
+    augment: Augment
+    seed: int
+
+    @cached_property
+    def _below(self) -> list[dict[str, Any]]:
+        return [_facts(self.classifier, cut) for cut in self.cuts]
+
+    def keys(self, dtype: str) -> list[list[str]]:
+        """For each cut the names of its views' files."""
+        return [
+            [_key(below, self.dataset, view, self.augment, self.seed, dtype) for view in self.views]
+            for below in self._below
+        ]
+
+    def size(self, dtype: str) -> int:
+        """Bytes of them all."""
+        return sum(_size(cut, view, dtype) for cut in self.cuts for view in self.views)
+
+    def missing(self, dtype: str) -> int:
+        """Bytes of those that are not on disk yet."""
+        cuts = zip(self.cuts, self.keys(dtype), strict=True)
+        pairs = ((cut, view, key) for cut, row in cuts for view, key in zip(self.views, row, strict=True))
+        return sum(_size(cut, view, dtype) for cut, view, key in pairs if not _path(key).exists())
 
 
-def _place(policy: str, augment: Augment, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[str, str]:
+def _size(cut: Any, view: View, dtype: str) -> int:
+    return int(np.prod(cut.shape[1:])) * len(view.indices) * np.dtype(dtype).itemsize
+
+
+def _place(policy: str, wanted: _Wanted, numbers: str | None, say: Callable[[str], None]) -> tuple[str, str]:
     """Where the features go and in which precision: (`disk` | `memory` | `off`, dtype)."""
-    need = sum(sizes)
-    if policy == "off":
-        return "off", "float32"
-    if augment.views == "live" and augment.active:
-        return "off", "float32"
-    root = features_folder()
+    live = wanted.augment.views == "live" and wanted.augment.active
+    places = [] if policy == "off" or live else ["disk", "memory"] if policy == "auto" else [policy]
     room = {
-        "disk": int(shutil.disk_usage(root).free * DISK_SHARE),
+        "disk": int(shutil.disk_usage(features_folder()).free * DISK_SHARE),
         "memory": int(available_memory() * MEMORY_SHARE),
     }
-    for place in ("disk", "memory") if policy == "auto" else (policy,):
-        for dtype, share in (("float32", 1.0), ("float16", 0.5)):
-            if need * share <= room[place]:
+    for place in places:
+        for dtype in ("float32", "float16"):
+            need = wanted.missing(dtype) if place == "disk" else wanted.size(dtype)
+            if need <= room[place] and numbers in (None, dtype):
                 note = "" if dtype == "float32" else " (half precision, to fit)"
-                say(f"Features: {_human(int(need * share))} on {place}{note}")
+                say(f"Features: {_human(wanted.size(dtype))} on {place}{note}")
                 return place, dtype
-    say(
-        f"Features need {_human(need)}, more than the {_human(max(room.values()))} that may be used here: "
-        "every epoch goes through the whole network instead."
-    )
+    if numbers not in (None, _numbers("off", "float32", wanted.augment)):
+        raise ResourceError(
+            f"The run began with features kept in {numbers} ({_human(wanted.size(numbers))}) and can only go on so, "
+            f"but with cache={policy} there is no room for them now.",
+            remedy="Free some disk space or memory, or choose another place: cache=disk, cache=memory.",
+        )
+    if numbers == "live" and places:
+        say("The run began without keeping features: every epoch goes through the whole network.")
+    elif places:
+        say(
+            f"Features need {_human(wanted.size('float32'))}, more than the {_human(max(room.values()))} that may be "
+            "used here: every epoch goes through the whole network instead."
+        )
     return "off", "float32"
+
+
+def _numbers(where: str, dtype: str, augment: Augment) -> str:
+    """What decides the bits: kept features in this precision, or pictures that are augmented anew in each epoch.
+
+    Without augmentation it is all one whether they are kept in float32 or computed anew.
+    """
+    return "live" if where == "off" and augment.active else dtype
 
 
 def available_memory() -> int:
@@ -300,7 +377,9 @@ def _key(below: dict[str, Any], dataset: Dataset, view: View, augment: Augment, 
         **below,
         "format": FORMAT,
         "pictures": digest(dataset.hashes[index].encode() for index in view.indices),
-        "augment": [augment.model_dump(mode="json", exclude={"views"}), seed, view.number] if view.number else None,
+        "augment": [augment.model_dump(mode="json", exclude={"preset", "views", "mixup", "cutmix"}), seed, view.number]
+        if view.number
+        else None,
         "dtype": dtype,
         "precision": precision(),
         "libraries": versions(),

@@ -24,9 +24,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ResourceError
+from finetune.errors import ResourceError, UsageError
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
+_in_the_making: set[Path] = set()
 
 _MORE_SPACE = "Free some space, or use a folder on another disk."
 _OTHER_FOLDER = "Mend the folder, or use another one."
@@ -83,6 +84,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def saving() -> bool:
+    """Whether this process is committing something just now."""
+    return bool(_in_the_making)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of the file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -92,6 +98,14 @@ def sha256(path: Path) -> str:
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for something in the making; if its process is killed, `clean` removes it."""
     return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def refuse_existing(target: Path | None, overwrite: bool) -> None:
+    """UsageError if the user's `target` (None: nothing asked for) is a folder, or a file that may not be replaced."""
+    if target and target.is_dir():
+        raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
+    if target and target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -148,9 +162,11 @@ def _size(count: int) -> str:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
+    _in_the_making.add(temporary)
     try:
         yield temporary
     finally:
+        _in_the_making.discard(temporary)
         _remove(temporary)  # after a success there is nothing of that name any more
 
 

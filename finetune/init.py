@@ -11,8 +11,6 @@ import json
 import os
 import re
 import shlex
-import statistics
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -20,8 +18,8 @@ import yaml
 
 from finetune import files
 from finetune.errors import DataError, UsageError
-from finetune.formats import FORMATS, escape, identify
-from finetune.images import list_images
+from finetune.formats import escape
+from finetune.images import list_images, typical_size
 
 LAYOUT = """One folder per class is expected:
     {folder}/
@@ -37,7 +35,6 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 LISTED = 30  # classes named in the comment
-SAMPLE = 50  # pictures whose size is looked at
 FEW = 200  # training pictures; with fewer, only the head is trained: a rule of thumb
 
 
@@ -131,29 +128,16 @@ def _data(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -
 
 def _size(folder: Path, names: list[str]) -> list[str]:
     """The usual size of the pictures, and a smaller input where they are small."""
-    sizes = [size for name in names[:: -(-len(names) // SAMPLE)] if (size := _dimensions(folder / name))]
-    if not sizes:
+    size = typical_size([folder / name for name in names])
+    if size is None:
         return []
-    width, height = (int(statistics.median(side)) for side in zip(*sizes, strict=True))
+    width, height = size
     note = f"typical size {width} x {height}"
     if min(width, height) <= 64:
         return [f"  image_size: 96                      # {note}: a small input is faster"]
     if max(width, height) > 2 * min(width, height):
         return [f"  resize: pad                         # {note}: long pictures, kept whole"]
     return [f"  # {note}"]
-
-
-def _dimensions(path: Path) -> tuple[int, int] | None:
-    """Width and height from the header of a picture; None if it cannot be read (training will say why)."""
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            head = file.read(2048)
-            file.seek(0)
-            width, height = FORMATS[identify(head)](file).size
-            return int(width), int(height)
-    except Exception:  # damaged headers raise whatever they like
-        return None
 
 
 def _phases(training: int) -> list[str]:

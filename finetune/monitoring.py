@@ -1,52 +1,75 @@
 """Who listens to a training: the terminal, and TensorBoard.
 
-TensorBoard gets one continuous axis, the optimizer steps of all phases: loss and learning rate at every step,
-loss and accuracy of training and validation at every epoch, and at the end of a phase the confusion matrix and a
-sheet of validation pictures with what the classifier said. `finetune tensorboard` shows it.
+TensorBoard gets one continuous axis, the optimizer steps of all phases: loss and learning rate at every step; at every
+epoch loss and accuracy of training and validation, and a few validation pictures with the answer and what spoke for it;
+at the end of a phase the confusion matrix and the validation pictures as points (see `projector`); and at the end of
+all what HPARAMS compares. When asked (`tensorboard:` in the config), histograms and profiles too.
+`finetune tensorboard` shows it.
 """
 
 import errno
+import io
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
+from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from finetune import drawing, files, images
-from finetune.device import tf
-from finetune.errors import ImageProblem
+from finetune import config as configs
+from finetune import drawing, files, projector, samples
+from finetune.device import keras, tf
+from finetune.errors import FinetuneError
 from finetune.terminal import Terminal, Update
 from finetune.training import PhaseResult, PhaseTraining, Watcher
 
-SAMPLES = 18
+HPARAMS = (  # what people vary, and a table can still show
+    "seed", "model.backbone", "model.image_size", "model.resize", "model.pooling", "model.dropout", "model.batch_norm",
+    "augment.preset", "head.epochs", "head.batch_size", "head.learning_rate", "head.optimizer", "fine_tune.unfreeze",
+    "fine_tune.epochs", "fine_tune.batch_size", "fine_tune.learning_rate", "fine_tune.optimizer",
+)  # fmt: skip
+PROFILED = (3, 8)  # steps of a phase that the profile begins before and ends after; the first ones only warm up
 
 
 class All(Watcher):
-    """Passes everything on to several watchers."""
+    """Passes everything on to several watchers; if one fails, the work so far is committed before its error goes on."""
 
-    def __init__(self, watchers: Iterable[Watcher]) -> None:
+    def __init__(self, watchers: Iterable[Watcher], commit: Callable[[PhaseTraining], None] = lambda _: None) -> None:
         self.watchers = tuple(watchers)
+        self.commit = commit
 
     def phase_started(self, training: PhaseTraining) -> None:
-        for watcher in self.watchers:
-            watcher.phase_started(training)
+        self._tell(training, lambda watcher: watcher.phase_started(training))
 
     def step_done(self, training: PhaseTraining, loss: float, learning_rate: float) -> None:
-        for watcher in self.watchers:
-            watcher.step_done(training, loss, learning_rate)
+        self._tell(training, lambda watcher: watcher.step_done(training, loss, learning_rate))
 
     def epoch_done(self, training: PhaseTraining, row: Mapping[str, Any]) -> None:
-        for watcher in self.watchers:
-            watcher.epoch_done(training, row)
+        self._tell(training, lambda watcher: watcher.epoch_done(training, row))
 
     def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
+        self._tell(training, lambda watcher: watcher.phase_done(training, result))
+
+    def _tell(self, training: PhaseTraining, tell: Callable[[Watcher], None]) -> None:
+        try:
+            for watcher in self.watchers:
+                tell(watcher)
+        except Exception:
+            with suppress(FinetuneError):  # the disk may be full for it as well; the first error is the one to show
+                self.commit(training)
+            raise
+
+    def close(self) -> None:
         for watcher in self.watchers:
-            watcher.phase_done(training, result)
+            watcher.close()
 
 
 class Lines(Watcher):
@@ -92,8 +115,10 @@ class TensorBoard(Watcher):
     from there on, so that no point is doubled.
     """
 
-    def __init__(self, folder: Path, config_yaml: str, *, first_step: int = 0) -> None:
+    def __init__(self, folder: Path, config_yaml: str, *, first_step: int = 0, histograms: bool = False) -> None:
         self.folder = folder
+        self.histograms = histograms
+        self._samples: samples.Samples | None = None
         with _explained(folder):
             self._open(folder, config_yaml, first_step)
 
@@ -112,6 +137,9 @@ class TensorBoard(Watcher):
             self.train.close()
             self.validation.close()
 
+    def phase_started(self, training: PhaseTraining) -> None:
+        self._samples = samples.Samples(training)
+
     def step_done(self, training: PhaseTraining, loss: float, learning_rate: float) -> None:
         with _explained(self.folder), self.train.as_default(step=training.progress.step):
             tf.summary.scalar("step/loss", loss)
@@ -122,6 +150,12 @@ class TensorBoard(Watcher):
             with _explained(self.folder), writer.as_default(step=int(row["step"])):
                 tf.summary.scalar("epoch/loss", row[f"{prefix}loss"])
                 tf.summary.scalar("epoch/accuracy", row[f"{prefix}accuracy"])
+        with _explained(self.folder), self.validation.as_default(step=int(row["step"])):
+            if self._samples is not None and len(self._samples.indices):
+                _image("epoch/samples", self._samples.sheet())
+        if self.histograms:
+            with _explained(self.folder), self.train.as_default(step=int(row["step"])):
+                _histograms(training)
 
     def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
         indices, classes = training.validation_indices, training.classifier.classes
@@ -130,12 +164,112 @@ class TensorBoard(Watcher):
         matrix = np.zeros((len(classes), len(classes)), int)
         np.add.at(matrix, (truth, predicted), 1)
         with _explained(self.folder), self.validation.as_default(step=training.progress.step):
-            self._image(f"{result.name}/confusion", drawing.confusion(matrix, classes))
-            self._image(f"{result.name}/samples", _sample_sheet(training, indices, predicted))
+            _image(f"{result.name}/confusion", drawing.confusion(matrix, classes))
+        self._project(training, result.name, dict(zip(indices.tolist(), predicted.tolist(), strict=True)))
 
-    @staticmethod
-    def _image(name: str, png: bytes) -> None:
-        tf.summary.image(name, tf.io.decode_png(png, channels=3)[None])
+    def _project(self, training: PhaseTraining, name: str, answers: Mapping[int, int]) -> None:
+        """Adds the validation pictures, as the head sees them after this phase, to the projector."""
+        dataset, classes = training.dataset, training.classifier.classes
+        indices = samples.spread(training.validation_indices, dataset.labels, projector.POINTS, seed=training.seed)
+        columns = {
+            "class": [classes[dataset.labels[index]] for index in indices],
+            "answer": [classes[answers[index]] for index in indices.tolist()],
+            "file": [dataset.names[index] for index in indices],
+        }
+        vectors = samples.vectors(training, indices)
+        pictures = samples.thumbnails(training, indices, projector.SIDE)
+        projector.add(self.folder / "validation", name, vectors, columns, pictures)
+
+
+class Profile(Watcher):
+    """Has TensorFlow's profiler watch a few steps of each phase, and tells how to see what it found."""
+
+    def __init__(self, folder: Path, terminal: Terminal) -> None:
+        self.folder = folder
+        self.terminal = terminal
+        self._steps, self._running = 0, False
+
+    def phase_started(self, training: PhaseTraining) -> None:
+        self._steps = 0
+
+    def step_done(self, training: PhaseTraining, loss: float, learning_rate: float) -> None:
+        self._steps += 1
+        if self._steps == PROFILED[0]:
+            with _explained(self.folder):
+                tf.profiler.experimental.start(str(self.folder))
+            self._running = True
+        elif self._steps == PROFILED[1]:
+            self.close()
+
+    def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
+        self.close()
+        if self._steps < PROFILED[0]:
+            self.terminal.warn(f"{result.name} had too few steps for a profile.")
+
+    def close(self) -> None:
+        if self._running:
+            self._running = False
+            with _explained(self.folder):
+                tf.profiler.experimental.stop()
+            self.terminal.say("  profile written; to see it: pip install xprof, then PROFILE in finetune tensorboard")
+
+
+def note_result(folder: Path, name: str, config: configs.Config, accuracies: Mapping[str, float]) -> None:
+    """For TensorBoard's HPARAMS, which compares runs: the settings of the run `name`, and what came of them.
+
+    `folder` is for this alone, so that nothing else becomes a column; what was in it is replaced.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(step=0):
+            start = session_start_pb(_hparams(config), group_name=name)
+            for summary in (start, session_end_pb(STATUS_SUCCESS)):
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+            for split, accuracy in accuracies.items():
+                tf.summary.scalar(f"accuracy/{split}", accuracy)
+        writer.close()
+
+
+def _hparams(config: configs.Config) -> dict[str, Any]:
+    """Those of HPARAMS that the config has a value for; of several fine-tune phases, the last."""
+    found = {}
+    for name in HPARAMS:
+        value: Any = config
+        for key in name.split("."):
+            value = getattr(value, key, None)
+            if isinstance(value, tuple):
+                value = value[-1] if value else None
+        if value is not None:
+            found[name] = str(value) if name == "fine_tune.unfreeze" else value  # blocks, a share, or a layer
+    return found
+
+
+def _histograms(training: PhaseTraining) -> None:
+    """All that learns in this phase, and the gradients of the loss on a batch, always the same and undisturbed.
+
+    The gradients of a training step would cost that step more; and dropout here would take random numbers from it.
+    """
+    labels = training.dataset.labels
+    indices = samples.spread(training.train_indices, labels, training.settings.batch_size, seed=training.seed)
+    variables = training.above.trainable_variables
+    (inputs,) = training.source.batches(indices, None, len(indices))
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        loss = loss_of(labels[indices], tf.cast(training.above(inputs, training=False), tf.float32))
+    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+        tf.summary.histogram(f"weights/{variable.path}", variable)
+        tf.summary.histogram(f"gradients/{variable.path}", gradient)
+
+
+def _image(name: str, content: bytes) -> None:
+    """What `tf.summary.image` writes, of a file that is encoded already."""
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    tensor = tf.constant([str(width).encode(), str(height).encode(), content])
+    tf.summary.write(name, tensor, metadata=create_summary_metadata(display_name=None, description=None))
 
 
 @contextmanager
@@ -164,16 +298,3 @@ def _forget_from(folder: Path, step: int) -> None:
         records = RecordWriter(file)
         for event in (version, start, start):
             records.write(event.SerializeToString())
-
-
-def _sample_sheet(training: PhaseTraining, indices: np.ndarray, predicted: np.ndarray) -> bytes:
-    """Validation pictures spread evenly over the classes, each with its answer, and the truth where that was wrong."""
-    classes, labels = training.classifier.classes, training.dataset.labels
-    chosen = np.linspace(0, len(indices) - 1, min(SAMPLES, len(indices))).astype(int)
-    pictures, captions = [], []
-    for at in chosen:
-        answer, truth = classes[predicted[at]], classes[labels[indices[at]]]
-        with suppress(ImageProblem):
-            pictures.append(images.read_square(training.dataset.path(int(indices[at])), training.classifier.transform))
-            captions.append(answer if answer == truth else f"{answer}\n(is {truth})")
-    return drawing.sheet(pictures, captions)

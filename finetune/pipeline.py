@@ -103,6 +103,55 @@ def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def balanced_order(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Places in `labels` (n,) so that every class comes equally often: each as often as the largest one.
+
+    Pictures of smaller classes come again; those that come once more than others change from epoch to epoch.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    most = max(map(len, members))
+    repeated = [np.concatenate([rng.permutation(own) for _ in range(-(-most // len(own)))])[:most] for own in members]
+    return rng.permutation(np.concatenate(repeated))
+
+
+class Mixer:
+    """MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch, with Keras' own layers, at the phase's cut.
+
+    Mixing what comes out of the frozen part (Verma et al. 2019, Manifold Mixup) works on cached features too. CutMix
+    needs a map with places, so pooled features (the head phase) are left alone by it. `key` decides what is drawn.
+    """
+
+    def __init__(self, config: Augment, *, spatial: bool) -> None:
+        self._layers = [keras.layers.MixUp(config.mixup, seed=0)] if config.mixup else []
+        if config.cutmix and spatial:
+            self._layers.append(keras.layers.CutMix((config.cutmix, config.cutmix), seed=0))
+        self._generators = [layer.generator for layer in self._layers]
+
+    def __bool__(self) -> bool:
+        return bool(self._layers)
+
+    def reseed(self, key: tuple[int, ...]) -> None:
+        _reseed(self._generators, key)
+
+    def __call__(self, features: Any, targets: Any) -> tuple[Any, Any]:
+        """Features (n, ..., channels) and targets (n, classes) float32 -> the same shapes."""
+        shape = tf.shape(features)
+        flat = features if features.shape.rank == 4 else features[:, None, None, :]  # the layers want maps
+        mixed = [layer({"images": flat, "labels": targets}, training=True) for layer in self._layers]
+        chosen = mixed[0]
+        if len(mixed) == 2:  # turn about at random, as timm and torchvision do
+            coin = keras.random.uniform((), seed=self._generators[0]) < 0.5
+            chosen = {name: tf.where(coin, mixed[0][name], mixed[1][name]) for name in mixed[0]}
+        return tf.reshape(chosen["images"], shape), chosen["labels"]
+
+
+def _reseed(generators: Sequence[Any], key: tuple[int, ...]) -> None:
+    states = np.random.SeedSequence(key).generate_state(2 * len(generators), np.uint32)
+    for generator, state in zip(generators, states.reshape(-1, 2), strict=True):
+        generator.state.assign(state)
+
+
 class Augmenter:
     """Random changes of training pictures, with Keras' own layers; the same `key` always gives the same changes.
 
@@ -125,14 +174,13 @@ class Augmenter:
         return tf.clip_by_value(x, 0.0, 255.0)
 
     def __call__(self, pictures: np.ndarray, key: tuple[int, ...]) -> Any:
-        seeds = np.random.SeedSequence(key).generate_state(2 * len(self._generators), np.uint32)
-        for generator, state in zip(self._generators, seeds.reshape(-1, 2), strict=True):
-            generator.state.assign(state)
+        _reseed(self._generators, key)
         return self._apply(pictures)
 
     @property
     def _generators(self) -> list[Any]:
-        return [layer.generator for layer in self._layers]
+        parts = [part for layer in self._layers for part in layer._flatten_layers()]  # RandAugment holds layers
+        return [part.generator for part in parts if hasattr(part, "generator")]
 
 
 def _layers(config: Augment) -> list[Any]:
@@ -156,6 +204,8 @@ def _layers(config: Augment) -> list[Any]:
         made.append(kl.RandomSaturation(config.saturation, **scale))
     if config.hue:
         made.append(kl.RandomHue(config.hue, **scale))
+    if config.rand_augment:  # Cubuk et al. 2020, with two changes per picture as in the paper
+        made.append(kl.RandAugment((0, 255), num_ops=2, factor=config.rand_augment, seed=0))
     if config.erase:
         made.append(kl.RandomErasing(config.erase, **scale))
     return made

@@ -8,17 +8,21 @@ import csv
 import glob
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from finetune import images, wordnet
-from finetune.errors import DataError, did_you_mean
+from finetune import files, images, wordnet
+from finetune.errors import DataError, UsageError, did_you_mean
+from finetune.formats import cell
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins with one of these
+
+UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
 
 
 class Answers(Protocol):
@@ -108,17 +112,22 @@ def predict(
     *,
     top: int = 5,
     level: bool = False,
+    reject: float = 0.0,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Answer]:
     """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error.
 
-    With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet).
+    With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet). An answer
+    less sure than `reject` (0..1) begins with `unknown`, and its probability is that the likeliest class is wrong.
     """
     for start, rows, problems in classifier.probabilities(paths, batch_size=batch_size, progress=progress):
         for offset, row in enumerate(rows):
             index = start + offset
             answer = _answer(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            if answer.predictions and (best := answer.predictions[0].probability) < reject:
+                unknown = Prediction(UNKNOWN, "", 1 - best)
+                answer = replace(answer, predictions=(unknown, *answer.predictions[: top - 1]))
             if level and not answer.error:
                 answer = replace(answer, levels=wordnet.levels(row, classifier.ids, classifier.classes))
             yield answer
@@ -157,22 +166,92 @@ class JsonArray:
 class CsvTable:
     """A row per picture: path, then class, id and probability of each of the `top` answers, then error.
 
-    Cells that a spreadsheet would take for a formula get an apostrophe in front.
+    Every row is written out at once and is one line, so that an interrupted `predict` can be gone on with.
     """
 
-    def __init__(self, stream: TextIO, top: int) -> None:
+    def __init__(self, stream: TextIO, top: int, *, headed: bool = False) -> None:
+        self._stream = stream
         self._writer = csv.writer(stream)
         self._top = top
-        columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "id", "probability")]
-        self._writer.writerow(["path", *columns, "error"])
+        if not headed:
+            self._writer.writerow(columns(top))
 
     def write(self, answer: Answer) -> None:
         cells: list[str] = []
         for one in answer.predictions:
-            cells += [_safe(one.name), one.id, f"{one.probability:.6f}"]
+            cells += [one.name, one.id, f"{one.probability:.6f}"]
         cells += [""] * (3 * self._top - len(cells))
-        self._writer.writerow([_safe(images.escape(answer.path)), *cells, _safe(answer.error)])
+        self._writer.writerow(map(cell, (images.escape(answer.path), *cells, answer.error)))
+        self._stream.flush()
 
 
-def _safe(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
+def columns(top: int) -> list[str]:
+    """The first row of a table with `top` answers a picture."""
+    answers = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "id", "probability")]
+    return ["path", *answers, "error"]
+
+
+def part_of(table: Path) -> Path:
+    """Where the rows of `table` are until it is complete."""
+    return table.with_name(f"{table.name}.part")
+
+
+@dataclass
+class Begun:
+    """What an interrupted `predict` left: the first `size` bytes of `file` are whole rows, a crash cut the rest.
+
+    `paths` and `classes` (of the likeliest answers) are cells as they stand there; `problems` the rows with an error.
+    """
+
+    file: Path | None = None
+    size: int = 0
+    paths: set[str] = field(default_factory=set)
+    classes: set[str] = field(default_factory=set)
+    problems: list[Answer] = field(default_factory=list)
+
+    def answered(self, path: str) -> bool:
+        return cell(images.escape(path)) in self.paths
+
+
+def begun(table: Path, top: int) -> Begun:
+    """The rows so far of `table`; of nothing if it was never begun. UsageError when they have other columns."""
+    found = Begun(next((file for file in (part_of(table), table) if file.exists()), None))
+    if found.file is None:
+        return found
+    header = (",".join(columns(top)) + "\r\n").encode()
+    with files.explained(found.file), found.file.open("rb") as stream:
+        first = stream.readline()
+        if not header.startswith(first):
+            raise UsageError(
+                f"{found.file} has other columns than this command would write.",
+                remedy="Give the same --top and --imagenet as then, or start anew with --overwrite.",
+            )
+        if first != header:
+            return found
+        found.size = len(first)
+        for line in stream:
+            row = next(csv.reader([line.decode("utf-8", "surrogateescape")]))
+            if not line.endswith(b"\r\n") or len(row) != len(columns(top)):
+                break
+            found.size += len(line)
+            found.paths.add(row[0])
+            if row[-1]:
+                found.problems.append(Answer(row[0], error=row[-1]))
+            else:
+                found.classes.add(row[1])
+    return found
+
+
+@contextmanager
+def table(target: Path, top: int, so_far: Begun) -> Iterator[CsvTable]:
+    """Rows for `target`, behind those `so_far`. It appears when it is complete; until then, and if it never is, they
+    are in `part_of(target)`. Raises ResourceError."""
+    part = part_of(target)
+    with files.explained(target):
+        if so_far.file == target:
+            shutil.copyfile(target, part)
+        with part.open("ab") as binary:
+            binary.truncate(so_far.size)
+        with part.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield CsvTable(stream, top, headed=so_far.size > 0)
+        files.commit(target, part.replace)

@@ -115,7 +115,16 @@ def tfds(name: str, wanted: Container[str], progress: Progress | None = None) ->
         feature = builder.info.features[label]
         classes = [formats.escape(feature.int2str(index)) for index in range(feature.num_classes)]
         _write(folder, classes, _examples(builder, name, image, label, splits, progress))
-    return folder, warnings
+    return folder, [*warnings, *_leftovers(data_dir / builder.name)]
+
+
+def _leftovers(folder: Path) -> Iterator[str]:
+    """A remark on what broken preparations left; TFDS does not note whose it is, so only a person can delete it."""
+    found = [*folder.glob("incomplete.*"), *folder.glob("*/incomplete.*")]  # with and without a config
+    size = sum(path.stat().st_size for left in found for path in left.rglob("*") if path.is_file())
+    if found:
+        names = ", ".join(formats.escape(path) for path in found[:3])
+        yield f"{size / 1e6:.1f} MB are left of a broken preparation; if no `tfds build` runs, delete {names}"
 
 
 def _builder(name: str, data_dir: Path) -> Any:

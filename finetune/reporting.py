@@ -23,7 +23,7 @@ from finetune.evaluation import ClassMetrics, Metrics, Mistake, PairedTest
 from finetune.images import escape
 
 Picture = npt.NDArray[np.uint8]
-FIGURES = {"curves", "confusion", "calibration", "mistakes"}
+FIGURES = {"curves", "confusion", "calibration", "coverage", "mistakes"}
 MISTAKES = 24
 PAIRS = 6
 CLASS_PICTURES = 60  # with more classes the table goes without
@@ -55,6 +55,7 @@ class Evidence:
     commands: Sequence[str]
     thumbnail: Callable[[str], Picture]
     overlay: Callable[[str, str], Picture] | None = field(default=None)
+    confidences: Sequence[tuple[float, float, float]] = ()  # threshold, precision, coverage (see `calibration`)
 
 
 def to_json(evidence: Evidence) -> dict[str, Any]:
@@ -93,6 +94,8 @@ def draw(evidence: Evidence) -> dict[str, bytes]:
     if evidence.test:
         figures["confusion"] = drawing.confusion(evidence.test.confusion, evidence.test.classes)
         figures["calibration"] = drawing.calibration(evidence.test.calibration)
+    if len(evidence.confidences) > 1:
+        figures["coverage"] = drawing.coverage(evidence.confidences)
     worst = evidence.mistakes[:18]
     if worst:
         captions = [f"{one.predicted} {one.probability:.0%}\n(is {one.true})" for one in worst]

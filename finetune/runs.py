@@ -246,7 +246,7 @@ def create(output: Path, name: str, *, data_root: Path | None = None) -> Run:
     """
     if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name):
         raise ConfigError(f"{name!r} cannot be the name of a run", remedy="Use letters, digits, '-' and '_'.")
-    _refuse_place(output, data_root)
+    refuse_place(output, data_root)
     with files.explained(output):
         output.mkdir(parents=True, exist_ok=True)
         pattern = re.compile(re.escape(name) + r"-(\d+)")
@@ -284,7 +284,8 @@ def _begin(run: Run) -> None:
         raise
 
 
-def _refuse_place(output: Path, data_root: Path | None) -> None:
+def refuse_place(output: Path, data_root: Path | None) -> None:
+    """ConfigError for a folder that cannot be meant for runs: the data folder, the home folder, the root."""
     place = output.resolve()
     remedy = "Give runs a folder of their own, such as --output runs"
     if data_root is not None and place.is_relative_to(data_root.resolve()):

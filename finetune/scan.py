@@ -28,10 +28,11 @@ import PIL
 from finetune.errors import ResourceError
 from finetune.images import Inspection, inspect
 
-RULES = f"1 / Pillow {PIL.__version__}"  # what an answer rests on; count up when `images` judges differently
+RULES = f"2 / Pillow {PIL.__version__}"  # what an answer rests on; count up when `images` judges differently
 GROUP = 512  # files looked up in the cache at once
 SHARE = 32  # files given to a worker at once
 MAX_CRASHES = 20  # then it is not the images
+TABLE = "inspections_2"  # another name when the columns change
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from finetune.scan import serve; serve()"
 
 
@@ -201,8 +202,8 @@ class _Cache:
         try:
             database.execute("PRAGMA synchronous = OFF")  # losing answers with the power is no harm
             database.execute(
-                "CREATE TABLE IF NOT EXISTS inspections (path BLOB PRIMARY KEY, reason, warnings, format, "
-                "width, height, sha256, size, mtime_ns, rules) WITHOUT ROWID"
+                f"CREATE TABLE IF NOT EXISTS {TABLE} (path BLOB PRIMARY KEY, reason, warnings, format, "
+                "width, height, sha256, fingerprint, size, mtime_ns, rules) WITHOUT ROWID"
             )
         except sqlite3.Error:
             database.close()
@@ -213,7 +214,7 @@ class _Cache:
         if self.database is None:
             return {}
         names = {os.fsencode(path): path for path in paths}  # as bytes: not every name is text
-        query = f"SELECT * FROM inspections WHERE path IN ({','.join('?' * len(names))})"
+        query = f"SELECT * FROM {TABLE} WHERE path IN ({','.join('?' * len(names))})"
         found = {}
         with suppress(sqlite3.Error):
             for path, reason, warnings, *facts, rules in self.database.execute(query, [*names]):
@@ -232,7 +233,7 @@ class _Cache:
             if facts[-1]  # a time of change: without one the file could not even be looked at
         ]
         with suppress(sqlite3.Error), self.database:
-            self.database.executemany("INSERT OR REPLACE INTO inspections VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+            self.database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
 
     def close(self) -> None:
         if self.database is not None:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import drawing, files, images, prediction, signals, wordnet
+from finetune import calibration, drawing, files, images, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Metrics, Proportion
+from finetune.formats import cell
 from finetune.prediction import Answer
 from finetune.terminal import Terminal
 
@@ -36,35 +37,45 @@ def predict(
     top: int = 5,
     imagenet: bool = False,
     level: bool = False,
+    precision: float | None = None,
     as_json: bool = False,
     csv_file: Path | None = None,
     figure: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     batch_size: int = 32,
     terminal: Terminal | None = None,
 ) -> None:
     """Answers for `paths`, shown and written as they come, in constant memory.
 
     Raises PartlyDone when some pictures could not be read, DataError when none could, Stopped on Ctrl-C; what was
-    answered until then is kept.
+    answered until then is kept, and with `resume` the table `csv_file` goes on where it ended. With `precision` (0..1),
+    answers are withheld ("unknown") that are less sure than those which were right so often on validation.
     """
     terminal = terminal or Terminal()
-    for target in (csv_file, figure):
-        _refuse_existing(target, overwrite)
+    if resume and (csv_file is None or as_json or figure or overwrite):
+        raise UsageError("--resume goes on with a table: give --csv FILE, and none of --json, --figure, --overwrite.")
+    files.refuse_existing(figure, overwrite)
+    files.refuse_existing(csv_file, overwrite or resume)
+    _refuse_begun(csv_file, overwrite or resume)
     classifiers = _classifiers(model, imagenet)
     if level:
         wordnet.require_imagenet(classifiers[0].ids)
+    reject = 0.0 if precision is None else _reject_below(classifiers[0], precision, terminal)
     for warning in filter(None, [one.warning for one in classifiers]):
         terminal.warn(warning)
-    problems: list[Answer] = []
-
-    def run(csv_target: Path | None) -> None:
+    begun = prediction.Begun()
+    if csv_file and resume:
+        begun = prediction.begun(csv_file, top * len(classifiers))
+        _refuse_other_model(begun, classifiers[0])
+        terminal.say(f"{len(begun.paths):,} of {len(paths):,} pictures have their row already")
+    problems = begun.problems
+    left = [path for path in paths if not begun.answered(path)] if begun.paths else paths
+    with ExitStack() as closing:  # everything is closed, though one of them fail
         sinks: list[Sink] = [lambda answer: problems.append(answer) if answer.error else None]
-        closing = ExitStack()  # everything is closed, though one of them fail
-        if csv_target:
-            stream = csv_target.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-            sinks.append(prediction.CsvTable(stream, top * len(classifiers)).write)
-            closing.callback(stream.close)
+        if csv_file:
+            table = prediction.table(csv_file, top * len(classifiers), begun)
+            sinks.append(closing.enter_context(table).write)
         if figure:
             drawn: list[Answer] = []
             sinks.append(lambda answer: None if answer.error or len(drawn) >= FIGURE_PICTURES else drawn.append(answer))
@@ -73,17 +84,12 @@ def predict(
             array = prediction.JsonArray(sys.stdout)
             sinks.append(array.write)
             closing.callback(array.close)
-        elif not csv_target:
+        elif not csv_file:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
-        with closing:
-            for answer in _answers(classifiers, paths, top, level, batch_size, terminal):
-                for sink in sinks:
-                    sink(answer)
-
-    if csv_file:
-        files.commit(csv_file, run)
-    else:
-        run(None)
+        remedy = f"Go on with the same command and --resume: {prediction.part_of(csv_file)}" if csv_file else ""
+        for answer in _answers(classifiers, left, top, level, reject, batch_size, terminal, remedy):
+            for sink in sinks:
+                sink(answer)
     for target in (csv_file, figure):
         if target:
             terminal.say(f"Wrote {target}")
@@ -95,10 +101,12 @@ def _answers(
     paths: Sequence[str],
     top: int,
     level: bool,
+    reject: float,
     batch_size: int,
     terminal: Terminal,
+    remedy: str,
 ) -> Iterator[Answer]:
-    """One answer a picture, those of several classifiers joined; ends early, and whole, when asked to stop."""
+    """One answer a picture, those of several classifiers joined; raises Stopped, after a whole one, when asked to."""
     with signals.graceful() as stop, terminal.stage("Predicting") as update:
         streams = [
             prediction.predict(
@@ -106,6 +114,7 @@ def _answers(
                 paths,
                 top=top,
                 level=level and number == 0,
+                reject=0.0 if number else reject,
                 batch_size=batch_size,
                 progress=None if number else update,
             )
@@ -113,8 +122,38 @@ def _answers(
         ]
         for together in zip(*streams, strict=True):
             yield together[0].joined(together[1:])
-            if stop.requested:
-                return
+            stop.check(remedy)
+
+
+def _reject_below(classifier: Classifier, precision: float, terminal: Terminal) -> float:
+    """The probability below which an answer is withheld, so that those given are right as often as is wished."""
+    table = classifier.spec.confidences
+    if not table:
+        raise UsageError(
+            f"{classifier.name} does not know how sure is how right.",
+            remedy="--precision needs a run that was trained with calibrate: true (the default).",
+        )
+    row = calibration.threshold(table, precision)
+    if row is None:
+        best = max(right for _, right, _ in table)
+        raise UsageError(
+            f"{classifier.name} was never right {precision:.1%} of the time on validation, at best {best:.1%}.",
+            remedy="Ask for less, or train with more pictures.",
+        )
+    threshold, right, covered = row
+    terminal.say(
+        f"Answers below {threshold:.3f} are {prediction.UNKNOWN}: on validation {covered:.1%} of the pictures were "
+        f"answered, {right:.1%} of those right"
+    )
+    return threshold
+
+
+def _refuse_other_model(begun: prediction.Begun, classifier: Classifier) -> None:
+    if strange := begun.classes - {prediction.UNKNOWN, *map(cell, classifier.classes)}:
+        raise UsageError(
+            f"{begun.file} was answered by another model: {classifier.name} has no class {min(strange)!r}.",
+            remedy="Give the --model of then, or start anew with --overwrite.",
+        )
 
 
 def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
@@ -132,11 +171,12 @@ def imagenet_beside(classifier: Classifier) -> Classifier:
         return load(IMAGENET)
 
 
-def _refuse_existing(target: Path | None, overwrite: bool) -> None:
-    if target and target.is_dir():
-        raise UsageError(f"{target} is a folder.", remedy="Give the name of a file.")
-    if target and target.exists() and not overwrite:
-        raise UsageError(f"{target} exists already.", remedy="Give another name, or add --overwrite.")
+def _refuse_begun(table: Path | None, allowed: bool) -> None:
+    if table and prediction.part_of(table).exists() and not allowed:
+        raise UsageError(
+            f"{prediction.part_of(table)} has the rows of an interrupted predict.",
+            remedy="Go on with --resume, or start anew with --overwrite.",
+        )
 
 
 def _judge(problems: Sequence[Answer], count: int) -> None:
@@ -194,7 +234,7 @@ def explain(
     from finetune import explanation
 
     terminal = terminal or Terminal()
-    _refuse_existing(figure, overwrite)
+    files.refuse_existing(figure, overwrite)
     classifier = load(model)
     if classifier.warning:
         terminal.warn(classifier.warning)
@@ -202,7 +242,7 @@ def explain(
     explainer = explanation.explainer(classifier)
     places = _explanation_names(paths, output, "" if number is None else classifier.classes[number])
     for place in places if figure is None else ():
-        _refuse_existing(place, overwrite)
+        files.refuse_existing(place, overwrite)
     if figure is None:
         with files.explained(output):
             output.mkdir(parents=True, exist_ok=True)

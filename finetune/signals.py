@@ -8,23 +8,33 @@
 | signal          | first                              | again                                               |
 |-----------------|------------------------------------|-----------------------------------------------------|
 | SIGINT (Ctrl-C) | flag; ends at the next check (130) | KeyboardInterrupt at once; a third ends the process |
-| SIGTERM, SIGHUP | flag; ends at the next check (143) | nothing new                                         |
+| SIGTERM, SIGHUP | flag; ends at the next check (143) | nothing new; after `PATIENCE` seconds it ends so    |
 
-The handlers do nothing else, so a save that is going on when the signal comes ends whole.
+The handlers do nothing else, so a save that is going on when the signal comes ends whole. Work that reaches no check,
+because it waits for a dead disk, is ended from outside: nobody may be there to press Ctrl-C twice.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
+from finetune import files
 from finetune.errors import Stopped
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+PATIENCE = 10.0  # seconds in which the work has to stop by itself
+MORE_PATIENCE = 50.0  # for a save that is going on
+HANGS = (
+    "something hangs (a disk or network drive that does not answer?), so the process was ended.\n"
+    "  Everything up to the last checkpoint is saved; `--resume` goes on from there."
+)
 _active: "Stop | None" = None
 
 
@@ -33,6 +43,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._deadline = math.inf  # on the monotonic clock: from then on the work is late
 
     def check(self, remedy: str = "") -> None:
         """Raise Stopped (exit code 130 for SIGINT, else 143) if a signal came; `remedy` says how to go on."""
@@ -45,7 +56,18 @@ class Stop:
         if self.requested and number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third needs no Python to act: it ends all
             raise KeyboardInterrupt
+        if number != signal.SIGINT:
+            self._deadline = min(self._deadline, time.monotonic() + PATIENCE)
         self.requested = self.requested or signal.Signals(number).name
+
+    def insist(self, ended: threading.Event) -> None:
+        """In a thread: ends the process when the work is late; what was committed is whole, as after kill -9."""
+        while not ended.wait(0.2):
+            late = time.monotonic() - self._deadline
+            if late > (MORE_PATIENCE if files.saving() else 0):
+                with suppress(OSError):
+                    os.write(2, f"error: stopped by {self.requested}: {HANGS}\n".encode())
+                os._exit(143)
 
 
 @contextmanager
@@ -67,12 +89,15 @@ def graceful() -> Iterator[Stop]:
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     caught = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    ended = threading.Event()
+    threading.Thread(target=stop.insist, args=(ended,), name="watchdog", daemon=True).start()
     try:
         _active = stop
         for number in caught:
             signal.signal(number, stop.handle)
         yield stop
     finally:
+        ended.set()
         for number, old in caught.items():
             signal.signal(number, old)
         _active = None

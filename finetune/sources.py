@@ -9,9 +9,11 @@ Nothing is decoded here and nothing is written beside the data. To add a kind of
 import csv
 import os
 import sys
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,9 +23,11 @@ from numpy.typing import NDArray
 from finetune import prepared
 from finetune.config import Data
 from finetune.errors import DataError, did_you_mean
+from finetune.formats import cell
 from finetune.images import IMAGE_SUFFIXES, escape, list_images
 
 Progress = Callable[[int, int], None]
+Problem = tuple[str, str]  # where, and what is wrong there; fit for a terminal
 TRAIN, VALIDATION, TEST, OPEN = 0, 1, 2, -1  # OPEN: to be decided by shares and seed
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {
@@ -141,7 +145,7 @@ def read_table(table: Path, path: str = "path", label: str = "label", split: str
     given = [word for word in reader.splits if word]
     if given and len(given) < len(reader.splits):
         empty = [f"line {line}" for line, word in zip(reader.lines, reader.splits, strict=True) if not word]
-        reader.problems += [f"{line}: no {split}, though other rows have one" for line in empty]
+        reader.problems += [(line, f"no {split}, though other rows have one") for line in empty]
     if reader.problems:
         raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems)
     if not reader.names:
@@ -162,7 +166,7 @@ class _Rows:
         self.names: list[str] = []
         self.labels: list[str] = []
         self.splits: list[str] = []
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self.seen: dict[str, int] = {}
         for line, row in _read_csv(table, required=(path, label)):
             self._add(
@@ -186,7 +190,7 @@ class _Rows:
         elif split and split not in SPLIT_WORDS:
             problem = f"unknown split {escape(split)!r}, expected {', '.join(SPLITS)}"
         if problem:
-            self.problems.append(f"line {line}: {problem}")
+            self.problems.append((f"line {line}", problem))
         self.seen.setdefault(name, line)
         self.lines.append(line)
         self.names.append(name)
@@ -283,8 +287,26 @@ def some(items: Iterable[str], most: int = 20) -> str:
     return ", ".join(map(escape, shown[:most])) + more
 
 
-def complain(what: str, items: Sequence[str], remedy: str = "") -> DataError:
-    """An error with the first 20 of `items` below it."""
-    shown = "".join(f"\n  {item}" for item in items[:20])
-    more = f"\n  ... and {len(items) - 20} more" if len(items) > 20 else ""
-    return DataError(f"{what}:{shown}{more}", remedy=remedy)
+def complain(what: str, problems: Sequence[Problem], remedy: str = "") -> DataError:
+    """An error with the `problems` below it."""
+    return DataError(f"{what}:{listed(problems)}", remedy=remedy)
+
+
+def listed(problems: Sequence[Problem], most: int = 20) -> str:
+    """The first of `problems`, a line each; if there are more, also the name of a table that has them all."""
+    shown = "".join(f"\n  {': '.join(filter(None, problem))}" for problem in problems[:most])
+    if len(problems) <= most:
+        return shown
+    return f"{shown}\n  ... and {len(problems) - most:,} more{_table(problems)}"
+
+
+def _table(problems: Sequence[Problem]) -> str:
+    with suppress(OSError):  # a full disk, say: the message alone must do
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="finetune-problems-", suffix=".csv", encoding="utf-8", newline="", delete=False
+        ) as file:
+            table = csv.writer(file)
+            table.writerow(("where", "problem"))
+            table.writerows(map(cell, problem) for problem in problems)
+        return f"; all are in {file.name}"
+    return ""

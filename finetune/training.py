@@ -10,14 +10,15 @@ sight: an interrupted run must continue with the same batch, the same random num
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from finetune import blocks, device, features, gradients, pipeline
+from finetune import blocks, device, features, gradients, optimizers, pipeline
 from finetune.classifier import Classifier
-from finetune.config import Config
+from finetune.config import Config, FineTune
 from finetune.config import Phase as Settings
 from finetune.data import Dataset
 from finetune.device import keras, tf
@@ -25,6 +26,7 @@ from finetune.errors import FinetuneError, TrainingDiverged
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost to a kill
 VALIDATION_BATCH = 128
+MARK = "mark"  # in a checkpoint: what the validation pictures scored when the phase began
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,26 @@ class PhaseResult:
     validation: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What the validation pictures say, one by one: cross-entropy in nats (n,) and whether the name was right (n,)."""
+
+    losses: np.ndarray
+    right: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+    def scores(self, monitor: str) -> np.ndarray:
+        """What `monitor` looks at, per picture (n,); more is better."""
+        return self.right.astype(np.float64) if monitor == "accuracy" else -self.losses
+
+
 class Watcher:
     """Is told what happens during training. This one says nothing; the terminal and TensorBoard listen."""
 
@@ -74,6 +96,9 @@ class Watcher:
     def epoch_done(self, training: "PhaseTraining", row: Mapping[str, Any]) -> None: ...
 
     def phase_done(self, training: "PhaseTraining", result: PhaseResult) -> None: ...
+
+    def close(self) -> None:
+        """It is over, whether it went well or not."""
 
 
 def plan(config: Config, classifier: Classifier) -> list[Phase]:
@@ -98,7 +123,7 @@ def freeze_below(classifier: Classifier, cut: Any, *, batch_norm: str) -> Any:
     for layer in classifier.model.layers:
         layer.trainable = id(layer) in ours and layer.name != "preprocessing"
     for layer in _all_layers(above):
-        if isinstance(layer, keras.layers.BatchNormalization) and batch_norm == "frozen":
+        if isinstance(layer, keras.layers.BatchNormalization) and batch_norm != "train":
             layer.trainable = False
     return above
 
@@ -123,8 +148,7 @@ class PhaseTraining:
         source: features.Source,
         dataset: Dataset,
         *,
-        seed: int,
-        batch_norm: str,
+        config: Config,
         progress: Progress,
     ) -> None:
         self.phase = phase
@@ -132,17 +156,23 @@ class PhaseTraining:
         self.classifier = classifier
         self.source = source
         self.dataset = dataset
-        self.seed = seed
+        self.config = config
+        self.seed = config.seed
         self.progress = progress
-        self.above = freeze_below(classifier, phase.cut, batch_norm=batch_norm)
+        self.above = freeze_below(classifier, phase.cut, batch_norm=config.model.batch_norm)
         self.train_indices = dataset.indices("train")
         self.validation_indices = dataset.indices("validation")
-        self.steps_per_epoch = -(-len(self.train_indices) // self.settings.batch_size)
-        self.optimizer = _optimizer(self.settings, self.settings.epochs * self.steps_per_epoch)
+        self.steps_per_epoch = -(-len(self._order()[1]) // self.settings.batch_size)
+        self.optimizer = optimizers.build(self.settings, self.settings.epochs * self.steps_per_epoch)
         self.optimizer.build(self.above.trainable_variables)
+        if isinstance(self.settings, FineTune):
+            scales = optimizers.layer_scales(classifier.blocks(), self.above, self.settings.layer_decay)
+            optimizers.slow_down(self.optimizer, scales)
+        self.mark: np.ndarray | None = None  # scores of the validation pictures when the phase began: what to beat
         self.best_weights: list[np.ndarray] = []
-        self._step = _compile_step(self.above, self.optimizer, self.settings, len(classifier.classes))
-        self._logits = tf.function(lambda x: self.above(x, training=False), autograph=False, reduce_retracing=True)
+        self._mixer = pipeline.Mixer(config.augment, spatial=len(phase.cut.shape) == 4)
+        self._step = _compile_step(self)
+        self._logits = _compile(self.above)
 
     @property
     def learning_rate(self) -> float:
@@ -160,15 +190,18 @@ class PhaseTraining:
     def _order(self) -> tuple[int, np.ndarray]:
         """(number of the current epoch among those of all phases, training pictures in the order of that epoch)."""
         key = self.phase.index * 100_000 + self.progress.epoch
-        return key, self.train_indices[pipeline.order(len(self.train_indices), seed=self.seed, epoch=key)]
+        if self.config.imbalance == "oversample":
+            places = pipeline.balanced_order(self.dataset.labels[self.train_indices], seed=self.seed, epoch=key)
+        else:
+            places = pipeline.order(len(self.train_indices), seed=self.seed, epoch=key)
+        return key, self.train_indices[places]
 
     def train_batch(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """One optimizer step: its loss and learning rate.
 
         Raises TrainingDiverged, with the weights of the step before still in place.
         """
-        outcome = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels))
-        loss, rate, correct, finite = outcome.numpy().tolist()
+        loss, rate, correct, finite = self.try_step(inputs, labels)
         if not finite:
             raise self._diverged()
         self.progress.batch += 1
@@ -178,6 +211,14 @@ class PhaseTraining:
         self.progress.seen += len(labels)
         return float(loss), float(rate)
 
+    def try_step(self, inputs: np.ndarray, labels: np.ndarray) -> list[float]:
+        """[loss, learning rate, correct answers, 1 if all is finite]; counts nothing."""
+        if self._mixer:
+            self._mixer.reseed((self.seed, self.phase.index, self.progress.step))
+        outcome = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels))
+        values: list[float] = outcome.numpy().tolist()
+        return values
+
     def _diverged(self) -> TrainingDiverged:
         _, shuffled = self._order()
         first = self.progress.batch * self.settings.batch_size
@@ -185,30 +226,55 @@ class PhaseTraining:
         return TrainingDiverged(
             f"{self.phase.name}, epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: the loss, a "
             f"gradient or a weight is no longer a finite number. The last good checkpoint is kept.",
-            remedy=f"Try learning_rate={self.settings.learning_rate / 10:g} for {self.phase.name}. "
+            remedy=f"Try learning_rate={float(self.settings.learning_rate) / 10:g} for {self.phase.name}. "
             f"The pictures of this batch: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
         )
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
         """Class scores (n, classes) of undisturbed pictures, with the weights as they are now."""
-        parts = [
-            self._logits(tf.convert_to_tensor(x)).numpy() for x in self.source.batches(indices, None, VALIDATION_BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.classifier.classes)), np.float32)
+        return _scores(self._logits, self.source, indices, len(self.classifier.classes))
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
+        """Measures the weights as they are now; with `ema`, their moving average."""
         labels = self.dataset.labels[self.validation_indices]
-        return loss_and_accuracy(self.logits(self.validation_indices), labels)
+        return measure(self.logits(self.validation_indices), labels)
 
-    def keep_if_better(self, measured: Mapping[str, float]) -> bool:
-        better = not self.progress.best or _is_better(measured, self.progress.best, self.settings.monitor)
-        if better:
-            self.progress.best = {"epoch": self.progress.epoch, **measured}
-            self.progress.waited = 0
-            self.best_weights = [variable.numpy() for variable in self.above.variables]
-        else:
-            self.progress.waited += 1
-        return better
+    def set_mark(self) -> None:
+        """What the phase begins with is kept unless an epoch beats it by more than noise (see `keep_if_better`)."""
+        found = self.validate()
+        self.mark = found.scores(self.settings.monitor)
+        self._keep(found)
+
+    def keep_if_better(self, found: Validation) -> bool:
+        """Keeps the present weights if they are the best of the phase, and clearly better than its beginning."""
+        best, monitor = self.progress.best, self.settings.monitor
+        unproven = best.get("epoch") == 0 and self.mark is not None
+        better = beats_noise(found.scores(monitor), self.mark) if unproven else not best
+        if better or (not unproven and _is_better(found, best, monitor)):
+            self._keep(found)
+            return True
+        self.progress.waited += 1
+        return False
+
+    def _keep(self, found: Validation) -> None:
+        self.progress.best = {"epoch": self.progress.epoch, "loss": found.loss, "accuracy": found.accuracy}
+        self.progress.waited = 0
+        self.best_weights = [variable.numpy() for variable in self.above.variables]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the trainable weights are their moving averages, if the config asks for `ema`."""
+        if self.settings.ema is None:
+            yield
+            return
+        variables = self.above.trainable_variables
+        now = [variable.numpy() for variable in variables]
+        self.optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, now, strict=True):
+                variable.assign(value)
 
     def restore_best(self) -> None:
         for variable, value in zip(self.above.variables, self.best_weights, strict=True):
@@ -227,7 +293,7 @@ class PhaseTraining:
         held = self.trained_arrays()
         held |= {f"optimizer/{at}": variable.numpy() for at, variable in enumerate(self.optimizer.variables)}
         held |= {f"best/{at}": value for at, value in enumerate(self.best_weights)}
-        return held
+        return held if self.mark is None else held | {MARK: self.mark}
 
     def trained_arrays(self) -> dict[str, np.ndarray]:
         """Every variable that this phase or one before it may have changed, by its place in the model."""
@@ -236,6 +302,7 @@ class PhaseTraining:
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         for at, variable in enumerate(self.optimizer.variables):
             variable.assign(arrays[f"optimizer/{at}"])
+        self.mark = arrays.get(MARK)
         self.best_weights = [arrays[f"best/{at}"] for at in range(sum(key.startswith("best/") for key in arrays))]
 
     @property
@@ -246,6 +313,21 @@ class PhaseTraining:
         touched = {id(variable) for variable in self.above.variables}
         changed = self.classifier.changed | touched
         return [at for at, variable in enumerate(self._model_variables) if id(variable) in changed]
+
+
+def logits(classifier: Classifier, phase: Phase, source: features.Source, indices: np.ndarray) -> np.ndarray:
+    """Class scores (n, classes) of undisturbed pictures, from what comes out at the cut of `phase`."""
+    above = keras.Model(phase.cut, classifier.model.output)
+    return _scores(_compile(above), source, indices, len(classifier.classes))
+
+
+def _compile(above: Any) -> Any:
+    return tf.function(lambda x: above(x, training=False), autograph=False, reduce_retracing=True)
+
+
+def _scores(forward: Any, source: features.Source, indices: np.ndarray, classes: int) -> np.ndarray:
+    parts = [forward(tf.convert_to_tensor(x)).numpy() for x in source.batches(indices, None, VALIDATION_BATCH)]
+    return np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
 
 
 def restore_model(classifier: Classifier, arrays: Mapping[str, np.ndarray]) -> None:
@@ -261,6 +343,7 @@ def restore_model(classifier: Classifier, arrays: Mapping[str, np.ndarray]) -> N
 def run_phase(
     training: PhaseTraining,
     *,
+    has_start: bool,
     watcher: Watcher,
     commit: Callable[[PhaseTraining], None],
     record: Callable[[Mapping[str, Any]], None],
@@ -268,14 +351,15 @@ def run_phase(
 ) -> PhaseResult:
     """Trains until the phase is done; the model ends with the best weights, by validation, of the phase.
 
-    `commit` saves a checkpoint, `record` a row of the history; `check_stop` raises Stopped when the user or the
-    system asked to stop, and then the last batch is committed first.
+    `has_start` says that the weights are worth something already (an earlier phase, or a regression): then they stay
+    unless an epoch beats them by more than noise. `commit` saves a checkpoint, `record` a row of the history;
+    `check_stop` raises Stopped when the user or the system asked to stop, and then the last batch is committed first.
     """
     progress, phase = training.progress, training.phase
     frozen = frozen_digest(training)
     watcher.phase_started(training)
-    if phase.index > 0 and not training.best_weights:  # what came before is the mark to beat
-        training.keep_if_better(training.validate())
+    if has_start and not training.best_weights:
+        training.set_mark()
     committed = time.monotonic()
     while not training.finished:
         started = time.monotonic() - progress.seconds
@@ -297,6 +381,9 @@ def run_phase(
     if training.best_weights:
         training.restore_best()
     audit(training, frozen)
+    if training.config.model.batch_norm == "recalibrate":
+        _recalibrate(training)
+        audit(training, frozen)
     training.classifier.changed |= {id(variable) for variable in training.above.variables}
     best = dict(progress.best)
     result = PhaseResult(phase.name, progress.epoch, int(best.pop("epoch", 0)), best)
@@ -317,77 +404,100 @@ def _stop_cleanly(
 def _finish_epoch(training: PhaseTraining, seconds: float) -> dict[str, Any]:
     """Validates, keeps the weights if they are the best so far, and moves on to the next epoch."""
     progress = training.progress
-    measured = training.validate()
-    row = {
-        "phase": training.phase.name,
-        "epoch": progress.epoch + 1,
-        "loss": progress.loss_sum / progress.seen,
-        "accuracy": progress.correct / progress.seen,
-        "validation_loss": measured["loss"],
-        "validation_accuracy": measured["accuracy"],
-        "learning_rate": training.learning_rate,
-        "step": progress.step,
-        "seconds": round(seconds, 3),
-    }
-    progress.epoch += 1
-    progress.batch = progress.correct = progress.seen = 0
-    progress.loss_sum = progress.seconds = 0.0
-    training.keep_if_better(measured)
+    with training.averaged():
+        found = training.validate()
+        row = {
+            "phase": training.phase.name,
+            "epoch": progress.epoch + 1,
+            "loss": progress.loss_sum / progress.seen,
+            "accuracy": progress.correct / progress.seen,
+            "validation_loss": found.loss,
+            "validation_accuracy": found.accuracy,
+            "learning_rate": training.learning_rate,
+            "step": progress.step,
+            "seconds": round(seconds, 3),
+        }
+        progress.epoch += 1
+        progress.batch = progress.correct = progress.seen = 0
+        progress.loss_sum = progress.seconds = 0.0
+        training.keep_if_better(found)
+    if training.settings.schedule == "plateau":
+        optimizers.lower(training.optimizer, progress.waited)
     return row
 
 
-def _is_better(new: Mapping[str, float], old: Mapping[str, float], monitor: str) -> bool:
+def beats_noise(new: np.ndarray, old: np.ndarray | None) -> bool:
+    """Whether scores (n,) of the same pictures rose by more than one standard error of the sum of their differences.
+
+    The one-standard-error rule (Breiman et al. 1984) on pairs, the error being that of no true change: what rose by
+    less may be chance, and then the simpler model stays.
+    """
+    if old is None:
+        return True
+    gain = new - old
+    return bool(gain.sum() > np.sqrt(np.square(gain).sum()))
+
+
+def _is_better(new: Validation, best: Mapping[str, float], monitor: str) -> bool:
     """By accuracy, the loss deciding between equals; or by loss alone."""
-    if monitor == "accuracy" and new["accuracy"] != old["accuracy"]:
-        return new["accuracy"] > old["accuracy"]
-    return new["loss"] < old["loss"]
+    if monitor == "accuracy" and new.accuracy != best["accuracy"]:
+        return new.accuracy > best["accuracy"]
+    return new.loss < best["loss"]
 
 
-def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Mean cross-entropy (nats) and accuracy (0..1) of scores (n, classes)."""
+def measure(logits: np.ndarray, labels: np.ndarray) -> Validation:
+    """Cross-entropy and correctness of scores (n, classes) against labels (n,)."""
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     chosen = log_probability[np.arange(len(labels)), labels]
-    return {"loss": float(-chosen.mean()), "accuracy": float((logits.argmax(axis=1) == labels).mean())}
+    return Validation(-chosen, logits.argmax(axis=1) == labels)
+
+
+def _recalibrate(training: PhaseTraining) -> None:
+    """Statistics of the unfrozen BatchNorm layers, gathered anew from the training pictures with the weights as they
+    are now (precise statistics, Wu & Johnson 2021); put back if validation says that the old ones were better."""
+    layers = [layer for layer in _all_layers(training.above) if isinstance(layer, keras.layers.BatchNormalization)]
+    if not layers or training.phase.index == 0:
+        return
+    before, kept = training.validate(), [variable.numpy() for variable in training.above.variables]
+    momenta, share = [layer.momentum for layer in layers], tf.Variable(0.0)
+    for layer in layers:
+        layer.trainable, layer.momentum = True, share
+    forward = tf.function(lambda x: training.above(x, training=True), autograph=False, reduce_retracing=True)
+    for number, (inputs, _) in enumerate(training.epoch_batches()):
+        share.assign(number / (number + 1))  # a plain mean over all batches
+        forward(tf.convert_to_tensor(inputs))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.trainable, layer.momentum = False, momentum
+    after, monitor = training.validate(), training.settings.monitor
+    if _is_better(after, {"loss": before.loss, "accuracy": before.accuracy}, monitor):
+        training.progress.best |= {"loss": after.loss, "accuracy": after.accuracy}
+        return
+    for variable, value in zip(training.above.variables, kept, strict=True):
+        variable.assign(value)
 
 
 # ------------------------------------------------------------------------------------------------ one step
 
 
-def _optimizer(settings: Settings, total_steps: int) -> Any:
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":  # Loshchilov & Hutter 2017, one cycle without restarts
-        warm = round(settings.warmup * total_steps)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warm else settings.learning_rate,
-            max(1, total_steps - warm),
-            warmup_target=settings.learning_rate if warm else None,
-            warmup_steps=warm,
-        )
-    decay = settings.weight_decay or None
-    if settings.optimizer == "sgd":
-        made = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    elif settings.optimizer == "adamw":
-        made = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    else:
-        made = keras.optimizers.Adam(rate, weight_decay=decay)
-    if decay:
-        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return made
-
-
-def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) -> Any:
+def _compile_step(training: PhaseTraining) -> Any:
     """`(inputs, labels) -> [loss, learning rate, correct, finite]`; a step that is not finite changes no weight."""
-    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
+    above, optimizer, mixer = training.above, training.optimizer, training._mixer
+    classes = len(training.classifier.classes)
+    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.settings.label_smoothing)
     trainable = above.trainable_variables
     layers = [] if device.GPUS else list(_all_layers(above))
+    weights, offsets = _against_imbalance(training)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any, labels: Any) -> Any:
+        targets = tf.one_hot(labels, classes)  # (N,) -> (N, classes)
+        if mixer:
+            inputs, targets = mixer(inputs, targets)
         with tf.GradientTape() as tape, gradients.pointwise(layers):
             logits = tf.cast(above(inputs, training=True), tf.float32)
-            loss = loss_of(tf.one_hot(labels, classes), logits)
+            loss = loss_of(targets, logits + offsets, sample_weight=tf.linalg.matvec(targets, weights))
             total = tf.add_n([loss, *above.losses])
         slopes = tape.gradient(total, trainable)
         rate = tf.cast(optimizer.learning_rate, tf.float32)
@@ -399,6 +509,23 @@ def _compile_step(above: Any, optimizer: Any, settings: Settings, classes: int) 
         return tf.stack([loss, rate, correct, tf.cast(good, tf.float32)])
 
     return step
+
+
+def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
+    """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
+
+    `weights`: the inverse of how common a class is, 1 on average. `logit_adjust`: the logarithm of how common it is,
+    so that the logits themselves learn to do without it (Menon et al. 2021).
+    """
+    classes = len(training.classifier.classes)
+    counts = np.bincount(training.dataset.labels[training.train_indices], minlength=classes)
+    common = np.maximum(counts, 1) / max(1, counts.sum())
+    weights, offsets = np.ones(classes), np.zeros(classes)
+    if training.config.imbalance == "weights":
+        weights = 1 / (classes * common)
+    if training.config.imbalance == "logit_adjust":
+        offsets = np.log(common)
+    return tf.constant(weights, tf.float32), tf.constant(offsets, tf.float32)
 
 
 def _apply(optimizer: Any, slopes: Any, variables: Any) -> Any:
@@ -413,8 +540,9 @@ def frozen_digest(training: PhaseTraining) -> str:
     """SHA-256 of everything that this phase must not change: weights below the cut and frozen BatchNorm above it."""
     learning = {id(variable) for variable in training.above.trainable_variables}
     for layer in _all_layers(training.above):
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            learning |= {id(variable) for variable in layer.variables}  # its statistics may move
+        moves = layer.trainable or training.config.model.batch_norm == "recalibrate"
+        if isinstance(layer, keras.layers.BatchNormalization) and moves:
+            learning |= {id(layer.moving_mean), id(layer.moving_variance)}  # its statistics may move
     frozen = [weight for weight in training.classifier.model.weights if id(weight) not in learning]
     return features.digest(np.ascontiguousarray(weight.numpy()).data for weight in frozen)
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,16 @@ class Forge:
         return self.wait()
 
     def send(self, number: int) -> None:
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it has ended already; its exit code will tell
+            os.kill(self.pid, number)
 
     def said(self, text: str = "", seconds: float = 60.0) -> str:
         """What the child has said, once `text` is in it."""
         end = time.monotonic() + seconds
         while text not in (log := self.log.read_text("utf-8", "replace") if self.log.exists() else ""):
             if time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
+                self.send(signal.SIGKILL)
+                self.wait()
                 raise AssertionError(f"{text!r} was never said in:\n{log}")
             time.sleep(0.01)
         return log

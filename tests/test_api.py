@@ -1,4 +1,4 @@
-"""`import finetune`: at once, without TensorFlow, with three public names and a version."""
+"""`import finetune`: at once, without TensorFlow, with four public names and a version."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_the_import_is_light():
 
 
 def test_the_public_names_are_these():
-    assert finetune.__all__ == ["evaluate", "load", "train"]
+    assert finetune.__all__ == ["check", "evaluate", "load", "train"]
     assert finetune.__version__ == version("finetune")
     for name in finetune.__all__:
         assert callable(getattr(finetune, name))

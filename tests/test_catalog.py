@@ -61,6 +61,7 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     assert whole.output.shape == (None, 1000)
     assert feature_map(whole, row).shape == backbone.output.shape
     _check_blocks(backbone, row)
+    _check_block_table(backbone, row)
     keras.backend.clear_session()
 
 
@@ -81,6 +82,17 @@ def _check_blocks(backbone: Any, row: Backbone) -> None:
         sides = [{id(weight) for weight in side.weights} for side in (below, above)]
         assert not sides[0] & sides[1]
         assert sides[0] | sides[1] == {id(weight) for weight in backbone.weights}
+
+
+def _check_block_table(backbone: Any, row: Backbone) -> None:
+    from finetune import blocks
+
+    found = [
+        catalog.Block(block.name, len(block.layers), block.parameters, *block.layers[-1].output.shape[1:])
+        for block in blocks.find(backbone)
+    ]
+    lines = "\n".join(",".join(map(str, (row.name, *block))) for block in found)
+    assert list(catalog.blocks(row.name)) == found, f"blocks.csv should say\n{lines}"
 
 
 @pytest.mark.parametrize("name", ["vgg16", "mobilenet", "xception", "inception_v3", "densenet121", "alexnet", "tiny"])
@@ -151,6 +163,21 @@ def test_facts_are_within_reason() -> None:
         for file in (row.top, row.no_top):
             assert file is None or (file.url is None) == (file.package is not None)
             assert file is None or file.hash is None or file.hash.startswith(("md5:", "sha256:"))
+
+
+def test_pictures_are_prepared_as_they_were_when_the_accuracy_was_measured() -> None:
+    """Sources: google/automl efficientnetv2/preprocessing.py and preprocess_legacy.py, facebookresearch/ConvNeXt
+    datasets.py, torchvision.transforms._presets.ImageClassification; docs/decisions.md says more."""
+    for row in BACKBONES.values():
+        prepared = (row.interpolation, row.crop)
+        if row.name in ("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"):
+            assert prepared == ("bilinear", 1.0)
+        elif row.name.startswith("efficientnet"):
+            assert prepared == ("bicubic", round(row.size / (row.size + 32), 3))
+        elif row.name.startswith("convnext"):
+            assert prepared == ("bicubic", 0.875)
+        else:
+            assert prepared == ("bilinear", 0.875)
 
 
 def test_file_names_are_unique() -> None:

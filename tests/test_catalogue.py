@@ -52,6 +52,33 @@ def test_one_network_is_told_in_full_however_it_is_spelled(capsys, name):
     assert "finetune predict dog.jpg --model resnet50" in said
 
 
+def test_what_can_be_unfrozen_is_listed_from_the_head_down(capsys):
+    catalogue.show("efficientnet_lite0")
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said[said.index("from layer") :].splitlines()[1:18]]
+    assert [line[0] for line in lines] == [str(number) for number in range(1, 18)]
+    rows = catalog.blocks("efficientnet_lite0")
+    assert [line[1] for line in lines] == [row.name for row in reversed(rows)]
+    assert lines[-1][4] == "3,413,024"  # all that can learn below the head
+    assert "unfreeze='3 blocks'" in said
+
+
+def test_every_network_has_blocks_that_hold_all_its_parameters():
+    for row in catalog.BACKBONES.values():
+        blocks = catalog.blocks(row.name)
+        assert sum(block.parameters for block in blocks) == row.backbone_parameters, row.name
+        assert all(block.name and block.layers and block.channels for block in blocks)
+
+
+def test_the_blocks_are_drawn(tmp_path):
+    target = tmp_path / "resnet.png"
+    catalogue.show("resnet50", figure=target)
+    assert target.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match=r"resnet\.png exists already"):
+        catalogue.show("resnet50", figure=target)
+    catalogue.show("resnet50", figure=target, overwrite=True)
+
+
 def test_weights_at_hand_are_shown_where_they_are(capsys):
     catalogue.show("efficientnet_lite0")
     said = capsys.readouterr().out
@@ -63,7 +90,9 @@ def test_weights_at_hand_are_shown_where_they_are(capsys):
 
 def test_one_network_for_programs(capsys):
     catalogue.show("mobilenet", as_json=True)
-    assert json.loads(capsys.readouterr().out)["size"] == 224
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["size"] == 224
+    assert facts["blocks"][-1]["channels"] == 1024
 
 
 @pytest.mark.parametrize("name", LISTED[::9])

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from finetune import config, document
-from finetune.config import Augment, Config, Data, FineTune, Model, Phase, Split
+from finetune.config import Augment, Config, Data, FineTune, Head, Model, Split
 from finetune.errors import ConfigError
 
 DIGITS = "data:\n  builtin: digits\n"
@@ -56,7 +56,7 @@ def test_a_whole_config():
         "fine_tune: {unfreeze: 2 blocks, monitor: loss}\n"
     )
     assert loaded.model == Model(backbone="efficientnet_lite0", image_size=96, dropout=0.5)
-    assert loaded.head == Phase(epochs=3, learning_rate=0.001)
+    assert loaded.head == Head(epochs=3, learning_rate=0.001)
     assert loaded.fine_tune == (FineTune(unfreeze=2, monitor="loss"),)
     assert loaded.cache == "off"  # YAML reads `off` as False
 
@@ -159,7 +159,7 @@ def test_c4_unknown_keys_have_near_matches_and_lines():
         "my.yaml:4: head.leaning_rate: unknown key. Did you mean 'learning_rate'?",
         "my.yaml:5: epochs: unknown key here. Did you mean 'head.epochs' or 'fine_tune.epochs'?",
         "my.yaml:7: model.qqq: unknown key. Known here: "
-        "backbone, weights, image_size, resize, pooling, dropout, batch_norm.",
+        "backbone, weights, image_size, resize, pooling, hidden, cosine, dropout, batch_norm.",
     ]
 
 
@@ -196,12 +196,12 @@ def test_classes_are_two_or_more_and_distinct():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        *((value, f"above 0, not {value}.") for value in ("-1", "0", "true")),
-        *((value, f"above 0 and finite, not {value}.") for value in (".nan", ".inf", "-.inf")),
+        *((value, f"above 0, or auto, not {value}.") for value in ("-1", "0", "true")),
+        *((value, f"above 0, or auto, not {value}.") for value in (".nan", ".inf", "-.inf")),
         *(
-            ("fast", "above 0, not 'fast'."),
-            ("1e999", "above 0 and finite, not inf."),
-            ("[1]", "above 0, not a list."),
+            ("fast", "above 0, or auto, not 'fast'."),
+            ("1e999", "above 0, or auto, not '1e999'."),
+            ("[1]", "above 0, or auto, not a list."),
         ),
     ],
 )
@@ -468,7 +468,7 @@ def test_configs_are_frozen():
 
 
 def test_every_key_is_described():
-    for model in (Split, Data, Model, Augment, Phase, FineTune, Config):
+    for model in (Split, Data, Model, Augment, Head, FineTune, Config):
         assert model.__doc__
         assert [name for name, field in model.model_fields.items() if not field.description] == []
 
@@ -478,7 +478,7 @@ def test_the_schema_knows_the_short_forms():
     assert set(schema["properties"]) == set(Config.model_fields)
     assert {"type": "string"} in schema["properties"]["augment"]["anyOf"]
     assert {"$ref": "#/$defs/FineTune"} in schema["properties"]["fine_tune"]["anyOf"]
-    assert schema["$defs"]["Phase"]["properties"]["batch_size"]["maximum"] == 65536
+    assert schema["$defs"]["Head"]["properties"]["batch_size"]["maximum"] == 65536
 
 
 def test_dump_is_plain_yaml():

@@ -1,7 +1,11 @@
 """Data sets of every kind are read whole, split the same way every time, and refused with all faults."""
 
+import csv
+import hashlib
 import os
+import re
 import shutil
+import tempfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -259,12 +263,22 @@ def test_too_many_bad_images_stop_even_with_skip(photos: Path, paint: Paint) -> 
     assert "nothing is left of fish" in refusal(folder=photos, bad_images="skip")
 
 
-def test_long_lists_are_cut(photos: Path) -> None:
+def test_long_lists_are_cut_and_a_table_has_them_all(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for path in sorted(photos.rglob("*.png"))[:25]:
         path.write_bytes(b"")
     message = refusal(folder=photos)
     assert message.count("the file is empty") == 20
-    assert "and 5 more" in message
+    table = re.search(r"and 5 more; all are in (.+\.csv)", message)
+    assert table
+    with Path(table[1]).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["where", "problem"]
+    assert len(rows) == 25
+    assert all(name in {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")} for name, _ in rows)
+    assert {why for _, why in rows} == {"the file is empty (0 bytes)"}
 
 
 # ------------------------------------------------------------------------------------------------------ leaks
@@ -458,6 +472,21 @@ def test_tfds(tfds_dir: Path, monkeypatch: pytest.MonkeyPatch, private_cache: Pa
 
 
 @tfds_noise
+def test_tfds_leftovers_are_reported_and_left_alone(
+    tfds_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tfds_dir, tmp_path / "tfds")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    left = folder / "shapes" / "incomplete.ABC123_1.2.3"  # as TFDS calls it
+    left.mkdir()
+    (left / "shapes-train.tfrecord-00000-of-00001").write_bytes(bytes(1_500_000))
+    warning = next(warning for warning in opened(tfds="shapes").warnings if "broken preparation" in warning)
+    assert "1.5 MB" in warning
+    assert str(left) in warning
+    assert left.is_dir()
+
+
+@tfds_noise
 def test_tfds_without_image_and_label(tfds_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_dir))
     assert "its features: loudness (Scalar)" in refusal(tfds="sounds")
@@ -488,6 +517,22 @@ def test_tfds_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert "tfds build tf_flowers" in message
         assert "finetune train digits" in message
         assert ("No route to host" in message) == (offline == "0")
+
+
+@tfds_noise
+def test_tfds_download_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow_datasets as tfds
+
+    def breaks(*args: object, **options: object) -> None:
+        raise tfds.download.download_manager.NonMatchingChecksumError("https://x.org/f.tgz: got 1234, expected 5678")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("FINETUNE_OFFLINE", "0")
+    monkeypatch.setattr("finetune.prepared._unreachable", lambda builder: "")
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", breaks)
+    message = refusal(tfds="tf_flowers")
+    assert "could not be prepared: https://x.org/f.tgz: got 1234, expected 5678" in message
+    assert "tfds build tf_flowers" in message
 
 
 def no_network(*args: object, **options: object) -> None:
@@ -530,6 +575,33 @@ def test_reopening_names_changed_and_vanished_files(photos: Path, tmp_path: Path
     assert "cat/1.png: there is no such file" in str(error.value)
     assert "dog/2.png: its content has changed" in str(error.value)
     assert "2 of 30" in str(error.value)
+
+
+def test_changes_may_be_accepted(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    config = Data(folder=photos)
+    before = opened(folder=photos)
+    written = write(before, tmp_path)
+    gone, cut, other = before.names[0], before.names[1], before.names[2]
+    (photos / gone).unlink()
+    (photos / cut).write_bytes((photos / cut).read_bytes()[:50])
+    paint(f"photos/{other}")
+    after = data.reopen(config, *written, accept_changes=True)
+    assert set(before.names) - set(after.names) == {gone, cut}
+    assert {name for name, _ in after.skipped} == {gone, cut}
+    assert after.hashes[0] == hashlib.sha256((photos / other).read_bytes()).hexdigest() != before.hashes[2]
+    assert (after.splits == before.splits[2:]).all()
+    assert (after.labels == before.labels[2:]).all()
+    assert "3 of 30 pictures are not what they were, and that is accepted" in after.warnings[0]
+    again = data.reopen(config, *write(after, tmp_path))  # noted, it is no change any more
+    assert (again.names, again.hashes, again.warnings) == (after.names, after.hashes, ())
+
+
+def test_changes_that_leave_a_class_without_pictures_are_not_accepted(photos: Path, tmp_path: Path) -> None:
+    written = write(opened(folder=photos), tmp_path)
+    for path in photos.glob("cat/*"):
+        path.unlink()
+    with pytest.raises(DataError, match="too few pictures"):
+        data.reopen(Data(folder=photos), *written, accept_changes=True)
 
 
 @pytest.mark.parametrize(

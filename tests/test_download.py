@@ -3,8 +3,10 @@
 import hashlib
 import http.server
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -82,7 +84,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    proxies = [name for one in ("http_proxy", "https_proxy", "all_proxy") for name in (one, one.upper())]
+    for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", *proxies):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
@@ -311,6 +314,27 @@ def test_unknown_name(server: Server, tmp_path: Path) -> None:
 def test_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no connection"):
         fetch(server.url.replace("http:", "https:"), tmp_path / "file.h5", None)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_certificate_of_the_environment_is_trusted_and_no_other(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    subprocess.run(["openssl", *made.split(), *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+    with pytest.raises(WeightsError, match=r"(?s)cannot be trusted.*SSL_CERT_FILE"):
+        fetch(url, tmp_path / "file.h5", SHA256)
+    monkeypatch.setenv(variable, str(tmp_path / "certificate"))
+    fetch(url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
 
 
 def test_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

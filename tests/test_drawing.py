@@ -91,6 +91,25 @@ def test_sheet(count: int) -> None:
     assert has(opened(drawing.sheet([red] * count, ["two\nlines"] * count, title="$t$")), "#ff0000")
 
 
+def test_pairs_have_both_looks_of_each_picture_and_mark_what_is_wrong() -> None:
+    red, green = (np.full((20, 20, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0)))
+
+    def pairs(right: list[bool]) -> np.ndarray:
+        jpeg = drawing.pairs([red] * 3, [green] * 3, ["cat\n90%", "$t$", "w" * 90], right)
+        return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+
+    right, wrong = pairs([True] * 3), pairs([True, False, True])
+    assert (np.abs(right[60, [60, 190, 330]] - (255, 0, 0)) < 9).all()
+    assert (np.abs(right[200, [60, 190, 330]] - (0, 255, 0)) < 9).all()
+
+    def orange(picture: np.ndarray) -> bool:
+        caption = picture[265:]
+        return bool(((caption[..., 0] - caption[..., 2]) > 60).any())
+
+    assert orange(wrong)
+    assert not orange(right)
+
+
 @pytest.mark.parametrize("shape", [(40, 60, 3), (500, 20, 3), (10, 900, 3)])
 def test_prediction(shape: tuple[int, int, int]) -> None:
     picture = np.full(shape, (255, 0, 0), np.uint8)
@@ -99,11 +118,36 @@ def test_prediction(shape: tuple[int, int, int]) -> None:
     assert has(found, drawing.BLUE)
 
 
+def test_a_schedule_over_phases() -> None:
+    picture = opened(
+        drawing.schedule([("head", 10, [1e-3, 5e-4, 0.0]), ("fine_tune", 5, [3e-4] * 3), ("no", 0, [1.0])])
+    )
+    assert has(picture, drawing.BLUE)
+    assert has(picture, drawing.ORANGE)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_alike(count: int) -> None:
+    red, tall = np.full((20, 30, 3), (255, 0, 0), np.uint8), np.full((60, 20, 3), (0, 0, 255), np.uint8)
+    picture = opened(drawing.alike([(NASTY[0], (red, NASTY[1]), (tall, NASTY[2]))] * count))
+    assert has(picture, "#ff0000")
+    assert has(picture, "#0000ff")
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 120])
+def test_blocks_of_any_number(count: int) -> None:
+    rows = [(f"block_{at}_conv", 1000 * at, max(1, 112 >> (at // 4)), 112, 8 * (at + 1)) for at in range(count)]
+    picture = opened(drawing.blocks("Network", rows))
+    assert max(picture.shape) < 5000
+    assert picture.shape[1] > 0.9 * picture.shape[0]
+
+
 def test_names_are_drawn_as_they_are() -> None:
     """No formula, no warning about missing letters (warnings are errors here), no crash."""
     image = np.zeros((8, 8, 3), np.uint8)
     drawing.confusion(np.eye(6, dtype=int), NASTY)
     drawing.sheet([image] * 6, NASTY, title=NASTY[0])
+    drawing.pairs([image] * 6, [image] * 6, NASTY, [True] * 6)
     drawing.prediction_figure(image, [(name, 0.1) for name in NASTY], NASTY[1])
 
 

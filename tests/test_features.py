@@ -12,7 +12,7 @@ from PIL import Image
 from finetune import classifier as classifiers
 from finetune import config, data, features, pipeline
 from finetune.config import Augment
-from finetune.errors import DataError
+from finetune.errors import DataError, ResourceError
 
 TINY = {"backbone": "tiny", "weights": "none"}
 NONE, VIEWS = Augment(), Augment(preset="light", views=2)
@@ -221,6 +221,55 @@ def test_without_any_room_every_epoch_goes_through_the_network(tiny, dataset, mo
     assert isinstance(source, features.Live)
     assert len(said) == 1
     assert "every epoch goes through the whole network" in said[0]
+
+
+ROOM = 10**9
+
+
+def noted(tiny, dataset, monkeypatch, disk, memory, numbers=None, **how):
+    """The source, and what a run would note of it, with so much room."""
+    monkeypatch.setattr(features, "available_memory", lambda: int(memory))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12 - disk, int(disk)))
+    notes = []
+    (source,) = prepare(tiny, dataset, numbers=numbers, note=notes.append, **how)
+    return source, notes[0]
+
+
+def test_a_resumed_run_sees_the_numbers_it_began_with_whatever_the_room(tiny, dataset, full, monkeypatch):
+    source, numbers = noted(tiny, dataset, monkeypatch, HALF, LACK)
+    assert numbers == "float16"
+    half = rows(source, dataset)
+    assert (half != full).any()
+    shutil.rmtree(features.features_folder())
+    again, numbers = noted(tiny, dataset, monkeypatch, ROOM, ROOM, numbers)
+    assert numbers == "float16"
+    np.testing.assert_array_equal(rows(again, dataset), half)
+
+    source, numbers = noted(tiny, dataset, monkeypatch, ROOM, ROOM)
+    assert numbers == "float32"
+    again, _ = noted(tiny, dataset, monkeypatch, LACK, LACK, numbers)  # they are on the disk, and need no room
+    assert again.views[0].dtype == "float32"
+    shutil.rmtree(features.features_folder())
+    again, _ = noted(tiny, dataset, monkeypatch, LACK, LACK, numbers)  # computed anew they are the same
+    assert isinstance(again, features.Live)
+    np.testing.assert_array_equal(rows(again, dataset), full)
+
+
+def test_a_resumed_run_that_cannot_see_them_is_refused(tiny, dataset, monkeypatch):
+    with pytest.raises(ResourceError, match=r"kept in float16 .* with cache=disk there is no room"):
+        noted(tiny, dataset, monkeypatch, LACK, ROOM, "float16", policy="disk")
+    for room, policy in ((ROOM, "off"), (LACK, "auto")):
+        with pytest.raises(ResourceError, match="kept in float32"):
+            noted(tiny, dataset, monkeypatch, room, room, "float32", policy=policy, augment=VIEWS)
+
+
+def test_a_run_that_began_without_keeping_augmented_views_goes_on_without(tiny, dataset, monkeypatch):
+    source, numbers = noted(tiny, dataset, monkeypatch, LACK, LACK, augment=VIEWS)
+    assert numbers == "live"
+    again, _ = noted(tiny, dataset, monkeypatch, ROOM, ROOM, numbers, augment=VIEWS)
+    np.testing.assert_array_equal(
+        rows(again, dataset, epoch=3, split="train"), rows(source, dataset, epoch=3, split="train")
+    )
 
 
 def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):

@@ -316,9 +316,14 @@ def test_spoiled_files(what: str, honest: Path, tmp_path: Path) -> None:
     refused(path, words)
 
 
-def test_code_in_the_config_is_never_looked_at(honest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("safe", [True, False])
+def test_code_in_the_config_is_never_looked_at(honest: Path, tmp_path: Path, safe: bool) -> None:
+    """Nor where somebody else in the process has called `keras.config.enable_unsafe_deserialization`."""
+    from finetune.device import keras
+
     path = pack(tmp_path / "model.keras", lambda_config(members(honest)))
-    assert same(classifier.load(path), classifier.load(honest))
+    with keras.src.saving.serialization_lib.SafeModeScope(safe):
+        assert same(classifier.load(path), classifier.load(honest))
 
 
 def same(one: Classifier, other: Classifier) -> bool:

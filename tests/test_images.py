@@ -276,19 +276,38 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str, share: float) 
     assert reason(path)
 
 
-def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
-    bombs = {
+def bombs(folder: Path) -> list[Path]:
+    """Small files that promise far more pixels, or text, than anybody has memory for."""
+    bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 90, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    tags = ((256, 100_000), (257, 100_000), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1))
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value)
+                                                                     for tag, value in tags)  # fmt: skip
+    jpeg = (
+        b"\xff\xd8\xff\xc0\0\x11\x08" + struct.pack(">HH", 65_500, 65_500) + b"\x03\x01\x22\0\x02\x11\x01\x03\x11\x01"
+    )
+    contents = {
         "huge.png": png(8, 0, b"", width=30_000, height=30_000),
-        "webp.webp": b"RIFF\xff\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2 + bytes(30),
-        "gif.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + bytes(20),
+        "text.png": png(8, 0, b"\7", (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000))), width=1),
+        "profile.png": png(8, 0, b"\7", (b"iCCP", b"x\0\0" + zlib.compress(bytes(100_000_000))), width=1),
+        "x.webp": b"RIFF\xff\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2 + bytes(30),
+        "x.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + bytes(20),
+        "x.bmp": bmp + bytes(40),
+        "x.tif": tiff + bytes(40),
+        "x.ppm": b"P6 60000 60000 255\n" + bytes(40),
+        "x.jpg": jpeg + b"\xff\xda" + bytes(100),
     }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
+    paths = bombs(tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name, content in bombs.items():
-        path = tmp_path / name
-        path.write_bytes(content)
+    for path in paths:
         started = time.perf_counter()
         assert reason(path)
-        assert time.perf_counter() - started < 10  # a bomb would take far longer
+        assert time.perf_counter() - started < 10  # a bomb would take far longer; benchmarks/trust.py measures
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000  # KB
 
 
@@ -397,6 +416,24 @@ def test_inspection_tells_what_is_known(tmp_path: Path) -> None:
     assert len(found.sha256) == 64
     assert found.warnings == ("PNG under another name (.jpg)",)
     assert "a single colour" in images.inspect(saved(tmp_path, Image.new("RGB", (50, 50)), "y.png")).warnings
+
+
+def test_cmyk_without_its_marker_is_pointed_out(tmp_path: Path) -> None:
+    content = saved(tmp_path, quadrants().convert("CMYK"), "x.jpg").read_bytes()
+    at = content.index(b"\xff\xee")  # the segment that Adobe's programs, and Pillow, write
+    length = 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    (tmp_path / "bare.jpg").write_bytes(content[:at] + content[at + length :])
+    assert images.inspect(tmp_path / "x.jpg").warnings == ()
+    assert "CMYK without the Adobe marker" in images.inspect(tmp_path / "bare.jpg").warnings[0]
+
+
+def test_a_file_without_permission_says_how_to_give_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = saved(tmp_path, quadrants(), "x.png")
+    monkeypatch.setattr("finetune.images._read_regular", denied)
+    assert reason(path) == "no permission to read it: chmod u+r"
 
 
 def test_importing_images_stays_light() -> None:

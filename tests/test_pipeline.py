@@ -95,3 +95,47 @@ def test_presets_keep_the_range(preset):
     assert changed.shape == pictures.shape
     assert 0 <= changed.min() <= changed.max() <= 255
     assert not np.array_equal(changed, pictures)
+
+
+# ------------------------------------------------------------------------------------------------- mixing, balancing
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 5, 4), (6, 4)])
+def test_mixup_blends_pictures_as_it_blends_targets(shape: tuple[int, ...]) -> None:
+    mixer = pipeline.Mixer(Augment(mixup=0.5), spatial=len(shape) == 4)
+    targets = np.eye(6, dtype=np.float32)
+    features = (np.ones(shape, np.float32).T * np.arange(6)).T  # picture k is full of k
+    mixer.reseed((0, 1))
+    mixed, blended = (np.asarray(part) for part in mixer(pipeline.tf.constant(features), pipeline.tf.constant(targets)))
+    assert mixed.shape == shape
+    np.testing.assert_allclose(mixed.reshape(6, -1).mean(1), blended @ np.arange(6), atol=1e-4)
+    assert (blended.max(axis=1) < 0.999).any()
+    mixer.reseed((0, 1))
+    again = mixer(pipeline.tf.constant(features), pipeline.tf.constant(targets))
+    np.testing.assert_array_equal(again[0], mixed)
+
+
+def test_cutmix_pastes_a_rectangle_and_needs_places() -> None:
+    assert not pipeline.Mixer(Augment(cutmix=1), spatial=False)
+    mixer = pipeline.Mixer(Augment(cutmix=1), spatial=True)
+    features = (np.ones((4, 8, 8, 2), np.float32).T * np.arange(4)).T
+    mixer.reseed((3,))
+    mixed, _ = mixer(pipeline.tf.constant(features), pipeline.tf.eye(4))
+    assert set(np.unique(mixed)) <= {0, 1, 2, 3}
+    assert any(len(np.unique(picture)) == 2 for picture in np.asarray(mixed))
+
+
+def test_rand_augment_is_decided_by_the_key_alone() -> None:
+    batch = np.random.default_rng(0).integers(0, 255, (3, 24, 24, 3), dtype=np.uint8)
+    first, second = (pipeline.Augmenter(Augment(rand_augment=0.5)) for _ in range(2))
+    first(batch, (9, 9))
+    np.testing.assert_array_equal(first(batch, (1, 2)), second(batch, (1, 2)))
+    assert not np.array_equal(first(batch, (1, 2)), first(batch, (1, 3)))
+
+
+def test_balanced_order_repeats_small_classes() -> None:
+    labels = np.array([0] * 10 + [1] * 3 + [2] * 1)
+    places = pipeline.balanced_order(labels, seed=0, epoch=0)
+    assert np.bincount(labels[places]).tolist() == [10, 10, 10]
+    assert sorted(set(places)) == list(range(14))  # nobody is left out
+    assert not np.array_equal(places, pipeline.balanced_order(labels, seed=0, epoch=1))

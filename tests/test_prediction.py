@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import os
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from finetune import prediction
-from finetune.errors import DataError
+from finetune.errors import DataError, UsageError
 from finetune.prediction import Answer, CsvTable, JsonArray, Prediction
 
 
@@ -173,3 +174,53 @@ def test_a_row_with_fewer_classes_than_asked_keeps_its_columns():
     header, row = csv.reader(io.StringIO(stream.getvalue(), newline=""))
     assert len(header) == 11
     assert row == ["x", "a", "", "1.000000", *[""] * 7]
+
+
+# ---------------------------------------------------------------------------------------------- interrupted tables
+
+HEADER = b"path,class_1,id_1,probability_1,error\r\n"
+ROW, BAD = b"'=a.png,cat,n1,0.900000,\r\n", b'"b,c.png",,,,no such file\r\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "paths", "size"),
+    [
+        (b"", 0, 0),
+        (HEADER[:9], 0, 0),
+        (HEADER, 0, len(HEADER)),
+        (HEADER + ROW + BAD, 2, len(HEADER + ROW + BAD)),
+        (HEADER + ROW + BAD[:-1], 1, len(HEADER + ROW)),
+        (HEADER + ROW + BAD[:4], 1, len(HEADER + ROW)),  # within quotes
+        (HEADER + ROW + bytes(100), 1, len(HEADER + ROW)),  # what a power loss may leave
+    ],
+)
+def test_whole_rows_are_found_and_what_a_crash_has_cut_is_not(tmp_path, content, paths, size):
+    table = tmp_path / "out.csv"
+    prediction.part_of(table).write_bytes(content)
+    found = prediction.begun(table, 1)
+    assert (len(found.paths), found.size) == (paths, size)
+    assert found.answered("=a.png") == (paths > 0)
+    assert found.answered("b,c.png") == (paths > 1)
+    assert [answer.error for answer in found.problems] == ["no such file"] * (paths > 1)
+    with prediction.table(table, 1, found) as rows:
+        assert not table.exists()
+        rows.write(Answer("d.png", (Prediction("dog", "n2", 0.5),)))
+    assert table.read_bytes() == (content[:size] or HEADER) + b"d.png,dog,n2,0.500000,\r\n"
+    assert not prediction.part_of(table).exists()
+
+
+def test_a_finished_table_may_be_gone_on_with_and_none_is_a_beginning(tmp_path):
+    table = tmp_path / "out.csv"
+    assert prediction.begun(table, 1).size == 0
+    table.write_bytes(HEADER + ROW)
+    with suppress(KeyboardInterrupt), prediction.table(table, 1, prediction.begun(table, 1)) as rows:
+        rows.write(Answer("d.png", error="odd"))
+        raise KeyboardInterrupt
+    assert table.read_bytes() == HEADER + ROW
+    assert prediction.part_of(table).read_bytes() == HEADER + ROW + b"d.png,,,,odd\r\n"
+
+
+def test_rows_of_another_command_are_refused(tmp_path):
+    (tmp_path / "out.csv").write_bytes(HEADER + ROW)
+    with pytest.raises(UsageError, match="other columns"):
+        prediction.begun(tmp_path / "out.csv", 2)

@@ -1,6 +1,7 @@
 """A run folder through crashes, damage, races and full disks."""
 
 import json
+import os
 import random
 import re
 import resource
@@ -299,6 +300,16 @@ def test_damaged_newest_falls_back_and_says_so(run: runs.Run, kind: str) -> None
     assert last
     assert (last.name, last.lost) == ("0004-head-3", None)
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
+
+
+def test_the_newest_is_told_by_its_number_for_clocks_jump(run: runs.Run) -> None:
+    save(run, 1)
+    newest = save(run, 2)
+    for path in (*newest.iterdir(), newest):
+        os.utime(path, (1, 1))
+    checkpoint = runs.open(run.path).load_checkpoint()
+    assert checkpoint
+    assert checkpoint.state == {"epoch": 2}
 
 
 def test_all_damaged_is_an_error_that_keeps_the_files(run: runs.Run) -> None:

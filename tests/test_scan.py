@@ -1,9 +1,11 @@
 """Many files at once: in order, from the cache the second time, and past a decoder that crashes."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,20 @@ def test_a_program_on_standard_input_can_scan(pictures: list[str]) -> None:
     program = f"from finetune.scan import scan\nprint(sum(one.ok for one in scan({pictures[:5]!r})))\n"
     answer = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == ("5\n", "")
+
+
+def test_two_scans_may_share_a_cache(pictures: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "scan.sqlite"
+    program = (
+        "import sys; from pathlib import Path; from finetune.scan import scan; cache, *paths = sys.argv[1:]; "
+        "print(sum(one.ok for one in scan(paths, cache=Path(cache))))"
+    )
+    words = [sys.executable, "-c", program, cache, *pictures]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["70\n", "70\n"]
+    with closing(sqlite3.connect(cache)) as database:
+        assert database.execute("SELECT count(*) FROM inspections").fetchone() == (70,)
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -107,6 +107,58 @@ def test_third_interrupt_ends_the_process_at_once() -> None:
     assert end(worker) == (-signal.SIGINT, "")
 
 
+# Waits, as for a dead disk, for what a pipe will never say; `saving` is what goes on meanwhile.
+HANGING = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from finetune import files, signals
+signals.PATIENCE, signals.MORE_PATIENCE = 0.3, 0.7
+pipe, target = map(Path, sys.argv[1:])
+pool = ThreadPoolExecutor()
+with signals.graceful():
+    print("step", flush=True)
+    {work}
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "least"),
+    [
+        ("pool.submit(pipe.read_bytes).result()", 0.3),
+        ("pipe.read_bytes()", 0.3),
+        ("files.commit(target, lambda _: pool.submit(pipe.read_bytes).result())", 1.0),
+    ],
+)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_read_that_hangs_holds_nobody(tmp_path: Path, work: str, least: float, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", HANGING.format(work=work), str(tmp_path / "pipe"), str(tmp_path / "target")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stdout
+    assert worker.stdout.readline() == "step\n"
+    time.sleep(0.2)
+    begin = time.monotonic()
+    worker.send_signal(getattr(signal, name))
+    _, said = worker.communicate(timeout=20)
+    assert worker.returncode == 143
+    assert time.monotonic() - begin >= least
+    assert said.startswith(f"error: stopped by {name}: something hangs")
+    assert "Traceback" not in said
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_save_that_ends_in_time_ends_whole(tmp_path: Path) -> None:
+    work = "files.commit(target, lambda new: (time.sleep(0.6), new.write_text('whole')))"
+    code = HANGING.format(work=work).replace("0.7", "30")
+    worker = start(code, tmp_path / "pipe", tmp_path / "target")
+    worker.send_signal(signal.SIGTERM)
+    end(worker)
+    assert (tmp_path / "target").read_text() == "whole"
+
+
 def test_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     worker = start(WORKER, tmp_path, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     for _ in range(3):

@@ -1,6 +1,7 @@
 """Phases: what is frozen stays frozen, the best weights are kept, and a resumed phase ends as an unbroken one."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,8 +34,7 @@ class Bench:
             self.classifier,
             self.sources[number],
             self.dataset,
-            seed=self.config.seed,
-            batch_norm=self.config.model.batch_norm,
+            config=self.config,
             progress=progress or training.Progress(phase=number),
         )
 
@@ -42,6 +42,7 @@ class Bench:
         self.rows = []
         return training.run_phase(
             trainer or self.trainer(number),
+            has_start=number > 0,
             watcher=training.Watcher(),
             commit=commit,
             record=self.rows.append,
@@ -50,6 +51,10 @@ class Bench:
 
     def weights(self):
         return features.digest(np.ascontiguousarray(v).data for v in self.classifier.model.get_weights())
+
+
+def validation(loss, accuracy, n=100):
+    return training.Validation(np.full(n, loss), np.arange(n) < round(accuracy * n))
 
 
 def by_name(model):
@@ -122,9 +127,25 @@ def test_cached_and_uncached_training_end_with_the_same_bits(settings, policy):
         assert [{**row, "seconds": 0} for row in other.rows] == [{**row, "seconds": 0} for row in reference.rows]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("steps", [1, 7, 10])
-def test_a_resumed_phase_ends_as_an_unbroken_one(settings, number, steps):
+EVERYTHING = {
+    "schedule": "plateau",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "ema": 0.9,
+    "clip": 1.0,
+    "accumulate": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "steps", "extra"),
+    [(n, s, {}) for n in (0, 1) for s in (1, 7, 10)] + [(1, 7, {"batch_norm": "recalibrate"}), (1, 10, EVERYTHING)],
+)
+def test_a_resumed_phase_ends_as_an_unbroken_one(settings, number, steps, extra):
+    settings = {**settings, "imbalance": "oversample", "augment": {"mixup": 0.3, "cutmix": 1}} if extra else settings
+    batch_norm = {"batch_norm": extra["batch_norm"]} if "batch_norm" in extra else {}
+    settings["model"] |= batch_norm
+    settings["fine_tune"] |= {} if batch_norm else extra
     unbroken = Bench(settings)
     for phase in range(number + 1):
         unbroken.run(phase)
@@ -163,14 +184,13 @@ def test_the_best_epoch_is_kept_even_if_later_ones_are_worse(settings):
     kept = []
 
     def validate():
-        loss, accuracy = next(answers)
         kept.append(by_name(trainer.above))
-        return {"loss": loss, "accuracy": accuracy}
+        return validation(*next(answers))
 
     trainer.validate = validate
     result = bench.run(0, trainer)
     assert result.best_epoch == 2
-    assert result.validation == {"loss": 0.3, "accuracy": 0.9}
+    assert result.validation == pytest.approx({"loss": 0.3, "accuracy": 0.9})
     np.testing.assert_array_equal(by_name(trainer.above)["logits/kernel"], kept[1]["logits/kernel"])
 
 
@@ -180,7 +200,7 @@ def test_fine_tuning_that_does_not_help_is_undone(settings):
     before = bench.weights()
     trainer = bench.trainer(1)
     accuracies = iter([0.9, 0.8, 0.8])  # before the phase, and after each of its two epochs
-    trainer.validate = lambda: {"loss": 1.0, "accuracy": next(accuracies)}
+    trainer.validate = lambda: validation(1.0, next(accuracies))
     result = bench.run(1, trainer)
     assert result.best_epoch == 0
     assert bench.weights() == before
@@ -190,8 +210,26 @@ def test_patience_ends_a_phase_early(settings):
     settings["head"] |= {"epochs": 50, "patience": 2}
     bench = Bench(settings)
     trainer = bench.trainer(0)
-    trainer.validate = lambda: {"loss": 1.0, "accuracy": 0.5}
+    trainer.validate = lambda: validation(1.0, 0.5)
     assert bench.run(0, trainer).epochs == 3
+
+
+def test_memory_does_not_grow_with_the_steps(settings):
+    trainer = Bench(settings).trainer(1)
+    inputs, labels = next(trainer.epoch_batches())
+    used = []
+    for _ in range(6):
+        for _ in range(200):
+            trainer.train_batch(inputs, labels)
+        used.append(memory())
+    assert used[-1] - used[0] < 50  # MB, over 1,000 steps
+
+
+def memory():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("reads the memory of this process from /proc")
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmRSS"))
 
 
 def test_a_nan_stops_within_a_step_and_changes_no_weight(settings):
@@ -246,3 +284,145 @@ def test_gradual_unfreezing_opens_more_each_time(settings):
         counts.append(len(trainer.above.trainable_variables))
         bench.run(number, trainer)
     assert counts == [2, 4, 5]
+
+
+# ------------------------------------------------------------------------------------------------- the phase gate
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "kept"), [(0, 0, False), (1, 0, False), (5, 4, False), (9, 4, True), (20, 0, True)]
+)
+def test_a_phase_must_beat_the_one_before_by_more_than_noise(settings, gained, lost, kept):
+    bench = Bench(settings)
+    bench.run(0)
+    before = bench.weights()
+    trainer = bench.trainer(1)
+    right = np.arange(200) < 150
+    after = right.copy()
+    after[:lost] = False
+    after[150 : 150 + gained] = True
+    answers = iter([right, after, after])
+    trainer.validate = lambda: training.Validation(np.ones(200), next(answers))
+    result = bench.run(1, trainer)
+    assert (result.best_epoch > 0) is kept
+    assert (bench.weights() != before) is kept
+
+
+def test_noise_is_that_of_pairs():
+    """Losses that all fall a little are clearly better; one large change among many equal ones is not."""
+    old = np.linspace(-3, 0, 50)
+    assert training.beats_noise(old + 0.01, old)
+    one = old.copy()
+    one[0] += 5
+    assert not training.beats_noise(one, old)
+    assert not training.beats_noise(old, old)
+
+
+# ------------------------------------------------------------------------------------------- what a config may ask
+
+
+def first_step(settings, number=1, **changes):
+    """How far the first step moves every trainable weight."""
+    bench = Bench(settings, **changes)
+    trainer = bench.trainer(number)
+    before = by_name(trainer.above)
+    trainer.train_batch(*next(trainer.epoch_batches()))
+    after = by_name(trainer.above)
+    names = [weight.path for weight in trainer.above.trainable_variables]
+    return {name: np.linalg.norm(after[name] - before[name]) for name in names}
+
+
+def test_layer_decay_shortens_the_steps_of_earlier_blocks(settings):
+    settings["model"]["dropout"] = 0
+    settings["fine_tune"] |= {"unfreeze": "all", "optimizer": "sgd", "schedule": "constant"}
+    plain = first_step(settings)
+    settings["fine_tune"]["layer_decay"] = 0.5
+    slowed = first_step(settings)
+    ratios = {name.split("/")[0]: slowed[name] / plain[name] for name in plain}
+    parts = ["logits"] + [f"block{number}_{kind}" for number in (3, 2, 1) for kind in ("depthwise", "conv")]
+    for depth, name in enumerate(parts):
+        assert ratios[name] == pytest.approx(0.5**depth, rel=1e-3), ratios
+
+
+def test_clipping_bounds_the_step(settings):
+    settings["fine_tune"] |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1.0, "clip": 1e-3}
+    steps = first_step(settings)
+    whole = np.sqrt(sum(step**2 for step in steps.values()))
+    assert 0 < whole <= 1.9e-3 + 1e-6  # SGD with Nesterov's momentum goes 1.9 times the gradient at first
+
+
+def test_accumulation_steps_every_other_batch(settings):
+    settings["head"]["accumulate"] = 2
+    bench = Bench(settings)
+    trainer = bench.trainer(0)
+    start = by_name(trainer.above)
+    batches = trainer.epoch_batches()
+    trainer.train_batch(*next(batches))
+    assert not changed_layers(start, by_name(trainer.above))
+    trainer.train_batch(*next(batches))
+    assert changed_layers(start, by_name(trainer.above)) == {"logits"}
+
+
+def test_the_moving_average_is_measured_and_kept(settings):
+    settings["head"] |= {"ema": 0.999, "epochs": 1, "schedule": "constant", "learning_rate": 0.05}
+    bench = Bench(settings)
+    trainer = bench.trainer(0)
+    start = by_name(trainer.above)["logits/kernel"]
+    bench.run(0, trainer)
+    plain = Bench({**settings, "head": {**settings["head"], "ema": None}})
+    plain.run(0)
+    average, last = by_name(trainer.above)["logits/kernel"], by_name(plain.classifier.model)["logits/kernel"]
+    assert 0 < np.linalg.norm(average - start) < 0.5 * np.linalg.norm(last - start)
+
+
+def test_recalibrated_statistics_are_those_of_the_training_pictures(settings):
+    settings["model"]["batch_norm"] = "recalibrate"
+    bench = Bench(settings)
+    bench.run(0)
+    layer = bench.classifier.model.get_layer("block3_bn")
+    layer.moving_mean.assign(layer.moving_mean + 100.0)  # so wrong that new statistics must help
+    bench.run(1)
+    trainer = bench.trainer(1)
+    trainer.progress.epoch = 2  # the order of the pass that gathered them
+    inside = keras.Model(bench.phases[1].cut, layer.input)
+    batches = [keras.ops.mean(inside(x), axis=(0, 1, 2)).numpy() for x, _ in trainer.epoch_batches()]
+    np.testing.assert_allclose(layer.moving_mean, np.mean(batches, axis=0), rtol=1e-3, atol=1e-3)
+
+
+def test_plateau_lowers_the_rate_when_progress_ends(settings):
+    settings["head"] |= {"schedule": "plateau", "epochs": 5, "learning_rate": 0.01}
+    bench = Bench(settings)
+    trainer = bench.trainer(0)
+    trainer.validate = lambda: validation(1.0, 0.5)
+    bench.run(0, trainer)
+    rates = [row["learning_rate"] for row in bench.rows]
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.002, 0.002])
+
+
+def rare(settings, imbalance):
+    bench = Bench(settings, imbalance=imbalance)
+    labels, train = bench.dataset.labels, bench.dataset.indices("train")
+    keep = np.flatnonzero((labels != 0) | (np.cumsum(labels == 0) % 5 == 0))  # a fifth of class 0
+    trainer = bench.trainer(0)
+    trainer.train_indices = np.intersect1d(train, keep)
+    return trainer
+
+
+def test_oversampling_shows_every_class_equally_often(settings):
+    trainer = rare(settings, "oversample")
+    labels = np.concatenate([labels for _, labels in trainer.epoch_batches()])
+    counts = np.bincount(labels)
+    assert counts.min() == counts.max() == np.bincount(trainer.dataset.labels[trainer.train_indices]).max()
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "logit_adjust"])
+def test_weights_and_adjusted_logits_follow_how_common_a_class_is(settings, imbalance):
+    trainer = rare(settings, imbalance)
+    counts = np.bincount(trainer.dataset.labels[trainer.train_indices])
+    weights, offsets = training._against_imbalance(trainer)
+    if imbalance == "weights":
+        assert (weights.numpy() * counts) == pytest.approx(np.full(len(counts), counts.mean()))
+        assert not offsets.numpy().any()
+    else:
+        assert np.exp(offsets.numpy()) == pytest.approx(counts / counts.sum())
+        assert (weights.numpy() == 1).all()

@@ -113,16 +113,61 @@ def test_interrupted_twice_means_now_and_a_hanging_thread_holds_nobody(forge: Fo
     forge.start(
         "train", "cfg.yaml", "--output", output,
         patch="import threading; threading.Thread(target=time.sleep, args=(500,)).start()\n"
-        "slow(PhaseTraining, 'validate', 500)",
+        "def hang(): print('validating', flush=True), time.sleep(500)\n"
+        "at(PhaseTraining, 'validate', act=hang)",
     )  # fmt: skip
-    forge.said("head: training")
-    time.sleep(1)
+    forge.said("validating")
     forge.send(signal.SIGINT)
     time.sleep(0.5)
     begin = time.monotonic()
     forge.send(signal.SIGINT)
     assert forge.wait() == 130
     assert time.monotonic() - begin < 2
+
+
+HANGING = "def hang(): print('hanging', flush=True), time.sleep(500)\n"
+HANG = {  # a drive that does not answer, a decoder that does not come back, a disk that takes no more
+    "reading": HANGING + "at(images, '_read_regular', act=hang)",
+    "scanning": """
+def stop_worker(process, paths, ask=scan._ask):
+    os.kill(process.pid, signal.SIGSTOP)
+    print('hanging', flush=True)
+    return ask(process, paths)
+scan._ask = stop_worker
+""",
+    "a save": HANGING + "at(PhaseTraining, 'train_batch', 9, act=lambda: at(os, 'fsync', 2, act=hang))",
+}
+
+
+@pytest.mark.parametrize("place", HANG)
+def test_what_hangs_is_ended_all_the_same(forge: Forge, unbroken: dict, output: Path, place: str) -> None:
+    """A run that waits for something that never comes leaves what kill -9 would have left."""
+    patience = "from finetune import signals\nsignals.PATIENCE, signals.MORE_PATIENCE = 1.0, 1.0\n"
+    forge.start("train", "cfg.yaml", "--output", output, patch=EAGER + patience + HANG[place])
+    forge.said("hanging")
+    begin = time.monotonic()
+    forge.send(signal.SIGTERM)
+    assert forge.wait(20) == 143
+    assert time.monotonic() - begin < 10
+    assert "error: stopped by SIGTERM: something hangs" in forge.said()
+    assert "Traceback" not in forge.said()
+    if place == "a save":
+        assert forge.run("train", "cfg.yaml", "--output", output, "--resume") == 0, forge.said()
+        assert outcome(output / "colours-1") == unbroken
+
+
+def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    output.symlink_to(tmp_path / "elsewhere")  # a link is as good as a folder
+    full = "def full(): raise OSError(28, 'No space left on device')\n"
+    moment = "at(monitoring.tf.summary, 'scalar', 17, act=full)"  # after 6 steps and an epoch: that of the 7th step
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=full + moment) == 5
+    assert "tensorboard" in forge.said()
+    run = output / "colours-1"
+    assert json.loads(max((run / "checkpoints").glob("0*/state.json")).read_text())["state"]["step"] == 7
+    assert forge.run("train", "--resume", run) == 0, forge.said()
+    points = {"points": None}  # that of the 7th step is what could not be written
+    assert outcome(run) | points == unbroken | points
 
 
 def test_under_nohup_an_interrupt_is_ignored(forge: Forge, output: Path) -> None:
@@ -245,6 +290,17 @@ def test_a_plan_that_cannot_fit_is_refused_at_the_start(forge: Forge, output: Pa
     assert "head: training" not in said
 
 
+@pytest.mark.parametrize("error", ["MemoryError()", "tf.errors.ResourceExhaustedError(None, None, 'OOM on tensor')"])
+def test_out_of_memory_says_what_to_make_smaller(forge: Forge, output: Path, error: str) -> None:
+    patch = (
+        f"from finetune.device import tf\ndef full(): raise {error}\n" + "at(PhaseTraining, 'train_batch', act=full)"
+    )
+    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 5
+    assert "Out of memory" in forge.said()
+    assert "Halve head.batch_size" in forge.said()
+    assert "model.image_size" in forge.said()
+
+
 def test_a_nan_stops_at_once_and_names_the_pictures(forge: Forge, output: Path) -> None:
     assert forge.run("train", "cfg.yaml", "head.learning_rate=1e38", "--output", output) == 2
     said = forge.said()
@@ -272,6 +328,29 @@ def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output
         forge.said()
     )
     assert outcome(tmp_path / "moved") == unbroken
+
+
+def test_changed_pictures_may_be_accepted(forge: Forge, output: Path, tmp_path: Path) -> None:
+    shutil.copytree(forge.folder / "pictures", tmp_path / "data")
+    words = ("train", "cfg.yaml", f"data.folder={tmp_path / 'data'}", "--output", output)
+    patch = EAGER + "at(PhaseTraining, 'train_batch', 3, when=lambda self, *_: self.phase.index)"
+    assert forge.run(*words, patch=patch) == -signal.SIGKILL
+    run = output / "colours-1"
+    tests = [line.split(",") for line in (run / "splits.csv").read_text().splitlines() if ",test," in line]
+    (tmp_path / "data" / tests[0][0]).unlink()
+    other = forge.folder / "pictures" / "blue" / "03.png"
+    (tmp_path / "data" / "red" / "03.png").write_bytes(other.read_bytes())
+    assert forge.run("train", "--resume", run) == 3
+    assert "2 of 72 pictures are not what they were" in forge.said()
+    assert f"finetune train --resume {run} --accept-data-change" in forge.said()
+    again = "at(PhaseTraining, 'train_batch', 2)"
+    assert forge.run("train", "--resume", run, "--accept-data-change", patch=again) == -signal.SIGKILL
+    assert "2 of 72 pictures are not what they were, and that is accepted" in forge.said()
+    assert forge.run("train", "--resume", run) == 0, forge.said()  # accepted once is enough
+    report = json.loads((run / "report.json").read_text())
+    assert report["test"]["n"] == len(tests) - 1
+    assert "that is accepted" in json.loads((run / "run.json").read_text())["data_changes"][0]
+    assert forge.run("train", "cfg.yaml", "--accept-data-change") == 2
 
 
 def test_only_the_run_that_was_begun_goes_on(forge: Forge, unbroken: dict, output: Path) -> None:
@@ -323,24 +402,58 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 """
 
 
-def test_without_a_network_everything_works_and_no_data_is_touched(forge: Forge, output: Path) -> None:
+@pytest.fixture(params=["hashed", "mounted read-only"])
+def untouchable(request: pytest.FixtureRequest, forge: Forge, tmp_path: Path) -> Iterator[Path]:
+    """Pictures that are as before at the end; the second time the kernel forbids to write there."""
     pictures = forge.folder / "pictures"
+    before = tree(pictures)
+    if request.param == "hashed":
+        yield pictures
+    else:
+        mounted = tmp_path / "mounted"
+        mounted.mkdir()
+        mounting = ["mount", "--bind", "-o", "ro", str(pictures), str(mounted)]
+        if not shutil.which("mount") or subprocess.run(mounting, capture_output=True, check=False).returncode:
+            pytest.skip("may not mount a folder here")
+        try:
+            with pytest.raises(OSError, match="Read-only"):
+                (mounted / "x").touch()
+            yield mounted
+        finally:
+            subprocess.run(["umount", str(mounted)], check=True)
+    assert tree(pictures) == before
+
+
+def test_every_command_works_without_a_network_and_writes_nothing_to_the_data(
+    forge: Forge, output: Path, untouchable: Path
+) -> None:
+    pictures, made = untouchable, output.parent / "made"
+    folder = f"data.folder={pictures}"
+    assert forge.run("train", "cfg.yaml", folder, "--output", output, patch=NO_NETWORK) == 0, forge.said()
+    run = next(output.iterdir())
+    for command in (
+        ("train", "--resume", run),
+        ("predict", pictures / "red", "--model", run, "--csv", made / "answers.csv"),
+        ("predict", pictures / "red" / "00.png", "--top", "2", "--figure", made / "answer.png"),
+        ("evaluate", run, "--data", pictures),
+        ("explain", pictures / "red" / "00.png", "--model", run, "--output", made / "maps"),
+        ("preview", "cfg.yaml", folder, "--output", made / "preview"),
+        ("zeroshot", pictures, "--pictures", "4"),
+        ("init", pictures, made / "written.yaml"),
+    ):
+        made.mkdir(exist_ok=True)
+        code = 2 if command[0] == "train" else 0  # it is done
+        assert forge.run(*command, patch=NO_NETWORK) == code, forge.said()
+        assert "Traceback" not in forge.said()
+
+
+def test_the_built_in_data_need_no_network(forge: Forge, output: Path) -> None:
     (forge.folder / "digits.yaml").write_text(
         CONFIG.split("data:")[0]
         + "data: {builtin: digits}\n"
         + ("model: {backbone: tiny, weights: none}\nhead: {epochs: 1}\n")
     )
-    before = tree(pictures)
     assert forge.run("train", "digits.yaml", "--output", output, patch=NO_NETWORK) == 0, forge.said()
-    run = next(output.iterdir())
-    for command in (
-        ("predict", pictures / "red", "--model", run, "--json"),
-        ("predict", pictures / "red" / "00.png", "--top", "2"),
-        ("evaluate", run),
-        ("init", pictures, forge.folder / "written.yaml"),
-    ):
-        assert forge.run(*command, patch=NO_NETWORK) == 0, forge.said()
-    assert tree(pictures) == before
 
 
 def test_a_fault_of_ours_leaves_a_report(forge: Forge, output: Path, tmp_path: Path) -> None:
@@ -379,6 +492,44 @@ def test_predicting_with_bad_pictures(forge: Forge, unbroken: dict, tmp_path: Pa
     assert forge.run("predict", pictures, "--model", "resnet51") == 2
     assert "Did you mean" in forge.said()
     assert "Traceback" not in forge.said()
+
+
+def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(forge.folder / "pictures", pictures)
+    (pictures / "bad.png").write_text("no picture")
+    (pictures / "red" / "=odd,'\n.png").write_bytes((pictures / "red" / "00.png").read_bytes())
+    words = ("predict", pictures, "--model", forge.folder / "unbroken" / "colours-1", "--batch-size", "4", "--csv")
+    whole, table = tmp_path / "whole.csv", tmp_path / "out.csv"
+    part = tmp_path / "out.csv.part"
+    assert forge.run(*words, whole) == 6
+    said = forge.said().partition("\n")[2]
+    at_row = "from finetune import prediction\nat(prediction.CsvTable, 'write', {row}, act=lambda: {act})"
+    assert forge.run(*words, table, patch=at_row.format(row=9, act="die()")) == -signal.SIGKILL
+    assert not table.exists()
+    assert part.read_bytes() == whole.read_bytes()[: part.stat().st_size]
+    with part.open("r+b") as file:
+        file.truncate(part.stat().st_size - 5)  # as a power loss might
+    assert forge.run(*words, table) == 2
+    assert "has the rows of an interrupted predict" in forge.said()
+    stop = at_row.format(row=20, act="os.kill(os.getpid(), signal.SIGTERM)")
+    assert forge.run(*words, table, "--resume", patch=stop) == 143
+    assert "7 of 74 pictures have their row already" in forge.said()
+    assert f"Go on with the same command and --resume: {part}" in forge.said()
+    assert part.read_bytes() == whole.read_bytes()[: part.stat().st_size]
+    assert forge.run(*words, table, "--resume") == 6
+    assert forge.said().splitlines()[-2:] == said.splitlines()[-2:]  # the bad picture is among those of before
+    assert table.read_bytes() == whole.read_bytes()
+    assert not part.exists()
+    assert forge.run(*words, table, "--resume") == 6
+    assert "74 of 74 pictures have their row already" in forge.said()
+    assert table.read_bytes() == whole.read_bytes()
+    assert forge.run(*words, table, "--resume", "--top", "2") == 2
+    assert "other columns" in forge.said()
+    table.write_bytes(table.read_bytes().replace(b"blue", b"violet"))
+    assert forge.run(*words, table, "--resume") == 2
+    assert "answered by another model" in forge.said()
+    assert forge.run(*words[:-1], "--resume") == 2
 
 
 def test_predict_and_head(forge: Forge, unbroken: dict) -> None:

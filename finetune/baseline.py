@@ -1,0 +1,117 @@
+"""The ten-second baseline: logistic regression on the features of the frozen backbone, and the head's first weights.
+
+    found = of(head_phase)
+    found.accuracy                      # on validation, before any training
+    put(found, classifier)              # the head starts there
+
+A linear head has one best solution, and L-BFGS finds it in seconds; gradient steps only come near it (Kornblith,
+Shlens & Le 2019, Do Better ImageNet Models Transfer Better?, evaluate features in this way).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from finetune.classifier import Classifier
+from finetune.training import PhaseTraining, measure
+
+PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003)  # on the mean loss; the strongest first, each starts from the one before
+WORK = 1_000_000_000  # pictures x features x classes: about a minute on two cores, and more pictures would add little
+MOST = 50_000  # pictures
+FEWEST = 2  # pictures per class that a regression needs
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`features (n, F) @ kernel + bias` are class scores; kernel (F, C), bias (C,), both float32."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    penalty: float
+    accuracy: float  # on validation, 0..1
+    loss: float  # on validation, mean cross-entropy in nats
+
+
+def of(phase: PhaseTraining) -> Baseline | None:
+    """The regression on the features of a head phase, undisturbed ones; None if there are too many classes for one."""
+    train, validation = phase.train_indices, phase.validation_indices
+    classes, labels = len(phase.classifier.classes), phase.dataset.labels
+    places = pictures(labels[train], phase.phase.cut.shape[-1], classes, seed=phase.seed)
+    if places is None:
+        return None
+    chosen, imbalance = train[places], phase.config.imbalance
+    found = fit(
+        _features(phase, chosen),
+        labels[chosen],
+        _features(phase, validation),
+        labels[validation],
+        classes=classes,
+        balanced=imbalance in ("weights", "oversample"),
+    )
+    if imbalance == "logit_adjust":  # training will add the logarithm of how common a class is
+        common = np.log(np.bincount(labels[train], minlength=classes) / len(train))
+        return replace(found, bias=(found.bias - common).astype(np.float32))
+    return found
+
+
+def _features(phase: PhaseTraining, indices: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(phase.source.batches(indices, None, 512)))
+
+
+def pictures(labels: np.ndarray, width: int, classes: int, *, seed: int) -> np.ndarray | None:
+    """Places of the examples to fit on: all, or as many as `WORK` allows; None if that would be too few of each."""
+    enough = min(MOST, WORK // (width * classes))
+    if enough < FEWEST * classes:
+        return None
+    chosen = np.random.default_rng(seed).permutation(len(labels))[:enough]
+    return np.sort(chosen) if len(np.unique(labels[chosen])) == classes else None
+
+
+def fit(
+    train: np.ndarray,
+    labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    *,
+    classes: int,
+    balanced: bool = False,
+) -> Baseline:
+    """Fits features (n, F) float32 to labels (n,) in 0..classes-1, all of which occur; validation picks the penalty.
+
+    `balanced` gives every class the same weight, however rare it is.
+    """
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
+    mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
+    scaled, found = (train - mean) / deviation, None
+    model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight="balanced" if balanced else None)
+    for penalty in PENALTIES:
+        model.C = 1 / (penalty * len(train))  # scikit-learn penalises against the sum of the losses
+        model.fit(scaled, labels)
+        new = _spread(model, mean, deviation, penalty, classes)
+        new = _measured(new, validation, validation_labels)
+        if found is not None and new.loss > found.loss:
+            break  # weaker still would only overfit more
+        found = new
+    assert found is not None
+    return found
+
+
+def _spread(model: object, mean: np.ndarray, deviation: np.ndarray, penalty: float, classes: int) -> Baseline:
+    """The regression for features as they come, not standardised; two classes get a column each."""
+    coefficients, intercept = model.coef_, model.intercept_  # type: ignore[attr-defined]
+    if classes == 2:
+        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.array([-1, 1]) * intercept / 2
+    kernel = coefficients.T / deviation[:, None]
+    bias = intercept - mean @ kernel
+    return Baseline(kernel.astype(np.float32), bias.astype(np.float32), penalty, 0.0, 0.0)
+
+
+def _measured(found: Baseline, features: np.ndarray, labels: np.ndarray) -> Baseline:
+    result = measure(features @ found.kernel + found.bias, labels)
+    return replace(found, accuracy=result.accuracy, loss=result.loss)
+
+
+def put(found: Baseline, classifier: Classifier) -> None:
+    """Makes the head answer as `found` does. The head must be one dense layer."""
+    classifier.model.get_layer("logits").set_weights([found.kernel, found.bias])

@@ -1,0 +1,119 @@
+"""`recipe: auto`: what the user left open, chosen from the data, the backbone and the device, each with its reason.
+
+    config, decisions = complete(config, facts)
+
+The rule of BiT (Kolesnikov et al. 2020, BiT-HyperRule) in our words: how long to train and how strongly to augment
+follow from how many pictures there are, the rest hardly matters. A section that the user writes is his own: its open
+keys have the defaults of `config`. The figures behind the numbers are in benchmarks/recipes.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune import catalog, images
+from finetune.config import Augment, Config, FineTune, Head, Model
+from finetune.data import Dataset
+
+SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
+SMALL_INPUT = 96
+FEW = 100  # training pictures; with fewer, deep retraining only memorises them
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the recipe looks at: training pictures, classes, and the usual (width, height) of a picture if known."""
+
+    pictures: int
+    classes: int
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A key of the config, the value that was chosen for it, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def facts(dataset: Dataset) -> Facts:
+    """What the recipe looks at in `dataset`; only the headers of a few pictures are read."""
+    train = dataset.indices("train")
+    return Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
+
+
+def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:
+    """`config` with every open value chosen, and what was chosen. Nothing that the user has set is changed."""
+    if config.recipe == "none":
+        return config, ()
+    decisions = [*_model(config.model, facts)]
+    if not {"head", "fine_tune"} & config.model_fields_set:
+        decisions += _phases(facts)
+        if "augment" not in config.model_fields_set:
+            decisions += _augment(facts)
+    return _with(config, {decision.key: decision.value for decision in decisions}), tuple(decisions)
+
+
+def _model(model: Model, facts: Facts) -> list[Decision]:
+    if facts.size is None:
+        return []
+    width, height = facts.size
+    typical, found = f"the pictures are {width} x {height}", []
+    native = catalog.find(model.backbone).size
+    if "image_size" not in model.model_fields_set and max(width, height) <= SMALL < native:
+        least = max(SMALL_INPUT, catalog.find(model.backbone).min_size)
+        found.append(Decision("model.image_size", least, f"{typical}: a small input is faster and loses nothing"))
+    if "resize" not in model.model_fields_set:
+        if max(width, height) <= SMALL:
+            found.append(Decision("model.resize", "squash", f"{typical}: small ones are filled to the edge"))
+        elif max(width, height) > 2 * min(width, height):
+            found.append(Decision("model.resize", "pad", f"{typical}: a square cut would lose half of them"))
+    return found
+
+
+def _phases(facts: Facts) -> list[Decision]:
+    count = f"{facts.pictures:,} training pictures"
+    head = Head(epochs=10, batch_size=32, learning_rate=1e-3)
+    if facts.pictures < FEW:
+        return [Decision("head", head, f"{count} are too few to retrain the backbone: the head alone")]
+    fine = _fine_tune(facts)
+    return [
+        Decision("head", head.model_copy(update={"epochs": 0}), "the regression is the head; training goes on from it"),
+        Decision("fine_tune", (fine,), f"{count}: {fine.epochs} epochs, {float(fine.unfreeze):.0%} of the blocks"),
+    ]
+
+
+def _fine_tune(facts: Facts) -> FineTune:
+    small = facts.size is not None and max(facts.size) <= SMALL
+    epochs = 10 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
+    return FineTune(
+        unfreeze=0.6 if small else 0.4,
+        epochs=epochs,
+        batch_size=32 if facts.pictures < 100_000 else 128,
+        learning_rate=3e-4,
+        warmup=0.1,
+        label_smoothing=0.1,
+        ema=0.99,
+    )
+
+
+def _augment(facts: Facts) -> list[Decision]:
+    if facts.size is not None and max(facts.size) <= SMALL:
+        chosen = Augment(rotate=8, zoom=0.1, shift=0.08, views=4)
+        return [Decision("augment", chosen, "small drawings: turned and moved a little, never mirrored")]
+    if facts.pictures < 20_000:
+        return [Decision("augment", Augment(preset="light", views=3), "photos, and not very many of them")]
+    return [Decision("augment", Augment(preset="light", views=1), "many photos: one changed view of each")]
+
+
+def _with(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the values at dotted keys replaced."""
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if name:
+            value = changed.get(section, getattr(config, section)).model_copy(update={name: value})
+        changed[section] = value
+    return config.model_copy(update=changed)

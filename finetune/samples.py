@@ -1,0 +1,91 @@
+"""The same few validation pictures, epoch after epoch: what the classifier calls them, and where it looks.
+
+    watched = Samples(training)            at the start of a phase
+    jpeg = watched.sheet()                 whenever the weights have moved
+
+What is frozen is computed once, so that a sheet costs a few milliseconds in the head phase and less than a small batch
+when fine-tuning. Nothing here draws a random number or changes a weight: training goes on as if nobody had looked.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from finetune import drawing, explanation, features, images, pipeline
+from finetune.device import keras
+from finetune.training import PhaseTraining
+
+COUNT = 8
+
+
+class Samples:
+    """Up to `COUNT` validation pictures of a phase, chosen by the seed, as many classes among them as there can be."""
+
+    def __init__(self, training: PhaseTraining) -> None:
+        classifier, dataset = training.classifier, training.dataset
+        self.classes = classifier.classes
+        chosen = spread(training.validation_indices, dataset.labels, COUNT, seed=training.seed)
+        pictures, readable = _read(training, chosen, classifier.transform)
+        self.indices, self.pictures = chosen[readable], pictures[readable]  # a file may have gone since the check
+        self.truth = dataset.labels[self.indices]
+        learning = bool(training.phase.blocks)  # else the whole backbone is frozen, and its output is what we keep
+        self._rise = keras.Model(training.phase.cut, classifier.feature_map) if learning else None
+        self._head = keras.Model(classifier.feature_map, classifier.model.output)
+        if learning:
+            self._below = next(training.source.batches(self.indices, None, COUNT))
+        else:
+            self._below = classifier.backbone(self.pictures.astype(np.float32), training=False)
+
+    def sheet(self) -> bytes:
+        """A JPEG: each picture, below it what spoke for the answer (Grad-CAM), then the answer."""
+        found = self._below if self._rise is None else self._rise(self._below, training=False)
+        cells, probabilities = (array.numpy() for array in explanation.grad_cam(self._head, found))
+        answers = probabilities.argmax(axis=1)
+        looks = [
+            explanation.overlay(picture, explanation.heat(map, len(picture)))
+            for picture, map in zip(self.pictures, cells, strict=True)
+        ]
+        captions = [
+            f"{self.classes[answer]}\n{row[answer]:.0%}" + ("" if answer == true else f", is {self.classes[true]}")
+            for answer, true, row in zip(answers, self.truth, probabilities, strict=True)
+        ]
+        return drawing.pairs(list(self.pictures), looks, captions, (answers == self.truth).tolist())
+
+
+def spread(indices: np.ndarray, labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """`count` of `indices` (or all, if fewer), in the order of their classes; each class once before any comes twice.
+
+    `labels` are those of the whole data set. The choice depends on nothing but the arguments.
+    """
+    shuffled = indices[pipeline.order(len(indices), seed=seed, epoch=0)]
+    seen: dict[int, int] = {}
+    turns = []  # how many of its class come before each
+    for label in labels[shuffled].tolist():
+        turns.append(seen.get(label, 0))
+        seen[label] = turns[-1] + 1
+    chosen = shuffled[np.argsort(turns, kind="stable")[:count]]
+    ordered: np.ndarray = chosen[np.argsort(labels[chosen], kind="stable")]
+    return ordered
+
+
+def thumbnails(training: PhaseTraining, indices: np.ndarray, side: int) -> np.ndarray:
+    """(n, side, side, 3) uint8: what the network sees of `indices`, small; black where a file has gone."""
+    return _read(training, indices, dataclasses.replace(training.classifier.transform, size=side))[0]
+
+
+def _read(training: PhaseTraining, indices: np.ndarray, transform: images.Transform) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (n, S, S, 3), and which of them could be read."""
+    paths = training.dataset.paths(indices)
+    (batch,) = pipeline.batches(pipeline.reader(paths, transform), np.arange(len(paths)), len(paths))
+    readable = np.array([at not in batch.problems for at in range(len(paths))])
+    return batch.images, readable
+
+
+def vectors(training: PhaseTraining, indices: np.ndarray) -> np.ndarray:
+    """(n, channels) float32: what the head sees of `indices`, with the weights as they are now."""
+    head_input: Any = training.classifier.head_input
+    rise = keras.Model(training.phase.cut, head_input) if training.phase.blocks else None
+    parts = training.source.batches(indices, None, features.BATCH)
+    whole = np.concatenate([part if rise is None else rise(part, training=False).numpy() for part in parts])
+    return whole.astype(np.float32)

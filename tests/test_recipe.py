@@ -1,0 +1,82 @@
+"""What `recipe: auto` chooses, and what it leaves alone."""
+
+import pytest
+
+from finetune import config, recipe
+from finetune.recipe import Facts
+
+PHOTOS = Facts(pictures=2936, classes=5, size=(320, 240))
+DIGITS = Facts(pictures=1400, classes=10, size=(8, 8))
+
+
+def complete(facts, **given):
+    return recipe.complete(config.load({"data": {"folder": "."}, **given}), facts)
+
+
+def test_everything_open_is_chosen_with_a_reason():
+    chosen, decisions = complete(PHOTOS)
+    assert {decision.key for decision in decisions} == {"head", "fine_tune", "augment"}
+    assert all(decision.reason for decision in decisions)
+    assert chosen.fine_tune
+    assert chosen.augment.active
+    assert chosen.model.image_size is None  # the network's own
+
+
+def test_a_chosen_config_can_be_owned(tmp_path):
+    """Written out and loaded again it is the same, and there is nothing left to choose."""
+    chosen, _ = complete(DIGITS)
+    path = tmp_path / "mine.yaml"
+    path.write_text(config.dump(chosen))
+    again = config.load(path)
+    assert again == chosen
+    assert recipe.complete(again, PHOTOS) == (again, ())
+
+
+@pytest.mark.parametrize("given", [{"head": {"epochs": 3}}, {"fine_tune": {"epochs": 2}}])
+def test_phases_that_the_user_wrote_are_his(given):
+    """A head without fine_tune means: the head only."""
+    chosen, decisions = complete(PHOTOS, **given)
+    assert decisions == ()
+    assert chosen == config.load({"data": {"folder": "."}, **given})
+
+
+def test_single_values_are_kept():
+    chosen, _ = complete(DIGITS, model={"image_size": 64}, augment="none")
+    assert chosen.model.image_size == 64
+    assert chosen.model.resize == "squash"
+    assert not chosen.augment.active
+
+
+def test_recipe_none_chooses_nothing():
+    chosen, decisions = complete(DIGITS, recipe="none")
+    assert decisions == ()
+    assert chosen.fine_tune == ()
+
+
+def test_small_drawings_get_a_small_input_and_are_never_mirrored():
+    chosen, _ = complete(DIGITS)
+    assert (chosen.model.image_size, chosen.model.resize) == (96, "squash")
+    assert chosen.augment.flip == "none"
+
+
+def test_long_pictures_are_kept_whole():
+    chosen, _ = complete(Facts(pictures=3000, classes=3, size=(900, 300)))
+    assert chosen.model.resize == "pad"
+
+
+def test_very_few_pictures_train_the_head_alone():
+    chosen, _ = complete(Facts(pictures=40, classes=2, size=(300, 300)))
+    assert chosen.fine_tune == ()
+    assert chosen.head.epochs > 0
+
+
+def test_more_pictures_need_fewer_epochs():
+    epochs = [complete(Facts(n, 10, (300, 300)))[0].fine_tune[0].epochs for n in (1_000, 50_000, 500_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[0] > epochs[-1]
+
+
+def test_values_are_legal():
+    for facts in (PHOTOS, DIGITS, Facts(10, 2), Facts(10**6, 1000, (500, 400))):
+        chosen, _ = complete(facts)
+        assert config.Config.model_validate(chosen.model_dump()) == chosen
