@@ -24,7 +24,19 @@ import numpy as np
 from PIL import Image
 
 import finetune
-from finetune import assessment, card, data, device, evaluation, exporters, files, pipeline, prediction, runs
+from finetune import (
+    assessment,
+    calibration,
+    card,
+    data,
+    device,
+    evaluation,
+    exporters,
+    files,
+    pipeline,
+    prediction,
+    runs,
+)
 from finetune import classifier as classifiers
 from finetune import config as configs
 from finetune.classifier import Classifier
@@ -35,6 +47,7 @@ from finetune.terminal import Terminal, Update
 
 CALIBRATION = 200  # pictures for int8; more change nothing
 BATCH = 32
+PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # for which export.json has a threshold
 TIE = 2e-4  # of two classes this close in probability, either may come first after rounding
 UNIT = 1e-4  # largest difference of a probability that float32 is allowed
 
@@ -257,6 +270,7 @@ class _Work:
                 "values": "logits" if self.name == "keras" else "probabilities",
                 "classes": len(classifier.classes),
             },
+            "thresholds": _thresholds(classifier),
             "runtime": self.format.runtime_version,
             "pictures": self.pictures.what,
             "calibration": self.pictures.calibration_what if self.quantize == "int8" else None,
@@ -272,6 +286,13 @@ class _Work:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"finetune": finetune.__version__, **device.versions()},
         }
+
+
+def _thresholds(classifier: Classifier) -> list[dict[str, float]]:
+    """Below which probability to answer "unknown", for answers that are right so often; from validation pictures."""
+    table = classifier.spec.confidences
+    rows = dict.fromkeys(filter(None, (calibration.threshold(table, precision) for precision in PRECISIONS)))
+    return [{"threshold": least, "precision": right, "coverage": covered} for least, right, covered in rows]
 
 
 # ------------------------------------------------------------------------------------------------ the network

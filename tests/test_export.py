@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,6 +332,13 @@ def test_the_card_is_one_for_hugging_face(run, place):
     for section in ("## Data", "## Numbers", "## Limits", "## How to use", "## Files"):
         assert section in body
     assert "42 training, 15 validation and\n15 test pictures" in body
+
+
+def test_thresholds_travel_with_an_export():
+    spec = SimpleNamespace(confidences=((0.5, 0.91, 1.0), (0.7, 0.96, 0.9), (0.8, 0.985, 0.8)))
+    found = export._thresholds(SimpleNamespace(spec=spec))
+    assert [one["threshold"] for one in found] == [0.5, 0.7, 0.8]  # of 99 % there is none
+    assert export._thresholds(SimpleNamespace(spec=SimpleNamespace(confidences=()))) == []
 
 
 def test_names_cannot_break_the_card():
