@@ -9,6 +9,7 @@ pictures; where it says something else than the classifier did, the export fails
 """
 
 import dataclasses
+import math
 import tempfile
 import time
 import warnings
@@ -23,7 +24,19 @@ import numpy as np
 from PIL import Image
 
 import finetune
-from finetune import assessment, card, data, device, evaluation, exporters, files, pipeline, prediction, runs
+from finetune import (
+    assessment,
+    calibration,
+    card,
+    data,
+    device,
+    evaluation,
+    exporters,
+    files,
+    pipeline,
+    prediction,
+    runs,
+)
 from finetune import classifier as classifiers
 from finetune import config as configs
 from finetune.classifier import Classifier
@@ -34,6 +47,7 @@ from finetune.terminal import Terminal, Update
 
 CALIBRATION = 200  # pictures for int8; more change nothing
 BATCH = 32
+PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # for which export.json has a threshold
 TIE = 2e-4  # of two classes this close in probability, either may come first after rounding
 UNIT = 1e-4  # largest difference of a probability that float32 is allowed
 
@@ -71,8 +85,8 @@ class Parity:
     undecodable: int = 0  # files that the runtime itself could not decode; not among the n
 
     def meets(self, limit: Limit) -> bool:
-        within = limit.difference is None or self.largest_difference <= limit.difference
-        return self.n > 0 and self.agreement >= limit.agreement and within
+        allowed = math.inf if limit.difference is None else limit.difference
+        return self.n > 0 and self.agreement >= limit.agreement and self.largest_difference <= allowed  # NaN is not
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,7 @@ class _Work:
             reference, exported, decoded = self._answers(folder, network, update)
         parity = compare(reference, exported)
         _demand(parity, LIMITS[self.quantize], self.format.title, self.pictures)
-        bytes_parity = None if decoded is None else compare(reference, decoded)
+        bytes_parity = None if decoded is None else compare_decoded(reference, decoded)
         if bytes_parity is not None and bytes_parity.n:
             _demand(bytes_parity, BYTES_LIMIT, "SavedModel from image bytes", self.pictures)
         before, after = (self._accuracy(answers) for answers in (reference, exported))
@@ -256,6 +270,7 @@ class _Work:
                 "values": "logits" if self.name == "keras" else "probabilities",
                 "classes": len(classifier.classes),
             },
+            "thresholds": _thresholds(classifier),
             "runtime": self.format.runtime_version,
             "pictures": self.pictures.what,
             "calibration": self.pictures.calibration_what if self.quantize == "int8" else None,
@@ -271,6 +286,13 @@ class _Work:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"finetune": finetune.__version__, **device.versions()},
         }
+
+
+def _thresholds(classifier: Classifier) -> list[dict[str, float]]:
+    """Below which probability to answer "unknown", for answers that are right so often; from validation pictures."""
+    table = classifier.spec.confidences
+    rows = dict.fromkeys(filter(None, (calibration.threshold(table, precision) for precision in PRECISIONS)))
+    return [{"threshold": least, "precision": right, "coverage": covered} for least, right, covered in rows]
 
 
 # ------------------------------------------------------------------------------------------------ the network
@@ -313,16 +335,18 @@ def _quietly() -> Iterator[None]:
 
 
 def compare(reference: np.ndarray, exported: np.ndarray) -> Parity:
-    """Probabilities (n, classes) before and after. A row of NaN is a file that the runtime could not decode."""
-    known = np.isfinite(exported).all(axis=1)
-    before, after = reference[known], exported[known]
-    if not len(before):
-        return Parity(0, 0.0, 0.0, undecodable=len(reference))
-    rows = np.arange(len(before))
-    chosen = before[rows, after.argmax(axis=1)]
-    same = before.max(axis=1) - chosen <= TIE
-    difference = float(np.abs(before - after).max())
-    return Parity(len(before), float(same.mean()), difference, undecodable=int((~known).sum()))
+    """Probabilities (n, classes) before and after; what is not a number agrees with nothing."""
+    if not len(reference):
+        return Parity(0, 0.0, 0.0)
+    chosen = reference[np.arange(len(reference)), exported.argmax(axis=1)]
+    same = (reference.max(axis=1) - chosen <= TIE) & np.isfinite(exported).all(axis=1)
+    return Parity(len(reference), float(same.mean()), float(np.abs(reference - exported).max()))
+
+
+def compare_decoded(reference: np.ndarray, decoded: np.ndarray) -> Parity:
+    """As `compare`; a row of NaN is a file that the runtime could not decode, which is counted apart."""
+    known = np.isfinite(decoded).all(axis=1)
+    return dataclasses.replace(compare(reference[known], decoded[known]), undecodable=int((~known).sum()))
 
 
 def _demand(parity: Parity, limit: Limit, what: str, pictures: Pictures) -> None:

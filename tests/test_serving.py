@@ -67,7 +67,7 @@ def test_png_of_every_kind(photo, mode):
     picture = photo.convert(mode)
     if "A" in mode:
         picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    assert difference(encoded(picture, "PNG"), CROP) <= 8
+    assert difference(encoded(picture, "PNG"), CROP) <= (20 if mode == "1" else 8)  # dots: nothing but edges
 
 
 @pytest.mark.parametrize("format", ["GIF", "BMP"])
