@@ -4,7 +4,7 @@
 by step: the reduced decoding of large JPEGs, EXIF orientation, transparency on black, the crop in whole pixels, the
 antialiased resize. What remains is rounding (Pillow rounds after each direction, TensorFlow once) and the rim
 of a crop (Pillow looks beyond it), together a fifth of one of 255 steps on average; CMYK, and formats that TensorFlow
-does not read (only JPEG, PNG, GIF and BMP). `finetune export` measures what that comes to.
+does not read (only JPEG and PNG). `finetune export` measures what that comes to.
 """
 
 import math
@@ -36,10 +36,16 @@ def pixels(encoded: Any, transform: Transform) -> Any:
             (tf.io.is_jpeg(encoded), lambda: _upright(_decode_jpeg(encoded, near), _orientation(encoded))),
             (tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG"), lambda: _decode_png(encoded)),
         ],
-        default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        default=_refuse,
     )
     picture = tf.ensure_shape(picture, (None, None, 3))
     return tf.ensure_shape(square(picture, transform), (transform.size, transform.size, 3))
+
+
+def _refuse() -> Any:
+    """Nothing else is decoded: TensorFlow's decoders of BMP and GIF can be made to end the whole process."""
+    with tf.control_dependencies([tf.debugging.Assert(False, ["the file is neither JPEG nor PNG"])]):
+        return tf.zeros((1, 1, 3), tf.uint8)
 
 
 def square(picture: Any, transform: Transform) -> Any:

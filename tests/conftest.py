@@ -56,7 +56,7 @@ def settings(pictures: Path, tmp_path: Path) -> dict[str, Any]:
         "name": "colours",
         "output": str(tmp_path / "runs"),
         "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
-        "model": {"backbone": "tiny", "weights": "none", "dropout": 0.2},
-        "head": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01},
+        "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
+        "head": {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01},
         "fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003},
     }

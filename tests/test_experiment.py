@@ -24,7 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 FILES = {
     "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
     "report.json", "report.html", "checkpoints/LAST",
-    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png", "figures/mistakes.png",
+    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
+    "figures/mistakes.png",
 }  # fmt: skip
 SEVERAL = (
     r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
@@ -32,7 +33,7 @@ SEVERAL = (
     r"tensorboard/validation/(sprite\.jpg|projector_config\.pbtxt|(head|fine_tune)(_metadata)?\.tsv)",
 )
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-HEAD = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01}
+HEAD = {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01}
 FINE_TUNE = {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003}
 
 
@@ -41,7 +42,7 @@ def settings_for(pictures, output):
         "name": "colours",
         "output": str(output),
         "data": {"folder": str(pictures), "split": SHARES},
-        "model": {"backbone": "tiny", "weights": "none", "dropout": 0.2},
+        "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
         "head": HEAD,
         "fine_tune": FINE_TUNE,
     }
@@ -324,7 +325,7 @@ def test_a_head_alone_on_augmented_views_without_test_pictures(pictures, tmp_pat
     assert story.report["test"] is story.report["head"] is story.report["fine_tuning"] is None
     assert [phase["name"] for phase in story.report["phases"]] == ["head"]
     assert {row["split"] for row in rows_of(story.run.splits_csv)} == {"train", "validation"}
-    assert {path.name for path in story.run.figures.iterdir()} == {"curves.png"}
+    assert {path.name for path in story.run.figures.iterdir()} == {"curves.png", "coverage.png"}
     assert "There is no test split" in story.run.report_html.read_text()
     assert "Test accuracy" not in story.said
     assert "Next:" in story.said

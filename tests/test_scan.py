@@ -14,7 +14,7 @@ from PIL import Image
 from finetune import scan as scanning
 from finetune.errors import ResourceError
 from finetune.images import Inspection, inspect
-from finetune.scan import scan
+from finetune.scan import TABLE, scan
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_two_scans_may_share_a_cache(pictures: list[str], tmp_path: Path) -> Non
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0] for process in both] == ["70\n", "70\n"]
     with closing(sqlite3.connect(cache)) as database:
-        assert database.execute("SELECT count(*) FROM inspections").fetchone() == (70,)
+        assert database.execute(f"SELECT count(*) FROM {TABLE}").fetchone() == (70,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -18,7 +18,7 @@ name: colours
 deterministic: true
 data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none, dropout: 0.2}
-head: {epochs: 3, batch_size: 8, learning_rate: 0.01}
+head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
 """
 EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
