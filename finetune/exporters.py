@@ -205,33 +205,11 @@ def _write_onnx(job: Job, folder: Path) -> None:
     import onnx
 
     path = folder / "model.onnx"
-    if job.quantize == "int8":
-        whole = folder / "float.onnx"
-        job.network.export(str(whole), format="onnx", input_signature=job.signature, verbose=False)
-        _quantize_onnx(job, whole, path)
-        whole.unlink()
-    else:
-        job.network.export(str(path), format="onnx", input_signature=job.signature, verbose=False)
+    job.network.export(str(path), format="onnx", input_signature=job.signature, verbose=False)
     model = onnx.load(path)
     facts = {"classes": json.dumps(job.labels), "input": f"RGB pixels 0..255, {job.size} x {job.size}"}
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, path)
-
-
-def _quantize_onnx(job: Job, source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime import quantization
-
-    name = onnx.load(source, load_external_data=False).graph.input[0].name
-    pictures = job.calibration()
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            picture = next(pictures, None)
-            return None if picture is None else {name: picture}
-
-    # 7 bits of a weight: processors without VNNI add products in 16 bits, which 8 bits overflow
-    quantization.quantize_static(source, target, Reader(), per_channel=True, reduce_range=True)
 
 
 def _open_onnx(folder: Path) -> Forward:
@@ -299,7 +277,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             _open_onnx,
             extra="onnx",
             packages=("onnx", "onnxruntime", "tf2onnx"),
-            quantize=("int8",),
         ),
         "openvino": Format(
             "OpenVINO",
