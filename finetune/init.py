@@ -35,7 +35,6 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 LISTED = 30  # classes named in the comment
-FEW = 200  # training pictures; with fewer, only the head is trained: a rule of thumb
 
 
 def suggest(folder: Path, target: Path | None = None) -> str:
@@ -48,9 +47,7 @@ def suggest(folder: Path, target: Path | None = None) -> str:
     lines = [*_header(folder, target, counts), *_data(folder, target, counts)]
     lines += ["model:", "  backbone: efficientnet_lite0        # `finetune backbones` lists all"]
     lines += _size(folder, names)
-    training = sum(_of_split(counts, "train").values())
-    lines += _phases(training)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, PHASES]) + "\n"
 
 
 def write(folder: Path, target: Path) -> Path:
@@ -140,17 +137,17 @@ def _size(folder: Path, names: list[str]) -> list[str]:
     return [f"  # {note}"]
 
 
-def _phases(training: int) -> list[str]:
-    """Augmentation, head and fine-tuning for so many training pictures."""
-    preset = "light" if training < 5000 else "none "
-    lines = [f"augment: {preset}                        # none, light, standard, strong"]
-    lines += ["head:", "  epochs: 20", "  learning_rate: 1e-3"]
-    fine_tune = ["fine_tune:                            # leave out to train the head only"]
-    fine_tune += ["  unfreeze: 3 blocks", "  epochs: 10", "  learning_rate: 1e-4"]
-    if training < FEW:
-        note = f"# With {training} pictures the head alone is the safer start; this may be added later:"
-        return [*lines, note, *(f"# {line}" for line in fine_tune)]
-    return [*lines, *fine_tune]
+PHASES = """\
+# The rest is chosen from your pictures when training begins, and printed with its reasons (recipe: auto).
+# To decide yourself, take the marks away; a section that is written is yours:
+# augment: light                       # none, light, standard, strong
+# head:
+#   epochs: 10
+#   learning_rate: 1e-3
+# fine_tune:                           # leave out to train the head only
+#   unfreeze: 3 blocks
+#   epochs: 10
+#   learning_rate: 1e-4"""
 
 
 def _path(folder: Path, target: Path | None) -> str:

@@ -32,12 +32,12 @@ def test_class_folders(tmp_path: Path):
     assert "finetune train" in text
     assert "Few pictures: dog has 3" in text
     assert "typical size 120 x 100" in text
-    assert found.fine_tune == ()  # 33 pictures: the head alone
 
 
-def test_many_pictures_get_a_fine_tune_phase(tmp_path: Path):
+def test_how_to_train_is_left_to_the_recipe(tmp_path: Path):
     found, text = loaded(fill(tmp_path / "p", {"a": 120, "b": 120}), tmp_path / "p.yaml")
-    assert len(found.fine_tune) == 1
+    assert found.recipe == "auto"
+    assert not {"head", "fine_tune", "augment"} & found.model_fields_set
     assert "Few" not in text
     assert "Uneven" not in text
 
@@ -45,9 +45,10 @@ def test_many_pictures_get_a_fine_tune_phase(tmp_path: Path):
 def test_what_is_commented_out_would_load_too(tmp_path: Path):
     _, text = loaded(fill(tmp_path / "p", {"a": 20, "b": 20}), tmp_path / "p.yaml")
     lines = text.splitlines()
-    start = lines.index(next(line for line in lines if line.startswith("# fine_tune:")))
+    start = lines.index(next(line for line in lines if line.startswith("# augment:")))
     (tmp_path / "more.yaml").write_text("\n".join([*lines[:start], *(line[2:] for line in lines[start:])]))
-    assert len(config.load(tmp_path / "more.yaml").fine_tune) == 1
+    found = config.load(tmp_path / "more.yaml")
+    assert (found.augment.preset, found.head.epochs, len(found.fine_tune)) == ("light", 10, 1)
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
