@@ -29,7 +29,7 @@ name: colours
 deterministic: true
 data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none}
-head: {epochs: 3, batch_size: 8, learning_rate: 0.01}
+head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
 """
 # A checkpoint after each batch; then one of the following dies at its nth call: a rename, or the writing of arrays.

@@ -430,6 +430,7 @@ def _settle(
             curve = rates.find(phase, make)
         found = {**found, "learning_rate": curve.chosen}
         figure = drawing.learning_rate(curve.rates, curve.losses, curve.chosen)
+        job.run.figures.mkdir(exist_ok=True)
         files.write_bytes(job.run.figures / f"learning_rate_{phase.name}.png", figure)
         job.terminal.say(f"{phase.name}: learning rate {curve.chosen:g}, found by trial")
     if "epochs" in wanted - set(found):

@@ -378,3 +378,61 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(pictures, tmp_pa
     assert tree(tmp_path / "pix") == {path.name for path in (tmp_path / "pix").iterdir()}
     assert assessment.evaluate(story.run.path).n == 9
     assert runs.open(story.run.path).status == "done"
+
+
+# ----------------------------------------------------------------------------------- what is found out on the way
+
+
+def told(pictures, output, **changes):
+    return Story({**settings_for(pictures, output), **changes})
+
+
+@pytest.fixture(scope="module")
+def found_out(pictures, cache, tmp_path_factory):
+    """A run that starts from the regression, with a rate found by trial and a time budget that nothing fits into."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", cache)
+        head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
+        fine_tune = {**FINE_TUNE, "learning_rate": "auto"}
+        return told(pictures, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
+
+
+def test_the_head_starts_as_a_regression(found_out):
+    facts = experiment.read_facts(found_out.run)
+    assert "Baseline, logistic regression on the features: validation accuracy" in found_out.said
+    assert 0.5 < facts["baseline"]["accuracy"] <= 1
+    head = found_out.run.phases[0]["validation"]
+    assert head["accuracy"] >= facts["baseline"]["accuracy"]
+
+
+def test_a_rate_is_found_by_trial_and_drawn(found_out):
+    settled = experiment.read_facts(found_out.run)["settled"]
+    assert 1e-7 < settled["head"]["learning_rate"] < 1
+    assert f"head: learning rate {settled['head']['learning_rate']:g}, found by trial" in found_out.said
+    assert (found_out.run.figures / "learning_rate_head.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_time_budget_costs_epochs_and_says_so(found_out):
+    assert experiment.read_facts(found_out.run)["settled"]["fine_tune"]["epochs"] == 0
+    assert "fine_tune: 0 epochs instead of 2, to keep to time_budget" in found_out.said
+    assert found_out.run.phases[1]["epochs"] == 0
+
+
+def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothing(story):
+    loaded = classifiers.load(story.run.path)
+    temperature = experiment.read_facts(story.run)["temperature"]
+    assert loaded.spec.temperature == pytest.approx(temperature)
+    assert temperature != 1
+    assert loaded.spec.confidences[-1][2] == 1
+
+
+def test_without_calibration_the_scores_are_those_of_training(pictures, tmp_path):
+    plain = told(pictures, tmp_path, calibrate=False, fine_tune=[])
+    assert classifiers.load(plain.run.path).spec.temperature == 1
+    assert classifiers.load(plain.run.path).spec.confidences == ()
+
+
+def test_the_recipe_is_told_with_its_reasons(pictures, tmp_path):
+    chosen = told(pictures, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
+    assert "Chosen by recipe: auto" in chosen.said
+    assert any("model.resize" in line for line in experiment.read_facts(chosen.run)["recipe"])

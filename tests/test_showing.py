@@ -1,6 +1,7 @@
 """`finetune predict` and `evaluate` as they are typed: what goes where, which files are written, which exit code."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -176,3 +177,42 @@ def test_a_thousand_classes_are_shown_where_there_is_something_to_show(capsys):
 def test_a_figure_of_nothing_is_refused():
     with pytest.raises(Exception, match="no readable picture"):
         showing.draw([Answer("x.png", error="cut short")])
+
+
+# ------------------------------------------------------------------------------------------------- saying "unknown"
+
+
+@pytest.fixture
+def wary(tmp_path):
+    """A classifier that was right in 90 % of all cases on validation, and in 99 % where it was 99.9 % sure."""
+    made = classifiers.build(config.Model(backbone="tiny", weights="none"), CLASSES)
+    made.model.get_layer("logits").bias.assign([3.0, 1.0, 0.0])  # less sure than that of anything
+    table = ((0.999, 0.99, 0.4), (0.2, 0.9, 1.0))
+    made.spec = dataclasses.replace(made.spec, confidences=table)
+    made.save(tmp_path / "model.keras")
+    return str(tmp_path)
+
+
+def test_a_wished_precision_makes_less_sure_answers_unknown(capsys, wary, place):
+    code, out, err = typed(capsys, "predict", "pix", "--model", wary, "--json", "--top", 2, "--precision", 0.98)
+    assert code == 0
+    for answer in json.loads(out):
+        unknown, guess = answer["predictions"]
+        assert (unknown["class"], guess["class"]) == ("unknown", "=evil()")
+        assert unknown["probability"] == pytest.approx(1 - guess["probability"], abs=1e-5)
+    assert "Answers below 0.999 are unknown: on validation 40.0% of the pictures were answered, 99.0% of those" in err
+
+
+def test_a_precision_that_all_answers_have_withholds_none(capsys, wary, place):
+    code, out, _ = typed(capsys, "predict", "pix", "--model", wary, "--json", "--top", 1, "--precision", 0.9)
+    assert code == 0
+    assert {answer["predictions"][0]["class"] for answer in json.loads(out)} == {"=evil()"}
+
+
+def test_a_precision_that_cannot_be_had_is_one_message(capsys, wary, model, place):
+    code, _, err = typed(capsys, "predict", "pix", "--model", wary, "--precision", 0.999)
+    assert code == 2
+    assert "at best 99.0%" in err
+    code, _, err = typed(capsys, "predict", "pix", "--model", model, "--precision", 0.9)
+    assert code == 2
+    assert "calibrate: true" in err
