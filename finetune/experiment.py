@@ -116,11 +116,12 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     with signals.graceful() as stop:
         with watch.time("reading"), terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
-        asked, (config, decisions) = config, recipe.complete(config, recipe.facts(dataset))
+        config, decisions = recipe.complete(config, recipe.facts(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
         run = runs.create(config.output, config.name, data_root=config.data.folder)
         with _working_on(run, watch):
+            files.write_text(run.config_yaml, configs.dump(config))  # from here on the run can be resumed
             chosen = [f"{decision.key}: {decision.reason}" for decision in decisions]
             write_facts(
                 run,
@@ -128,10 +129,8 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
                 seed=config.seed,
                 seconds=watch.seconds,
                 recipe=chosen,
-                asked=asked.model_dump(mode="json"),
-                config=config.model_dump(mode="json"),  # what a resumed run must find again, before and after recipe
+                config=config.model_dump(mode="json"),  # what config.yaml must still say when the run is resumed
             )
-            files.write_text(run.config_yaml, configs.dump(config))  # from here on the run can be resumed
             _note_data(run, dataset)
             if chosen:
                 terminal.say("Chosen by recipe: auto; config.yaml of the run has all of it in full")

@@ -7,6 +7,7 @@ follow from how many pictures there are, the rest hardly matters. A section that
 keys have the defaults of `config`. The figures behind the numbers are in benchmarks/recipes.md.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,14 +47,26 @@ def facts(dataset: Dataset) -> Facts:
 
 def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:
     """`config` with every open value chosen, and what was chosen. Nothing that the user has set is changed."""
+    left = open_keys(config)
+    every = (*_model(config.model, facts), *_phases(facts), *_augment(facts))
+    decisions = tuple(decision for decision in every if decision.key in left)
+    return _with(config, {decision.key: decision.value for decision in decisions}), decisions
+
+
+def open_keys(config: Config) -> list[str]:
+    """What `config` leaves to the recipe. A head without fine_tune is no gap: it means the head only."""
     if config.recipe == "none":
-        return config, ()
-    decisions = [*_model(config.model, facts)]
+        return []
+    found = [f"model.{name}" for name in ("image_size", "resize") if name not in config.model.model_fields_set]
     if not {"head", "fine_tune"} & config.model_fields_set:
-        decisions += _phases(facts)
-        if "augment" not in config.model_fields_set:
-            decisions += _augment(facts)
-    return _with(config, {decision.key: decision.value for decision in decisions}), tuple(decisions)
+        found += ["head", "fine_tune"]
+        found += ["augment"] if "augment" not in config.model_fields_set else []
+    return found
+
+
+def as_begun(config: Config, begun: Config) -> Config:
+    """`config`, what it leaves open being as a run has it that has `begun`."""
+    return _with(config, {key: operator.attrgetter(key)(begun) for key in open_keys(config)})
 
 
 def _model(model: Model, facts: Facts) -> list[Decision]:
@@ -61,15 +74,14 @@ def _model(model: Model, facts: Facts) -> list[Decision]:
         return []
     width, height = facts.size
     typical, found = f"the pictures are {width} x {height}", []
-    native = catalog.find(model.backbone).size
-    if "image_size" not in model.model_fields_set and max(width, height) <= SMALL < native:
-        least = max(SMALL_INPUT, catalog.find(model.backbone).min_size)
-        found.append(Decision("model.image_size", least, f"{typical}: a small input is faster and loses nothing"))
-    if "resize" not in model.model_fields_set:
-        if max(width, height) <= SMALL:
-            found.append(Decision("model.resize", "squash", f"{typical}: small ones are filled to the edge"))
-        elif max(width, height) > 2 * min(width, height):
-            found.append(Decision("model.resize", "pad", f"{typical}: a square cut would lose half of them"))
+    row = catalog.find(model.backbone)
+    if max(width, height) <= SMALL:
+        if row.size > SMALL_INPUT:
+            least = max(SMALL_INPUT, row.min_size)
+            found.append(Decision("model.image_size", least, f"{typical}: a small input is faster and loses nothing"))
+        found.append(Decision("model.resize", "squash", f"{typical}: small ones are filled to the edge"))
+    elif max(width, height) > 2 * min(width, height):
+        found.append(Decision("model.resize", "pad", f"{typical}: a square cut would lose half of them"))
     return found
 
 

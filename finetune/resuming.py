@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import config as configs
-from finetune import files, runs
+from finetune import files, recipe, runs
 from finetune.config import Config
 from finetune.errors import FinetuneError, UsageError
 from finetune.runs import Run
@@ -43,11 +43,10 @@ def find(run: str | None, config: str | None, overrides: Sequence[str], *, break
     if not found.config_yaml.exists():
         raise UsageError(f"{found.path} was stopped before it began.", remedy="Start anew: finetune train CONFIG")
     with found.lock(break_lock=break_lock):
-        begun = _config_of(found, "config")
+        begun = _begun(found)
         _refuse_finished(found, begun)
-        # A file may leave values open, which recipe: auto has chosen since; config.yaml has them all.
-        before = _config_of(found, "asked") if asked else begun
-        _agree(found, begun, before, asked or configs.load(found.config_yaml, overrides), searched=not run)
+        asked = recipe.as_begun(asked, begun) if asked else configs.load(found.config_yaml, overrides)
+        _agree(found, begun, asked, searched=not run)
     return found
 
 
@@ -86,10 +85,10 @@ def _usable(folder: Path) -> Run | None:
     return None
 
 
-def _config_of(run: Run, kind: str) -> Config:
-    """What `run` was `asked` to do, or the `config` that it began with; whatever was done to its config.yaml since."""
+def _begun(run: Run) -> Config:
+    """The config that `run` began with, whatever was done to its config.yaml since."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return Config.model_validate(json.loads(run.run_json.read_text("utf-8"))[kind])
+        return Config.model_validate(json.loads(run.run_json.read_text("utf-8"))["config"])
     return configs.load(run.config_yaml)
 
 
@@ -105,9 +104,9 @@ def _refuse_finished(run: Run, config: Config) -> None:
     )
 
 
-def _agree(run: Run, begun: Config, original: Config, asked: Config, *, searched: bool) -> None:
+def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
     """Refuse what would be ignored; take over what may change. `output` only said where to search."""
-    before, now = dict(_flat(original.model_dump(mode="json"))), dict(_flat(asked.model_dump(mode="json")))
+    before, now = dict(_flat(begun.model_dump(mode="json"))), dict(_flat(asked.model_dump(mode="json")))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
@@ -117,8 +116,7 @@ def _agree(run: Run, begun: Config, original: Config, asked: Config, *, searched
             remedy="Leave these as they were, or start a new run with `finetune train` without --resume.",
         )
     if changed:
-        places = begun.data.model_copy(update={"folder": asked.data.folder, "csv": asked.data.csv})
-        files.write_text(run.config_yaml, configs.dump(begun.model_copy(update={"data": places, "cache": asked.cache})))
+        files.write_text(run.config_yaml, configs.dump(asked))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -80,3 +80,11 @@ def test_values_are_legal():
     for facts in (PHOTOS, DIGITS, Facts(10, 2), Facts(10**6, 1000, (500, 400))):
         chosen, _ = complete(facts)
         assert config.Config.model_validate(chosen.model_dump()) == chosen
+
+
+def test_what_a_file_leaves_open_is_as_the_run_began():
+    begun, _ = complete(DIGITS)
+    again = config.load({"data": {"folder": "."}})
+    assert recipe.as_begun(again, begun) == begun
+    mine = config.load({"data": {"folder": "."}, "head": {"epochs": 3}})
+    assert recipe.as_begun(mine, begun).head.epochs == 3
