@@ -99,7 +99,7 @@ def _phases(facts: Facts) -> list[Decision]:
 
 def _fine_tune(facts: Facts) -> FineTune:
     small = facts.size is not None and max(facts.size) <= SMALL
-    epochs = 10 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
+    epochs = 8 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
     return FineTune(
         unfreeze=0.6 if small else 0.4,
         epochs=epochs,
