@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from finetune.classifier import Classifier
-from finetune.training import PhaseTraining, measure
+from finetune.training import PhaseTraining, class_shares, measure
 
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003)  # on the mean loss; the strongest first, each starts from the one before
 WORK = 1_000_000_000  # pictures x features x classes: about a minute on two cores, and more pictures would add little
@@ -49,8 +49,7 @@ def of(phase: PhaseTraining) -> Baseline | None:
         balanced=imbalance in ("weights", "oversample"),
     )
     if imbalance == "logit_adjust":  # training will add the logarithm of how common a class is
-        common = np.log(np.bincount(labels[train], minlength=classes) / len(train))
-        return replace(found, bias=(found.bias - common).astype(np.float32))
+        return replace(found, bias=(found.bias - np.log(class_shares(phase))).astype(np.float32))
     return found
 
 

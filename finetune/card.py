@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune import exporters
+from finetune import exporters, reporting
 
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
@@ -31,18 +31,9 @@ LISTED = 50  # classes in the card; all are in classes.txt
 
 def write(facts: Mapping[str, Any], classifier: "Classifier", report: Mapping[str, Any] | None) -> str:
     """The card for an export of these `facts` (export.json); `report` is the run's report.json, if it has one."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("finetune"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": lambda share: f"{share:.1%}".replace("%", " %"), "md": escape}
+    filters = {"percent": lambda share: f"{share:.1%}".replace("%", " %"), "md": escape}
     test = (report or {}).get("test")
-    return environment.get_template("card.md.j2").render(
+    return reporting.template("card.md.j2", filters, keep_trailing_newline=True).render(
         front=front_matter(facts, classifier, test),
         f=facts,
         row=classifier.row,

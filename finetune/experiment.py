@@ -418,6 +418,9 @@ def _settle(
     wanted = {"learning_rate"} if phase.settings.learning_rate == "auto" else set()
     wanted |= {"epochs"} if job.config.time_budget and phase.settings.epochs and phase.index else set()
 
+    if not wanted:
+        return phase
+
     def make(settings: configs.Phase) -> training.PhaseTraining:
         trial = dataclasses.replace(phase, settings=settings)
         standing = training.Progress(phase=phase.index)

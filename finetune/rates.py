@@ -9,8 +9,7 @@ that rate, which is taken (the rule of fastai's `lr_find`). The weights are put 
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +38,7 @@ class Curve:
 def find(phase: training.Phase, make: Make) -> Curve:
     """Tries rates on `phase`; `make(settings)` gives its PhaseTraining with a constant rate, on the same weights."""
     trainer = make(_constant(phase, LOWEST))
-    with _weights_kept(trainer):
+    with training.weights_kept(trainer.above.variables):
         rates, losses = _try(trainer)
     return Curve(tuple(rates), tuple(losses), choose(rates, losses))
 
@@ -48,7 +47,7 @@ def seconds_per_epoch(phase: training.Phase, make: Make) -> float:
     """How long an epoch of `phase` will take here, validation included: a few steps are timed and undone."""
     trainer = make(_constant(phase, LOWEST))
     steps: list[float] = []
-    with _weights_kept(trainer):
+    with training.weights_kept(trainer.above.variables):
         for inputs, labels in itertools.islice(trainer.epoch_batches(), TIMED + 1):
             started = time.monotonic()
             trainer.try_step(inputs, labels)
@@ -61,17 +60,6 @@ def seconds_per_epoch(phase: training.Phase, make: Make) -> float:
 
 def _constant(phase: training.Phase, rate: float) -> Settings:
     return phase.settings.model_copy(update={"learning_rate": rate, "schedule": "constant", "warmup": 0.0})
-
-
-@contextmanager
-def _weights_kept(trainer: training.PhaseTraining) -> Iterator[None]:
-    variables = trainer.above.variables
-    kept = [variable.numpy() for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, kept, strict=True):
-            variable.assign(value)
 
 
 def _try(trainer: training.PhaseTraining) -> tuple[list[float], list[float]]:

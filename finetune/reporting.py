@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from finetune import drawing, files
 from finetune.errors import FinetuneError
 from finetune.evaluation import ClassMetrics, Metrics, Mistake, PairedTest
 from finetune.images import escape
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 Picture = npt.NDArray[np.uint8]
 FIGURES = {"curves", "confusion", "calibration", "coverage", "mistakes"}
@@ -116,17 +119,8 @@ def _best_rows(evidence: Evidence) -> list[int]:
 
 def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
     """report.html, complete in itself."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("finetune"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "shown": escape, "number": lambda value: f"{value:,}"}
-    return environment.get_template("report.html.j2").render(
+    filters = {"percent": _percent, "shown": escape, "number": lambda value: f"{value:,}"}
+    return template("report.html.j2", filters, autoescape=True).render(
         e=evidence,
         figures={name: _data_uri(png, "png") for name, png in figures.items()},
         mistakes=[_card(evidence, one) for one in evidence.mistakes[:MISTAKES]],
@@ -137,6 +131,16 @@ def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
         **_ranges(evidence),
         seconds=evidence.facts.get("seconds", {}),
     )
+
+
+def template(name: str, filters: Mapping[str, Any], **options: bool) -> "Template":
+    """A Jinja template of the package; what it does not know is an error. `options` are those of jinja2.Environment."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("finetune")
+    made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)  # type: ignore[arg-type]
+    made.filters |= filters
+    return made.get_template(name)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -9,7 +9,7 @@ sight: an interrupted run must continue with the same batch, the same random num
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,10 @@ class Validation:
     @property
     def accuracy(self) -> float:
         return float(self.right.mean())
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return {"loss": self.loss, "accuracy": self.accuracy}
 
     def scores(self, monitor: str) -> np.ndarray:
         """What `monitor` looks at, per picture (n,); more is better."""
@@ -248,16 +252,18 @@ class PhaseTraining:
     def keep_if_better(self, found: Validation) -> bool:
         """Keeps the present weights if they are the best of the phase, and clearly better than its beginning."""
         best, monitor = self.progress.best, self.settings.monitor
-        unproven = best.get("epoch") == 0 and self.mark is not None
-        better = beats_noise(found.scores(monitor), self.mark) if unproven else not best
-        if better or (not unproven and _is_better(found, best, monitor)):
+        if self.mark is not None and best["epoch"] == 0:
+            better = beats_noise(found.scores(monitor), self.mark)
+        else:
+            better = not best or _is_better(found, best, monitor)
+        if better:
             self._keep(found)
-            return True
-        self.progress.waited += 1
-        return False
+        else:
+            self.progress.waited += 1
+        return better
 
     def _keep(self, found: Validation) -> None:
-        self.progress.best = {"epoch": self.progress.epoch, "loss": found.loss, "accuracy": found.accuracy}
+        self.progress.best = {"epoch": self.progress.epoch, **found.figures}
         self.progress.waited = 0
         self.best_weights = [variable.numpy() for variable in self.above.variables]
 
@@ -268,17 +274,12 @@ class PhaseTraining:
             yield
             return
         variables = self.above.trainable_variables
-        now = [variable.numpy() for variable in variables]
-        self.optimizer.finalize_variable_values(variables)
-        try:
+        with weights_kept(variables):
+            self.optimizer.finalize_variable_values(variables)
             yield
-        finally:
-            for variable, value in zip(variables, now, strict=True):
-                variable.assign(value)
 
     def restore_best(self) -> None:
-        for variable, value in zip(self.above.variables, self.best_weights, strict=True):
-            variable.assign(value)
+        _put(self.above.variables, self.best_weights)
 
     @property
     def finished(self) -> bool:
@@ -328,6 +329,21 @@ def _compile(above: Any) -> Any:
 def _scores(forward: Any, source: features.Source, indices: np.ndarray, classes: int) -> np.ndarray:
     parts = [forward(tf.convert_to_tensor(x)).numpy() for x in source.batches(indices, None, VALIDATION_BATCH)]
     return np.concatenate(parts) if parts else np.empty((0, classes), np.float32)
+
+
+@contextmanager
+def weights_kept(variables: Sequence[Any]) -> Iterator[None]:
+    """Whatever the block does to `variables` is undone at its end."""
+    kept = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        _put(variables, kept)
+
+
+def _put(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def restore_model(classifier: Classifier, arrays: Mapping[str, np.ndarray]) -> None:
@@ -426,14 +442,12 @@ def _finish_epoch(training: PhaseTraining, seconds: float) -> dict[str, Any]:
     return row
 
 
-def beats_noise(new: np.ndarray, old: np.ndarray | None) -> bool:
+def beats_noise(new: np.ndarray, old: np.ndarray) -> bool:
     """Whether scores (n,) of the same pictures rose by more than one standard error of the sum of their differences.
 
     The one-standard-error rule (Breiman et al. 1984) on pairs, the error being that of no true change: what rose by
     less may be chance, and then the simpler model stays.
     """
-    if old is None:
-        return True
     gain = new - old
     return bool(gain.sum() > np.sqrt(np.square(gain).sum()))
 
@@ -471,11 +485,10 @@ def _recalibrate(training: PhaseTraining) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.trainable, layer.momentum = False, momentum
     after, monitor = training.validate(), training.settings.monitor
-    if _is_better(after, {"loss": before.loss, "accuracy": before.accuracy}, monitor):
-        training.progress.best |= {"loss": after.loss, "accuracy": after.accuracy}
-        return
-    for variable, value in zip(training.above.variables, kept, strict=True):
-        variable.assign(value)
+    if _is_better(after, before.figures, monitor):
+        training.progress.best |= after.figures
+    else:
+        _put(training.above.variables, kept)
 
 
 # ------------------------------------------------------------------------------------------------ one step
@@ -517,15 +530,19 @@ def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
     `weights`: the inverse of how common a class is, 1 on average. `logit_adjust`: the logarithm of how common it is,
     so that the logits themselves learn to do without it (Menon et al. 2021).
     """
-    classes = len(training.classifier.classes)
-    counts = np.bincount(training.dataset.labels[training.train_indices], minlength=classes)
-    common = np.maximum(counts, 1) / max(1, counts.sum())
-    weights, offsets = np.ones(classes), np.zeros(classes)
+    common = class_shares(training)
+    weights, offsets = np.ones(len(common)), np.zeros(len(common))
     if training.config.imbalance == "weights":
-        weights = 1 / (classes * common)
+        weights = 1 / (len(common) * common)
     if training.config.imbalance == "logit_adjust":
         offsets = np.log(common)
     return tf.constant(weights, tf.float32), tf.constant(offsets, tf.float32)
+
+
+def class_shares(training: PhaseTraining) -> np.ndarray:
+    """How common each class is among the training pictures (classes,), in 0..1; above 0 for all."""
+    labels = training.dataset.labels[training.train_indices]
+    return np.maximum(np.bincount(labels, minlength=len(training.classifier.classes)), 1) / max(1, len(labels))
 
 
 def _apply(optimizer: Any, slopes: Any, variables: Any) -> Any:
