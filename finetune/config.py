@@ -336,6 +336,9 @@ class Config(Section):
     imbalance: Literal["none", "weights", "oversample", "logit_adjust"] = option(
         "none", "help for rare classes: heavier, shown more often, or logits adjusted by how common each class is"
     )
+    device: Literal["auto", "cpu", "gpu", "all"] = option(
+        "auto", "where to compute; auto: one GPU if there is any; all: every GPU, each on its part of a batch"
+    )
     calibrate: bool = option(True, "make probabilities honest: a temperature fitted on validation", strict=True)
     cache: Literal["auto", "memory", "disk", "off"] = option("auto", "where computed features are kept")
     tensorboard: TensorBoard = option(TensorBoard(), "what TensorBoard shows beyond the usual")

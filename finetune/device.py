@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 __all__ = [
     "GPUS",
     "available_cores",
+    "choose",
     "describe",
     "deterministic",
     "keras",
@@ -89,6 +90,28 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         if wanted and not before:
             config.disable_op_determinism()
+
+
+def choose(wanted: str, number: int = 0) -> None:
+    """Lets TensorFlow see what `device: wanted` names: `cpu`, one GPU (`auto`, if there is any, or `gpu`), or `all`.
+
+    `number` tells processes of one machine apart: each takes another GPU. ResourceError for a GPU that is not there.
+    """
+    if wanted == "gpu" and not GPUS:
+        raise ResourceError("device: gpu, but TensorFlow finds no GPU here.", remedy="Use device=auto or device=cpu.")
+    chosen = (
+        [] if wanted == "cpu" else GPUS if wanted == "all" else [gpu for gpu in GPUS[number % max(1, len(GPUS)) :]][:1]
+    )
+    if chosen == GPUS:
+        return
+    try:
+        tf.config.set_visible_devices(chosen, "GPU")
+    except RuntimeError as error:  # this process has computed on them already
+        raise ResourceError(
+            f"device: {wanted} comes too late: this process already uses {len(GPUS)} GPU(s).",
+            remedy="Choose the device in the first training of a process.",
+        ) from error
+    GPUS[:] = chosen
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:

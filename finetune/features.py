@@ -13,13 +13,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from finetune import files, pipeline
+from finetune import distribution, files, pipeline
 from finetune.classifier import Classifier, inference
 from finetune.config import Augment
 from finetune.data import Dataset
@@ -35,17 +35,20 @@ DISK_SHARE = 0.5  # of what is free
 MEMORY_SHARE = 0.4  # of what is available
 CHANGED = "It was changed after the check at the start. Start again, so that it is checked anew."
 Progress = Callable[[int, int], None]
+Rows = Callable[[int], slice]
+all_rows: Rows = partial(slice, 0)
 
 
 class Source(Protocol):
     """Where a phase gets its inputs: cached rows, or pictures sent through the frozen part as they are needed."""
 
     def batches(
-        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
         """Features (n, ...) of `indices` in that order; as training in `epoch` sees them, or undisturbed (None).
 
-        The first `skip` batches are left out: they were seen before the run was interrupted.
+        The first `skip` batches are left out: they were seen before the run was interrupted. Of each batch come those
+        that `rows` tells by its length.
         """
 
 
@@ -84,10 +87,10 @@ class Cached:
     position: np.ndarray  # data set index -> row of an augmented view
 
     def batches(
-        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
-        for start in range(skip * batch_size, len(indices), batch_size):
-            yield self._rows(indices[start : start + batch_size], epoch)
+        for batch in _cut_up(indices, batch_size, skip):
+            yield self._rows(batch[rows(len(batch))], epoch)
 
     def _rows(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
         augmented = len(self.views) - 1
@@ -114,16 +117,29 @@ class Live:
     seed: int
 
     def batches(
-        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0
+        self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
-        left = indices[skip * batch_size :]
-        for number, batch in enumerate(pipeline.batches(self.read, left, batch_size), start=skip):
+        whole = list(_cut_up(indices, batch_size, skip))
+        read = pipeline.read_ahead(self.read, [batch[rows(len(batch))] for batch in whole])
+        for number, batch in enumerate(read, start=skip):
             refuse_problems(batch, self.paths)
             pictures: Any = batch.images
             if epoch is not None and self.augmenter:
-                pictures = self.augmenter(batch.images, (self.seed, epoch, number)).numpy()
+                pictures = self._augmented(pictures, len(whole[number - skip]), rows, (self.seed, epoch, number))
             parts = [self.extractor(pictures[at : at + BATCH])[self.cut] for at in range(0, len(pictures), BATCH)]
             yield np.concatenate(parts)
+
+    def _augmented(self, pictures: np.ndarray, count: int, rows: Rows, key: tuple[int, ...]) -> np.ndarray:
+        """What is drawn belongs to places in the whole batch of `count`, where other processes have other rows."""
+        batch = np.zeros((count, *pictures.shape[1:]), pictures.dtype)
+        batch[rows(count)] = pictures
+        changed: np.ndarray = self.augmenter(batch, key).numpy()
+        return changed[rows(count)]
+
+
+def _cut_up(indices: np.ndarray, batch_size: int, skip: int) -> Iterator[np.ndarray]:
+    for start in range(skip * batch_size, len(indices), batch_size):
+        yield indices[start : start + batch_size]
 
 
 def refuse_problems(batch: pipeline.Batch, paths: Sequence[str]) -> None:

@@ -42,6 +42,11 @@ def batches(read: Read, indices: np.ndarray, batch_size: int, *, workers: int | 
     Holds `AHEAD + 1` batches at most, however long `indices` is.
     """
     chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    return read_ahead(read, chunks, workers=workers)
+
+
+def read_ahead(read: Read, chunks: Sequence[np.ndarray], *, workers: int | None = None) -> Iterator[Batch]:
+    """One batch for each of `chunks`, places of pictures (n,), read ahead of its use."""
     pool = ThreadPoolExecutor(workers or available_cores() + 1, thread_name_prefix="read")
     try:
         pending: deque[tuple[np.ndarray, list[Future[np.ndarray]]]] = deque()

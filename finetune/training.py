@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, device, features, gradients, optimizers, pipeline
+from finetune import blocks, device, distribution, features, gradients, optimizers, pipeline
 from finetune.classifier import Classifier
 from finetune.config import Config, FineTune
 from finetune.config import Phase as Settings
@@ -163,6 +163,7 @@ class PhaseTraining:
         self.config = config
         self.seed = config.seed
         self.progress = progress
+        self.group = distribution.group()
         self.above = freeze_below(classifier, phase.cut, batch_norm=config.model.batch_norm)
         self.train_indices = dataset.indices("train")
         self.validation_indices = dataset.indices("validation")
@@ -182,12 +183,16 @@ class PhaseTraining:
     def learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
 
-    def epoch_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(features, labels) of what is left of the current epoch, in an order that only seed and epoch decide."""
+    def epoch_batches(self, *, whole: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(features, labels) of what is left of the current epoch, in an order that only seed and epoch decide.
+
+        Labels are those of the whole batch, features those of the rows that this process works on, unless `whole`.
+        """
         key, shuffled = self._order()
         size, skip = self.settings.batch_size, self.progress.batch
         labels = self.dataset.labels[shuffled]
-        batches = self.source.batches(shuffled, key, size, skip=skip)
+        rows = features.all_rows if whole or self._mixer else self.group.held  # a pair to mix may be divided
+        batches = self.source.batches(shuffled, key, size, skip=skip, rows=rows)
         for number, batch in enumerate(batches, start=skip):
             yield batch, labels[number * size : number * size + size]
 
@@ -219,9 +224,12 @@ class PhaseTraining:
         """[loss, learning rate, correct answers, 1 if all is finite]; counts nothing."""
         if self._mixer:
             self._mixer.reseed((self.seed, self.phase.index, self.progress.step))
-        outcome = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels))
-        values: list[float] = outcome.numpy().tolist()
-        return values
+        asked = tf.constant(float(self.group.asked()))
+        with distribution.lost_is_explained():
+            outcome = self._step(tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels), asked)
+            *values, asked_of_all = outcome.numpy().tolist()
+        self.group.stopping |= asked_of_all > 0
+        return list(values)
 
     def _diverged(self) -> TrainingDiverged:
         _, shuffled = self._order()
@@ -235,13 +243,17 @@ class PhaseTraining:
         )
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
-        """Class scores (n, classes) of undisturbed pictures, with the weights as they are now."""
+        """Class scores (n, classes) of undisturbed pictures, with the weights as they are now; by this process."""
         return _scores(self._logits, self.source, indices, len(self.classifier.classes))
 
     def validate(self) -> Validation:
-        """Measures the weights as they are now; with `ema`, their moving average."""
-        labels = self.dataset.labels[self.validation_indices]
-        return measure(self.logits(self.validation_indices), labels)
+        """Measures the weights as they are now; with `ema`, their moving average. Each process measures its share."""
+        count = len(self.validation_indices)
+        share = self.group.share(count, VALIDATION_BATCH)
+        mine = self.validation_indices[share]
+        found = measure(self.logits(mine), self.dataset.labels[mine])
+        join = self.group.joined
+        return Validation(join(found.losses, share, count), join(found.right.astype(np.int32), share, count) > 0)
 
     def set_mark(self) -> None:
         """What the phase begins with is kept unless an epoch beats it by more than noise (see `keep_if_better`)."""
@@ -479,7 +491,7 @@ def _recalibrate(training: PhaseTraining) -> None:
     for layer in layers:
         layer.trainable, layer.momentum = True, share
     forward = tf.function(lambda x: training.above(x, training=True), autograph=False, reduce_retracing=True)
-    for number, (inputs, _) in enumerate(training.epoch_batches()):
+    for number, (inputs, _) in enumerate(training.epoch_batches(whole=True)):  # each process gathers all of it
         share.assign(number / (number + 1))  # a plain mean over all batches
         forward(tf.convert_to_tensor(inputs))
     for layer, momentum in zip(layers, momenta, strict=True):
@@ -495,36 +507,52 @@ def _recalibrate(training: PhaseTraining) -> None:
 
 
 def _compile_step(training: PhaseTraining) -> Any:
-    """`(inputs, labels) -> [loss, learning rate, correct, finite]`; a step that is not finite changes no weight."""
-    above, optimizer, mixer = training.above, training.optimizer, training._mixer
-    classes = len(training.classifier.classes)
-    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.settings.label_smoothing)
+    """`(inputs, labels, asked) -> [loss, learning rate, correct, finite, asked]`; `asked`: to stop.
+
+    A step that is not finite changes no weight. Each device does its part of the batch, and the sums of what they
+    found decide on all of them.
+    """
+    above, optimizer, mixer, group = training.above, training.optimizer, training._mixer, training.group
+    classes, real = len(training.classifier.classes), tf.as_dtype(keras.config.floatx())
+    loss_of = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=training.settings.label_smoothing, reduction="sum"
+    )
     trainable = above.trainable_variables
-    layers = [] if device.GPUS else list(_all_layers(above))
-    weights, offsets = _against_imbalance(training)
+    layers = list(_all_layers(above))
+    joint = distribution.Joint(group, layers)
+    weights, offsets = (tf.constant(values, real) for values in _against_imbalance(training))
+
+    def slopes_of(part: distribution.Part, inputs: Any, targets: Any, labels: Any, asked: Any) -> list[Any]:
+        with tf.GradientTape() as tape, gradients.pointwise([] if device.GPUS else layers), joint.on(part):
+            logits = tf.cast(above(inputs, training=True), real)
+            importance = tf.linalg.matvec(targets, weights) * part.weight
+            loss = loss_of(targets, logits + offsets, sample_weight=importance) / tf.cast(part.count, real)
+            total = tf.add_n([loss, *(own / group.parts for own in above.losses)])
+        correct = part.weight * tf.cast(tf.argmax(logits, 1, tf.int32) == labels, real)
+        return [total, loss, tf.reduce_sum(correct), tf.cast(asked, real), *tape.gradient(total, trainable)]
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def step(inputs: Any, labels: Any) -> Any:
-        targets = tf.one_hot(labels, classes)  # (N,) -> (N, classes)
+    def step(inputs: Any, labels: Any, asked: Any) -> Any:
+        targets = tf.one_hot(labels, classes, dtype=real)  # (N,) -> (N, classes)
         if mixer:
             inputs, targets = mixer(inputs, targets)
-        with tf.GradientTape() as tape, gradients.pointwise(layers):
-            logits = tf.cast(above(inputs, training=True), tf.float32)
-            loss = loss_of(targets, logits + offsets, sample_weight=tf.linalg.matvec(targets, weights))
-            total = tf.add_n([loss, *above.losses])
-        slopes = tape.gradient(total, trainable)
-        rate = tf.cast(optimizer.learning_rate, tf.float32)
+        joint.draw()
+        total, loss, correct, asked, *slopes = group.total_of_parts(
+            lambda part: slopes_of(part, part.held(inputs), part.rows(targets), part.rows(labels), asked),
+            count=tf.shape(labels)[0],
+            held=tf.shape(inputs)[0],
+        )
+        rate = tf.cast(optimizer.learning_rate, real)
         good = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(slopes))
         tf.cond(good, lambda: _apply(optimizer, slopes, trainable), lambda: tf.constant(False))
         # A ReLU that oneDNN has fused turns NaN into 0, so a healthy loss proves nothing about the weights.
         good &= tf.math.is_finite(tf.linalg.global_norm([variable.value for variable in trainable]))
-        correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
-        return tf.stack([loss, rate, correct, tf.cast(good, tf.float32)])
+        return tf.stack([loss, rate, correct, tf.cast(good, real), asked])
 
     return step
 
 
-def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
+def _against_imbalance(training: PhaseTraining) -> tuple[np.ndarray, np.ndarray]:
     """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
 
     `weights`: the inverse of how common a class is, 1 on average. `logit_adjust`: the logarithm of how common it is,
@@ -536,7 +564,7 @@ def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
         weights = 1 / (len(common) * common)
     if training.config.imbalance == "logit_adjust":
         offsets = np.log(common)
-    return tf.constant(weights, tf.float32), tf.constant(offsets, tf.float32)
+    return weights, offsets
 
 
 def class_shares(training: PhaseTraining) -> np.ndarray:
