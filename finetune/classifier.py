@@ -269,7 +269,7 @@ def _pool(kind: str, features: Any) -> Any:
         return keras.layers.GlobalMaxPooling2D(name="pooling")(features)
     if kind == "gem":  # generalised mean (Radenovic et al. 2018) with its usual exponent 3
         cubes = keras.ops.power(keras.ops.maximum(features, 1e-6), 3.0)
-        mean = keras.layers.GlobalAveragePooling2D(name="mean_of_cubes", dtype="float32")(cubes)
+        mean = keras.layers.GlobalAveragePooling2D(name="mean_of_cubes", dtype=keras.config.floatx())(cubes)
         root = keras.ops.power(mean, 1 / 3)
         return keras.layers.Activation("linear", name="pooling")(root)
     return keras.layers.GlobalAveragePooling2D(name="pooling")(features)
@@ -281,13 +281,13 @@ def _head(spec: Spec, x: Any, seed: int) -> Any:
         x = keras.layers.Dense(width, activation="relu", name=f"hidden{number}")(x)
     x = keras.layers.Dropout(spec.dropout, seed=seed, name="dropout")(x)
     if not spec.cosine:
-        return keras.layers.Dense(len(spec.classes), dtype="float32", name="logits")(x)
+        return keras.layers.Dense(len(spec.classes), dtype=keras.config.floatx(), name="logits")(x)
     # Gidaris & Komodakis 2018: the angle alone decides, which helps where some classes have very few pictures.
-    x = keras.layers.UnitNormalization(dtype="float32", name="direction")(x)
-    x = keras.layers.Rescaling(SHARPNESS, dtype="float32", name="sharpness")(x)
+    x = keras.layers.UnitNormalization(dtype=keras.config.floatx(), name="direction")(x)
+    x = keras.layers.Rescaling(SHARPNESS, dtype=keras.config.floatx(), name="sharpness")(x)
     unit = keras.constraints.UnitNorm(axis=0)
     return keras.layers.Dense(
-        len(spec.classes), use_bias=False, kernel_constraint=unit, dtype="float32", name="logits"
+        len(spec.classes), use_bias=False, kernel_constraint=unit, dtype=keras.config.floatx(), name="logits"
     )(x)
 
 

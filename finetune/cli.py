@@ -7,9 +7,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import finetune
 from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from finetune.cluster import Place
+    from finetune.config import Config
+    from finetune.runs import Run
+    from finetune.signals import Stop
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
@@ -34,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError):  # none at all, or nobody there to read it
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
-    code = _run(_parser().parse_args(argv))
-    if argv is None and code in (130, 143):
+    arguments = _parser().parse_args(argv)
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
+    code = _run(arguments)
+    if argv is None and (code in (130, 143) or arguments.leave):
         _leave(code)
     return code
 
@@ -50,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.debug:
         os.environ["FINETUNE_DEBUG"] = "1"
     try:
-        arguments.command(arguments)
+        code = arguments.command(arguments) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # here a closed pipe is quiet; at the end of the interpreter it is not
     except FinetuneError as error:
@@ -71,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _complain(f"error: the package {error.name} is missing.\n  pip install --upgrade finetune")
             return ResourceError.exit_code
         return _report_bug(error)
-    return 0
+    return int(code)
 
 
 def _leave(code: int) -> None:
@@ -106,34 +115,85 @@ def _report_bug(error: Exception) -> int:
 # ------------------------------------------------------------------------------------------------- commands
 
 
-def train(arguments: argparse.Namespace) -> None:
-    from finetune import config as configs
-    from finetune import resuming, signals
+def train(arguments: argparse.Namespace) -> int:
+    from finetune import cluster, signals
 
-    config, overrides = arguments.config, list(arguments.overrides)
+    if arguments.nproc > 1:
+        return cluster.run_local(arguments.nproc, _without(arguments.words, "--nproc"))
     if arguments.output:
-        overrides.append(f"output={arguments.output}")
+        arguments.overrides.append(f"output={arguments.output}")
     with signals.surviving_output(), signals.graceful() as stop:
-        run = loaded = None
-        if arguments.accept_data_change and arguments.resume is None:
-            raise UsageError("--accept-data-change is for --resume: a new run takes the pictures as they are.")
-        if arguments.resume is not None:
-            run = resuming.find(arguments.resume or None, config, overrides, break_lock=arguments.break_lock)
-        elif not config:
-            raise UsageError("train needs a config.", remedy="For example: finetune train digits")
-        if run is None:
-            loaded = configs.load(config or arguments.resume, overrides)
-        from finetune import assessment, experiment, terminal
+        place = cluster.find()
+        if place.size > 1:
+            return _train_together(arguments, place, stop)
+        run, loaded = _run_or_config(arguments)
+        return _train(arguments, run, loaded, stop)
 
-        stop.check()  # asked to stop while TensorFlow was loading
-        screen = terminal.Terminal(quiet=arguments.quiet)
-        if run is not None:
-            result = experiment.resume(
-                run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
-            )
-        elif loaded is not None:
-            result = experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
-        assessment.demand(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
+
+def _run_or_config(arguments: argparse.Namespace) -> "tuple[Run | None, Config | None]":
+    """What to go on with, or what to begin."""
+    from finetune import config as configs
+    from finetune import resuming
+
+    run = None
+    if arguments.accept_data_change and arguments.resume is None:
+        raise UsageError("--accept-data-change is for --resume: a new run takes the pictures as they are.")
+    if arguments.resume is not None:
+        run = resuming.find(
+            arguments.resume or None, arguments.config, arguments.overrides, break_lock=arguments.break_lock
+        )
+    elif not arguments.config:
+        raise UsageError("train needs a config.", remedy="For example: finetune train digits")
+    loaded = None if run else configs.load(arguments.config or arguments.resume, arguments.overrides)
+    return run, loaded
+
+
+def _train(arguments: argparse.Namespace, run: "Run | None", loaded: "Config | None", stop: "Stop") -> int:
+    from finetune import assessment, experiment, terminal
+
+    stop.check()  # asked to stop while TensorFlow was loading
+    screen = terminal.Terminal(quiet=arguments.quiet)
+    if run is not None:
+        result = experiment.resume(
+            run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
+        )
+    elif loaded is not None:
+        result = experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
+    assessment.demand(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
+    return 0
+
+
+def _train_together(arguments: argparse.Namespace, place: "Place", stop: "Stop") -> int:
+    """One of several processes: the first trains as if it were alone, the others do the same work for it."""
+    from finetune import resuming
+
+    device = "auto"
+    with suppress(FinetuneError):  # told when all are there: nobody must wait for one that has gone
+        asked = resuming.request(arguments.resume, arguments.config, arguments.overrides)
+        device = asked.device if asked else device
+    if place.rank == 0 and not arguments.quiet:
+        _complain(f"Waiting for {place.size - 1} other process(es): {', '.join(place.addresses)}")
+    from finetune import distribution, experiment
+
+    arguments.leave = True  # TensorFlow would wait for the others, who may have gone
+    with distribution.joined(place, device) as group:
+        run = loaded = None
+        with group.together():
+            asked = resuming.request(arguments.resume, arguments.config, arguments.overrides)
+        experiment.agree_to_begin(group, asked)
+        with group.together():
+            if group.chief:
+                run, loaded = _run_or_config(arguments)
+        if group.chief:
+            return _train(arguments, run, loaded, stop)
+        experiment.follow()
+    return 0
+
+
+def _without(words: Sequence[str], option: str) -> list[str]:
+    """`words` less `option` and its value."""
+    left = iter(words)
+    return [word for word in left if not (word == option and next(left)) and not word.startswith(f"{option}=")]
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -346,7 +406,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(command=None, debug=False)
+    parser.set_defaults(command=None, debug=False, leave=False)
     commands = parser.add_subparsers(metavar="COMMAND")
 
     add = _adder(commands)
@@ -357,6 +417,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
+    text = "N processes that train together, to try that out; on several machines, see docs/scale_training.md"
+    sub.add_argument("--nproc", type=_positive, default=1, metavar="N", help=text)
     sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
     _add_assert_accuracy(sub)
 

@@ -178,20 +178,19 @@ def _environments(count: int) -> Iterator[tuple[int, dict[str, str]]]:
 
 @contextmanager
 def _worker(rank: int, environment: Mapping[str, str], words: Sequence[str]) -> Iterator[_Worker]:
-    said = tempfile.TemporaryFile() if rank else None
     command = [sys.executable, "-m", "finetune.cli", *words]
-    try:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise ResourceError(f"cannot start a process: {error}") from None
-    try:
-        yield _Worker(rank, process, said)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        if said:
-            said.close()
+    with tempfile.TemporaryFile() as file:
+        said = file if rank else None
+        try:
+            process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise ResourceError(f"cannot start a process: {error}") from None
+        try:
+            yield _Worker(rank, process, said)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 @contextmanager

@@ -99,9 +99,8 @@ def choose(wanted: str, number: int = 0) -> None:
     """
     if wanted == "gpu" and not GPUS:
         raise ResourceError("device: gpu, but TensorFlow finds no GPU here.", remedy="Use device=auto or device=cpu.")
-    chosen = (
-        [] if wanted == "cpu" else GPUS if wanted == "all" else [gpu for gpu in GPUS[number % max(1, len(GPUS)) :]][:1]
-    )
+    one = [GPUS[number % len(GPUS)]] if GPUS else []
+    chosen = {"cpu": [], "all": GPUS}.get(wanted, one)
     if chosen == GPUS:
         return
     try:
@@ -129,7 +128,7 @@ def precision() -> str:
         major, _ = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
         if major >= 8:
             return "mixed_bfloat16"
-    return "float32"
+    return str(keras.config.floatx())  # float32, unless the program that imported us has chosen float64
 
 
 def describe() -> str:

@@ -108,6 +108,10 @@ class Group:
         bounds = (self.rank * units // self.size, (self.rank + 1) * units // self.size)
         return slice(*(min(count, unit * bound) for bound in bounds))
 
+    def rounds(self, count: int, unit: int) -> int:
+        """How many units the process with the largest `share` has; where all meet after each, so often."""
+        return -(-count // (unit * self.size))
+
     def part(self, place: Any, count: Any, held: Any) -> Part:
         """The part number `place` of a batch of `count`, of which this process holds `held` rows."""
         start, stop = self._bound(place, count), self._bound(place + 1, count)
@@ -278,20 +282,29 @@ def group() -> Group:
 
 
 @contextmanager
-def joined(wanted: str) -> Iterator[Group]:
-    """Inside, `group()` is the group that the environment and `device: wanted` describe.
+def joined(place: cluster.Place, wanted: str) -> Iterator[Group]:
+    """Inside, `group()` is the group of all that are in the same cluster, on the devices that `device: wanted` says.
 
-    Waits until all its processes are there. To be entered before TensorFlow has computed anything. Raises UsageError
-    for variables or a device that cannot be, ResourceError if the others do not come.
+    Waits until all its processes are there. To be entered before TensorFlow has computed anything. Raises
+    ResourceError for a device that is not there, or if the others do not come.
     """
     global _current
-    place = cluster.find()
     device.choose(wanted, place.local)
     before, _current = _current, Group(place, _strategy(place, wanted))
     try:
         yield _current
     finally:
         _current = before
+
+
+@contextmanager
+def on(wanted: str) -> Iterator[Group]:
+    """The group that was `joined`; outside of one, that of the devices of this process alone."""
+    if _current is ALONE:
+        with joined(cluster.Place(), wanted) as alone:
+            yield alone
+    else:
+        yield _current
 
 
 def _strategy(place: cluster.Place, wanted: str) -> Any:

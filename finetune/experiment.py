@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from finetune import (
     catalog,
     data,
     device,
+    distribution,
     drawing,
     evaluation,
     features,
@@ -48,7 +50,7 @@ from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
 from finetune.device import keras, tf
-from finetune.errors import FinetuneError, ResourceError, WeightsError
+from finetune.errors import DataError, FinetuneError, ResourceError, UsageError, WeightsError
 from finetune.runs import Run
 from finetune.terminal import Terminal
 
@@ -93,10 +95,18 @@ class Job:
     watch: Stopwatch
     stop: signals.Stop
     terminal: Terminal
+    group: distribution.Group
 
     def check_stop(self, *_: int) -> None:
         """Raises Stopped, with the command to go on, once somebody asked to stop."""
         self.stop.check(_how_to_resume(self.run))
+
+    def check_stop_of_all(self) -> None:
+        """The same between steps, where all processes stop together: once the last step has told them all."""
+        if self.group.stopping:
+            self.stop.requested = self.stop.requested or "SIGTERM"
+        if self.group.stopping or self.group.size == 1:
+            self.check_stop()
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Callable[[int, int], None]]:
@@ -113,13 +123,14 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
     """
     terminal = terminal or Terminal(quiet=True)
     watch = Stopwatch()
-    with signals.graceful() as stop:
-        with watch.time("reading"), terminal.stage("Checking the pictures") as update:
-            dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
-        config, decisions = recipe.complete(config, recipe.facts(dataset))
-        weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
-        # Inside a folder of classes a run would become a class; beside a table it does no harm.
-        run = runs.create(config.output, config.name, data_root=config.data.folder)
+    with signals.graceful() as stop, distribution.on(config.device) as group:
+        with group.together():
+            with watch.time("reading"), terminal.stage("Checking the pictures") as update:
+                dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
+            config, decisions = recipe.complete(config, recipe.facts(dataset))
+            weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
+            # Inside a folder of classes a run would become a class; beside a table it does no harm.
+            run = runs.create(config.output, config.name, data_root=config.data.folder)
         with _working_on(run, watch):
             files.write_text(run.config_yaml, configs.dump(config))  # from here on the run can be resumed
             chosen = [f"{decision.key}: {decision.reason}" for decision in decisions]
@@ -136,8 +147,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
                 terminal.say("Chosen by recipe: auto; config.yaml of the run has all of it in full")
             for line in chosen:
                 terminal.say(f"  {line}")
-            with device.deterministic(config.deterministic):
-                return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+            return _work(Job(run, config, dataset, watch, stop, terminal, group))
 
 
 def resume(
@@ -151,8 +161,12 @@ def resume(
     terminal = terminal or Terminal(quiet=True)
     config = configs.load(run.config_yaml)
     watch = Stopwatch(read_facts(run).get("seconds"))
-    with signals.graceful() as stop, _working_on(run, watch, break_lock=break_lock):
-        with watch.time("reading"), terminal.stage("Checking the pictures") as update:
+    with (
+        signals.graceful() as stop,
+        distribution.on(config.device) as group,
+        _working_on(run, watch, break_lock=break_lock),
+    ):
+        with group.together(), watch.time("reading"), terminal.stage("Checking the pictures") as update:
             checking = _both(update, lambda *_: stop.check(_how_to_resume(run)))
             if run.splits_csv.exists():
                 dataset = data.reopen(
@@ -170,8 +184,27 @@ def resume(
             else:  # killed before the splits were noted
                 dataset = data.open(config.data, seed=config.seed, progress=checking)
                 _note_data(run, dataset)
+        return _work(Job(run, config, dataset, watch, stop, terminal, group))
+
+
+def follow() -> None:
+    """What every process but the chief does: the same training, quietly, in the chief's run, which it only reads.
+
+    `train` or `resume` is what the chief does. To be called inside `distribution.joined`. Raises what the chief
+    raises, or what keeps this process from doing the same: other pictures, weights or versions.
+    """
+    with signals.graceful() as stop:
+        group, quiet = distribution.group(), Terminal(quiet=True)
+        with group.together():
+            """The chief checks the pictures and begins the run."""
+        path, settings = group.tell(("", dict[str, Any]()))
+        run, config = runs.Follower(Path(path)), Config.model_validate(settings)
+        with group.together():
+            dataset = data.reopen(config.data, run.splits_csv, run.classes_txt, progress=lambda *_: stop.check())
         with device.deterministic(config.deterministic):
-            return _train_and_assess(Job(run, config, dataset, watch, stop, terminal))
+            _train_all(Job(run, config, dataset, Stopwatch(), stop, quiet, group))
+        with group.together():
+            """The chief tests, and writes the report."""
 
 
 def _note_data(run: Run, dataset: Dataset) -> None:
@@ -200,21 +233,39 @@ def _working_on(run: Run, watch: Stopwatch, *, break_lock: bool = False) -> Iter
             raise
 
 
-def _train_and_assess(job: Job) -> Result:
-    run, config, dataset = job.run, job.config, job.dataset
-    keras.utils.set_random_seed(config.seed)
-    with job.watch.time("building"):
-        classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
-        phases = training.plan(config, classifier)
-    _refuse_other_weights(run, classifier)
-    run.require_space(space(classifier, phases))
-    _introduce(job, classifier)
-    checkpoint = run.load_checkpoint()
-    run.rewind(checkpoint)
-    if checkpoint and checkpoint.lost:
-        job.terminal.warn(checkpoint.lost)
+def _work(job: Job) -> Result:
+    """What the chief does with a run that has begun; all there is, if nobody else takes part."""
+    group = job.group
+    group.tell((str(job.run.path), job.config.model_dump(mode="json")))
+    with group.together():
+        """The others look whether they have the same pictures."""
+    with device.deterministic(job.config.deterministic):
+        trained = _train_all(job)
+        with group.together():
+            return _assess(job, *trained)
 
-    _try_one_batch(job, classifier)
+
+def _train_all(job: Job) -> tuple[Classifier, np.ndarray | None]:
+    """All phases: the trained classifier, and what the head alone said to the test pictures."""
+    run, config, dataset, group = job.run, job.config, job.dataset, job.group
+    group.asked = lambda: job.stop.requested is not None
+    keras.utils.set_random_seed(config.seed)
+    with group.together():
+        with job.watch.time("building"):
+            classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
+            phases = training.plan(config, classifier)
+        if group.chief:
+            _refuse_other_weights(run, classifier)
+        run.require_space(space(classifier, phases))
+        _introduce(job, classifier)
+        checkpoint = run.load_checkpoint()
+        run.rewind(checkpoint)
+        if checkpoint and checkpoint.lost:
+            job.terminal.warn(checkpoint.lost)
+        training.refuse_unshared(phases, classifier, config, len(dataset.indices("train")))
+        if group.chief:
+            _try_one_batch(job, classifier)
+    _agree(group, classifier, dataset, checkpoint)
     with job.stage("features", "Features") as update:
         sources = features.prepare(
             classifier,
@@ -223,14 +274,33 @@ def _train_and_assess(job: Job) -> Result:
             augment=config.augment,
             seed=config.seed,
             policy=config.cache,
-            numbers=read_facts(run).get("features"),
+            numbers=group.tell(read_facts(run).get("features")),
             note=lambda numbers: write_facts(run, features=numbers),
             progress=update,
             say=job.terminal.say,
         )
     head_answers = _run_phases(job, classifier, list(zip(phases, sources, strict=True)), checkpoint)
-    if config.calibrate:
+    if config.calibrate and group.chief:
         _calibrate(job, classifier, phases[-1], sources[-1])
+    return classifier, head_answers
+
+
+def _agree(
+    group: distribution.Group, classifier: Classifier, dataset: Dataset, checkpoint: runs.Checkpoint | None
+) -> None:
+    """WeightsError or DataError, with the name of the process, if one begins with anything else than the chief."""
+    rows = zip(dataset.names, dataset.hashes, dataset.labels.tolist(), dataset.splits.tolist(), strict=True)
+    group.agree({"pictures": features.digest(repr(row).encode() for row in rows)}, DataError)
+    group.agree(
+        {"weights": classifier.weights_hash or "none", "checkpoint": checkpoint.name if checkpoint else "none"},
+        WeightsError,
+        remedy="All must read the same weight file, and the run directory must be on storage that all share.",
+    )
+
+
+def _assess(job: Job, classifier: Classifier, head_answers: np.ndarray | None) -> Result:
+    """Saves the trained classifier, tests it and writes the report."""
+    run, config, dataset = job.run, job.config, job.dataset
     with job.watch.time("saving"):
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
@@ -338,6 +408,12 @@ def _introduce(job: Job, classifier: Classifier) -> None:
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     terminal.say(f"Backbone {classifier.row.title} at {classifier.spec.image_size} px on {device.describe()}")
+    if not job.group.alone:
+        sizes = {str(phase.batch_size): None for phase in (job.config.head, *job.config.fine_tune)}
+        terminal.say(
+            f"{job.group.describe()} together; batches of {' and '.join(sizes)} in all, divided among them. Learning "
+            "rates are as in the config: they belong to the batch, not to the number of devices."
+        )
     terminal.say(f"Run directory {job.run.path}")
 
 
@@ -359,14 +435,18 @@ def _run_phases(
     answers = _head_answers(job.dataset)
     kept = {key: array for key, array in checkpoint.arrays.items() if key == answers} if checkpoint else {}
     lines = monitoring.Lines(job.terminal)
-    board = monitoring.TensorBoard(
-        run.tensorboard,
-        run.config_yaml.read_text("utf-8"),
-        first_step=standing.step,
-        histograms=job.config.tensorboard.histograms,
+    board = (
+        training.Watcher()
+        if not job.group.chief
+        else monitoring.TensorBoard(
+            run.tensorboard,
+            run.config_yaml.read_text("utf-8"),
+            first_step=standing.step,
+            histograms=job.config.tensorboard.histograms,
+        )
     )
     profile = [monitoring.Profile(run.tensorboard / "train", job.terminal)] if job.config.tensorboard.profile else []
-    watchers = [lines, board, *profile]
+    watchers = [lines, board, *profile] if job.group.chief else []
     has_start = False
     try:
         for phase, source in phases[standing.phase :]:
@@ -385,7 +465,7 @@ def _run_phases(
             elif phase.index == 0:
                 has_start = _start_head(job, classifier, trainer)
             checkpoint = None
-            commit = partial(_commit, run, kept)
+            commit = partial(_commit, run, kept) if job.group.chief else _nothing
             with job.watch.time(phase.name), job.terminal.stage(phase.name) as lines.update:
                 result = training.run_phase(
                     trainer,
@@ -393,9 +473,9 @@ def _run_phases(
                     watcher=monitoring.All(watchers, commit),
                     commit=commit,
                     record=run.append_history,
-                    check_stop=job.check_stop,
+                    check_stop=job.check_stop_of_all,
                 )
-                if phase.index == 0 and len(phases) > 1:
+                if phase.index == 0 and len(phases) > 1 and job.group.chief:
                     kept = {answers: assessment.softmax(trainer.logits(job.dataset.indices("test")))}
             run.finish_phase(dataclasses.asdict(result))
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
@@ -414,7 +494,7 @@ def _settle(
 
     Both are noted in run.json, so that a restart goes on with the same.
     """
-    settled: dict[str, dict[str, Any]] = read_facts(job.run).get("settled", {})
+    settled: dict[str, dict[str, Any]] = job.group.tell(read_facts(job.run).get("settled", {}))
     wanted = {"learning_rate"} if phase.settings.learning_rate == "auto" else set()
     wanted |= {"epochs"} if job.config.time_budget and phase.settings.epochs and phase.index else set()
 
@@ -431,14 +511,16 @@ def _settle(
         with job.watch.time("trials"):
             curve = rates.find(phase, make)
         found = {**found, "learning_rate": curve.chosen}
-        figure = drawing.learning_rate(curve.rates, curve.losses, curve.chosen)
-        job.run.figures.mkdir(exist_ok=True)
-        files.write_bytes(job.run.figures / f"learning_rate_{phase.name}.png", figure)
+        if job.group.chief:
+            figure = drawing.learning_rate(curve.rates, curve.losses, curve.chosen)
+            job.run.figures.mkdir(exist_ok=True)
+            files.write_bytes(job.run.figures / f"learning_rate_{phase.name}.png", figure)
         job.terminal.say(f"{phase.name}: learning rate {curve.chosen:g}, found by trial")
     if "epochs" in wanted - set(found):
         with job.watch.time("trials"):
             seconds = rates.seconds_per_epoch(dataclasses.replace(phase, settings=_with(phase, found)), make)
         found = {**found, "epochs": _affordable(job, phase, seconds, phases_left)}
+    found = job.group.tell(found)  # the chief's clock decides
     write_facts(job.run, settled={**settled, phase.name: found})
     return dataclasses.replace(phase, settings=_with(phase, found))
 
@@ -465,11 +547,15 @@ def _start_head(job: Job, classifier: Classifier, trainer: training.PhaseTrainin
     if job.config.head.start == "random" or not classifier.spec.linear_head:
         return False
     with job.watch.time("baseline"):
-        found = baseline.of(trainer)
-    if found is None:
+        found = baseline.of(trainer) if job.group.chief else None
+    if not job.group.tell(found is not None):
         job.terminal.say("Too many classes for a logistic regression: the head starts from random numbers.")
         return False
-    baseline.put(found, classifier)
+    if found:
+        baseline.put(found, classifier)
+    job.group.spread(classifier.model.get_layer("logits").variables)
+    if not found:
+        return True
     job.terminal.say(f"Baseline, logistic regression on the features: validation accuracy {found.accuracy:.1%}")
     write_facts(job.run, baseline={"accuracy": found.accuracy, "loss": found.loss, "penalty": found.penalty})
     return True
@@ -480,11 +566,25 @@ def _head_answers(dataset: Dataset) -> str:
     return f"head_answers/{features.digest(dataset.hashes[at].encode() for at in dataset.indices('test'))[:16]}"
 
 
+def _nothing(trainer: training.PhaseTraining) -> None:
+    """The commit of a process that is not the chief."""
+
+
 def _commit(run: Run, kept: Mapping[str, np.ndarray], trainer: training.PhaseTraining) -> None:
     at = trainer.progress
     run.save_checkpoint(
         f"{trainer.phase.name}-{at.epoch}-{at.batch}", {**trainer.arrays(), **kept}, dataclasses.asdict(at)
     )
+
+
+def agree_to_begin(group: distribution.Group, asked: Config | None) -> None:
+    """UsageError, with the name of the process, if one was given another config than the chief or is another version.
+
+    `asked` is the config of the command line, None without one.
+    """
+    request = configs.dump(asked.model_copy(update={"output": Path("runs")})) if asked else "none"
+    facts = {"config": features.digest([request.encode()]), "finetune": finetune.__version__, **device.versions()}
+    group.agree(facts, UsageError, remedy="Start all with the same command, files and installation.")
 
 
 # ---------------------------------------------------------------------------------------------------- run.json
@@ -501,6 +601,8 @@ def read_facts(run: Run) -> dict[str, Any]:
 
 def write_facts(run: Run, **changed: Any) -> None:
     """Changes some of the facts in run.json; versions and device are always those of now."""
+    if isinstance(run, runs.Follower):
+        return
     always = {
         "versions": {"finetune": finetune.__version__, **device.versions()},
         "device": device.describe(),

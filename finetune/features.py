@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from finetune.classifier import Classifier, inference
 from finetune.config import Augment
 from finetune.data import Dataset
 from finetune.device import keras, precision, versions
-from finetune.errors import DataError, ResourceError
+from finetune.errors import ConfigError, DataError, ResourceError
 from finetune.images import escape
 from finetune.scan import scan
 from finetune.weights import cache_folder
@@ -33,6 +34,7 @@ FORMAT = 1  # raise it when the numbers of an old cache would no longer be right
 BATCH = 32  # one batch shape everywhere: a picture's features must not depend on its neighbours
 DISK_SHARE = 0.5  # of what is free
 MEMORY_SHARE = 0.4  # of what is available
+SHOWING = 90  # seconds that a network drive may take to show a new file to another machine
 CHANGED = "It was changed after the check at the start. Start again, so that it is checked anew."
 Progress = Callable[[int, int], None]
 Rows = Callable[[int], slice]
@@ -83,7 +85,7 @@ class View:
 class Cached:
     """Features of one cut, held in memory or mapped from disk: `views[v]` has a row per picture of that view."""
 
-    views: tuple[np.ndarray, ...]
+    views: tuple[Any, ...]  # arrays or `Parts`
     position: np.ndarray  # data set index -> row of an augmented view
 
     def batches(
@@ -175,10 +177,11 @@ def prepare(
 ) -> list[Source]:
     """One source per cut, reading every picture once for all of them.
 
-    `policy` is `auto` (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not
-    computed again. The room there is decides not only where features are kept but also, if it is short, which numbers
-    the training sees: `note` is told, and a resumed run that gives them back as `numbers` sees the same, or a
-    ResourceError. Raises DataError when a picture has become unreadable.
+    Of several processes, each computes its share and keeps it in files of its own, for all to read. `policy` is `auto`
+    (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not computed again. The room
+    there is decides not only where features are kept but also, if it is short, which numbers the training sees: `note`
+    is told, and a resumed run that gives them back as `numbers` sees the same, or a ResourceError. Raises DataError
+    when a picture has become unreadable.
     """
     paths = dataset.paths(np.arange(len(dataset)))
     read = pipeline.reader(paths, classifier.transform)
@@ -186,38 +189,55 @@ def prepare(
     augmenter = pipeline.Augmenter(augment)
     views = _views(dataset, augment, bool(augmenter))
     wanted = _Wanted(classifier, dataset, cuts, views, augment, seed)
-    files.clean(features_folder())  # what killed runs left half made
-    where, dtype = _place(policy, wanted, numbers, say)
+    group, where, dtype = distribution.group(), "", ""
+    with group.together():
+        if group.chief:
+            files.clean(features_folder())  # what killed runs left half made
+            where, dtype = _place(policy, wanted, numbers, say)
+    where, dtype = group.tell((where, dtype))
     note(_numbers(where, dtype, augment))
     if where == "off":
+        distribution.refuse_mixing(group, augment)
         return [Live(extractor, number, paths, read, augmenter, seed) for number in range(len(cuts))]
 
     keys = wanted.keys(dtype)
-    arrays = [[_open(key) if where == "disk" else None for key in row] for row in keys]
-    missing = [number for number in range(len(views)) if any(row[number] is None for row in arrays)]
+    arrays: list[list[Any]] = [
+        [_open(key, len(view.indices)) if where == "disk" else None for key, view in zip(row, views, strict=True)]
+        for row in keys
+    ]
+    missing = group.tell([number for number in range(len(views)) if any(row[number] is None for row in arrays)])
     total = sum(len(views[number].indices) for number in missing)
     done, started, meter = 0, time.monotonic(), pipeline.Meter()
     for number in missing:
-        size = len(views[number].indices)
-        sinks = [_Sink(key[number], cut, size, dtype, where) for key, cut in zip(keys, cuts, strict=True)]
+        view = views[number]
+        mine = group.share(len(view.indices), BATCH)
+        own = [_path(row[number], group.rank, group.size) for row in keys]
+        sinks = [_Sink(path, cut, mine.stop - mine.start, dtype, where) for path, cut in zip(own, cuts, strict=True)]
+        stream = _extract(extractor, paths, read, view, mine, augmenter, seed, meter)
         try:
-            for start, outputs in _extract(extractor, paths, read, views[number], augmenter, seed, meter):
-                for sink, output in zip(sinks, outputs, strict=True):
-                    sink.array[start : start + len(output)] = output
-                done += len(outputs[0])
-                if progress:
-                    progress(done, total)
-            _refuse_changes(dataset, views[number].indices)
-            for row, sink in zip(arrays, sinks, strict=True):
-                row[number] = sink.commit()
+            for _ in range(group.rounds(len(view.indices), BATCH)):
+                with group.together():
+                    for start, outputs in islice(stream, 1):
+                        for sink, output in zip(sinks, outputs, strict=True):
+                            sink.array[start : start + len(output)] = output
+                        done += len(outputs[0])
+                    if progress:
+                        progress(min(total, done * group.size), total)
+            with group.together():
+                _refuse_changes(dataset, view.indices[mine])
+                for row, sink in zip(arrays, sinks, strict=True):
+                    row[number] = sink.commit()
         finally:
             for sink in sinks:
                 sink.discard()
     if total:
         say(_pace(total, time.monotonic() - started, meter.seconds))
+    if group.size > 1:
+        with group.together():
+            arrays = [[_await(key, len(view.indices)) for key, view in zip(row, views, strict=True)] for row in keys]
     position, train = np.full(len(dataset), -1), dataset.indices("train")
     position[train] = np.arange(len(train))
-    return [Cached(tuple(array for array in row if array is not None), position) for row in arrays]
+    return [Cached(tuple(row), position) for row in arrays]
 
 
 @dataclass(frozen=True)
@@ -266,12 +286,15 @@ def _extract(
     paths: Sequence[str],
     read: pipeline.Read,
     view: View,
+    mine: slice,
     augmenter: pipeline.Augmenter,
     seed: int,
     meter: pipeline.Meter,
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(place among `mine`, features at every cut) of one batch after another; `mine` are whole batches of the view."""
     start = 0
-    for number, batch in enumerate(meter.waiting_for(pipeline.batches(read, view.indices, BATCH))):
+    pictures_of = pipeline.batches(read, view.indices[mine], BATCH)
+    for number, batch in enumerate(meter.waiting_for(pictures_of), start=mine.start // BATCH):
         refuse_problems(batch, paths)
         pictures: Any = batch.images
         if view.number:
@@ -310,7 +333,7 @@ class _Wanted:
         """Bytes of those that are not on disk yet."""
         cuts = zip(self.cuts, self.keys(dtype), strict=True)
         pairs = ((cut, view, key) for cut, row in cuts for view, key in zip(self.views, row, strict=True))
-        return sum(_size(cut, view, dtype) for cut, view, key in pairs if not _path(key).exists())
+        return sum(_size(cut, view, dtype) for cut, view, key in pairs if _open(key, len(view.indices)) is None)
 
 
 def _size(cut: Any, view: View, dtype: str) -> int:
@@ -321,6 +344,10 @@ def _place(policy: str, wanted: _Wanted, numbers: str | None, say: Callable[[str
     """Where the features go and in which precision: (`disk` | `memory` | `off`, dtype)."""
     live = wanted.augment.views == "live" and wanted.augment.active
     places = [] if policy == "off" or live else ["disk", "memory"] if policy == "auto" else [policy]
+    if distribution.group().size > 1 and "memory" in places:  # nobody has all of it
+        places.remove("memory")
+        if not places:
+            raise ConfigError("cache=memory is for one process: others could not read it.", remedy="Use cache=disk.")
     room = {
         "disk": int(shutil.disk_usage(features_folder()).free * DISK_SHARE),
         "memory": int(available_memory() * MEMORY_SHARE),
@@ -411,17 +438,59 @@ def digest(parts: Iterator[Any] | Any) -> str:
     return whole.hexdigest()
 
 
-def _open(key: str) -> np.ndarray | None:
-    """The features of `key`, mapped from disk; None where there are none."""
+class Parts:
+    """Arrays (n, ...) that follow each other, read as one: each was computed by another process."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.starts = np.cumsum([0, *map(len, arrays)])
+        self.shape = (int(self.starts[-1]), *arrays[0].shape[1:])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        found = np.empty((len(rows), *self.shape[1:]), self.arrays[0].dtype)
+        for number in np.unique(owner):
+            chosen = owner == number
+            found[chosen] = self.arrays[number][rows[chosen] - self.starts[number]]
+        return found
+
+
+def _open(key: str, count: int) -> Any:
+    """The `count` features of `key`, mapped from disk, in one file or in parts; None where they are not all there."""
+    whole = _load(_path(key))
+    if whole is not None:
+        return whole
+    divisions = {int(path.stem.rpartition("-")[2]) for path in features_folder().glob(f"{key}.*-of-*.npy")}
+    return next((parts for number in sorted(divisions) if (parts := _open_parts(key, count, number))), None)
+
+
+def _open_parts(key: str, count: int, number: int) -> Parts | None:
+    found = [array for part in range(number) if (array := _load(_path(key, part, number))) is not None]
+    return Parts(found) if sum(map(len, found)) == count else None
+
+
+def _await(key: str, count: int) -> Any:
+    """The features that all processes have just finished; a network drive may take a moment to show them."""
+    for _ in range(SHOWING):
+        if (found := _open(key, count)) is not None:
+            return found
+        time.sleep(1.0)
+    raise ResourceError(
+        f"{features_folder()} does not show the features that the other processes have kept.",
+        remedy="FINETUNE_CACHE must name a folder that all machines share.",
+    )
+
+
+def _load(path: Path) -> np.ndarray | None:
     try:
-        array: np.ndarray = np.load(_path(key), mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):  # absent, or cut short by something other than us
         return None
     return array
 
 
-def _path(key: str) -> Path:
-    return features_folder() / f"{key}.npy"
+def _path(key: str, part: int = 0, parts: int = 1) -> Path:
+    return features_folder() / (f"{key}.npy" if parts == 1 else f"{key}.{part}-of-{parts}.npy")
 
 
 def _reserve(path: Path) -> None:
@@ -434,10 +503,10 @@ def _reserve(path: Path) -> None:
 class _Sink:
     """Where an extraction writes: an array in memory, or a file that takes its name when it is complete."""
 
-    def __init__(self, key: str, cut: Any, count: int, dtype: str, where: str) -> None:
+    def __init__(self, path: Path, cut: Any, count: int, dtype: str, where: str) -> None:
         shape = (count, *cut.shape[1:])
-        self._key = key
-        self._temporary = files.temporary_name(_path(key)) if where == "disk" else None
+        self._path = path
+        self._temporary = files.temporary_name(path) if where == "disk" and count else None
         if self._temporary:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             files.require_space(self._temporary.parent, size)
@@ -451,9 +520,9 @@ class _Sink:
         if self._temporary is None:
             return self.array
         self.array.flush()
-        files.commit(_path(self._key), self._temporary.replace)
+        files.commit(self._path, self._temporary.replace)
         self._temporary = None
-        return _open(self._key)
+        return _load(self._path)
 
     def discard(self) -> None:
         if self._temporary is not None:

@@ -5,8 +5,9 @@
     find(None, None, [])                      the newest unfinished run in ./runs
 
 A run goes on as it began. A config or an override that says otherwise would be silently ignored, so it is refused
-with every difference shown; only where the pictures are, and where features are kept, may change, for the pictures'
-content is checked anyway. No TensorFlow here: a wrong request, or a run that is in use, is answered at once.
+with every difference shown; only where the pictures are, where features are kept and where it computes may change, for
+the pictures' content is checked anyway. No TensorFlow here: a wrong request, or a run that is in use, is answered at
+once.
 """
 
 import json
@@ -22,7 +23,7 @@ from finetune.config import Config
 from finetune.errors import FinetuneError, UsageError
 from finetune.runs import Run
 
-MAY_CHANGE = {"data.folder", "data.csv", "cache"}
+MAY_CHANGE = {"data.folder", "data.csv", "cache", "device"}
 OUTPUT = Path("runs")
 
 
@@ -32,10 +33,7 @@ def find(run: str | None, config: str | None, overrides: Sequence[str], *, break
     Raises UsageError for what is no run, for a finished one, and for a config or override that differs from the
     run's; ResourceError, with who and since when, while another process works on it.
     """
-    overrides = [word for word in (run, config, *overrides) if word and _is_override(word)]
-    run, config = (None if not word or _is_override(word) else word for word in (run, config))
-    if run and not config and Path(run).is_file():  # `train --resume CONFIG`
-        run, config = None, run
+    run, config, overrides = _told_apart(run, config, overrides)
     asked = configs.load(config, overrides) if config else None
     found = runs.open(Path(run)) if run else _newest(asked)
     if found is None:
@@ -48,6 +46,22 @@ def find(run: str | None, config: str | None, overrides: Sequence[str], *, break
         asked = recipe.as_begun(asked, begun) if asked else configs.load(found.config_yaml, overrides)
         _agree(found, begun, asked, searched=not run)
     return found
+
+
+def request(run: str | None, config: str | None, overrides: Sequence[str]) -> Config | None:
+    """The config that such words name, if they name one."""
+    _, config, overrides = _told_apart(run, config, overrides)
+    return configs.load(config, overrides) if config else None
+
+
+def _told_apart(
+    run: str | None, config: str | None, overrides: Sequence[str]
+) -> tuple[str | None, str | None, list[str]]:
+    overrides = [word for word in (run, config, *overrides) if word and _is_override(word)]
+    run, config = (None if not word or _is_override(word) else word for word in (run, config))
+    if run and not config and Path(run).is_file():  # `train --resume CONFIG`
+        run, config = None, run
+    return run, config, overrides
 
 
 def _is_override(word: str) -> bool:

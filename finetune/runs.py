@@ -238,6 +238,17 @@ class Run:
             yield
 
 
+class Follower(Run):
+    """The run of another process, the chief of a training on several machines: read here, and written only there."""
+
+    def _write_state(self, status: Status, phases: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def _write_history(self, rows: Sequence[Row]) -> None: ...
+
+    def save_checkpoint(self, step_name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+        return self.checkpoints / step_name
+
+
 def create(output: Path, name: str, *, data_root: Path | None = None) -> Run:
     """A new run folder `output/<name>-<n>`, n one more than the highest there; never one that exists.
 

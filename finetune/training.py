@@ -132,6 +132,14 @@ def freeze_below(classifier: Classifier, cut: Any, *, batch_norm: str) -> Any:
     return above
 
 
+def refuse_unshared(phases: Sequence[Phase], classifier: Classifier, config: Config, pictures: int) -> None:
+    """ConfigError if several devices cannot give the same result in any of `phases` as one; `pictures`: to train on."""
+    group = distribution.group()
+    for phase in () if group.alone else phases:
+        above = freeze_below(classifier, phase.cut, batch_norm=config.model.batch_norm)
+        distribution.refuse(group, list(_all_layers(above)), phase.settings.batch_size, pictures)
+
+
 def _all_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         yield layer
@@ -515,7 +523,7 @@ def _compile_step(training: PhaseTraining) -> Any:
     above, optimizer, mixer, group = training.above, training.optimizer, training._mixer, training.group
     classes, real = len(training.classifier.classes), tf.as_dtype(keras.config.floatx())
     loss_of = keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=training.settings.label_smoothing, reduction="sum"
+        from_logits=True, label_smoothing=training.settings.label_smoothing, reduction="sum", dtype=real.name
     )
     trainable = above.trainable_variables
     layers = list(_all_layers(above))
