@@ -15,8 +15,10 @@ One process without company is the usual case: `ALONE`, where a sum is what it s
 """
 
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -29,6 +31,7 @@ from finetune.device import keras, tf
 from finetune.errors import ConfigError, FinetuneError, ResourceError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=FinetuneError)
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
@@ -63,6 +66,7 @@ class Group:
     strategy: Any = None  # None: one process, one device
     asked: Callable[[], bool] = lambda: False  # whether somebody asked this process to stop
     stopping: bool = False  # somebody asked one of the processes to stop, and all know
+    parting: bool = False  # all processes are ending, for the same reason
 
     @property
     def rank(self) -> int:
@@ -213,7 +217,13 @@ class Group:
             if theirs.get(name) != everyone[0].get(name)
         ]
         if wrong:
-            raise error(f"The processes of this training do not have the same:{''.join(wrong)}", remedy=remedy)
+            what = f"The processes of this training do not have the same:{''.join(wrong)}"
+            raise self.everywhere(error(what, remedy=remedy))
+
+    def everywhere(self, error: E) -> E:
+        """`error`, which all processes are about to raise."""
+        self.parting = True
+        return error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -228,10 +238,16 @@ class Group:
         told = None if trouble is None else [trouble.what, trouble.remedy, trouble.exit_code]
         troubles = self.gather(told)
         if trouble:
-            raise trouble
+            raise self.everywhere(trouble)
         for rank, other in enumerate(troubles):
             if other:
-                raise Elsewhere(f"{self.name(rank)}: {other[0]}", remedy=other[1], exit_code=other[2])
+                what, remedy, exit_code = other
+                raise self.everywhere(Elsewhere(f"{self.name(rank)}: {what}", remedy=remedy, exit_code=exit_code))
+
+    def part_company(self) -> None:
+        """Waits until all processes are about to end: one that is gone too early spoils the last sum of the others."""
+        with suppress(ResourceError):
+            self.sum(np.zeros(1))
 
     def name(self, rank: int) -> str:
         """`process 1 of 2 (node7:29400)`."""
@@ -293,7 +309,10 @@ def joined(place: cluster.Place, wanted: str) -> Iterator[Group]:
     before, _current = _current, Group(place, _strategy(place, wanted))
     try:
         yield _current
+        _current.parting = True
     finally:
+        if _current.parting:
+            _current.part_company()
         _current = before
 
 
@@ -328,7 +347,7 @@ def _join(place: cluster.Place) -> Any:
         rpc_layer="grpc",
     )
     try:
-        with device.quiet():
+        with device.quiet(), _own_handlers():
             return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:
         raise ResourceError(
@@ -341,6 +360,16 @@ def _join(place: cluster.Place) -> Any:
             f"{' '.join(str(error).split())[:200]}",
             remedy="All must be started within a few minutes, and their ports be open to each other.",
         ) from error
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Puts Python's handler of SIGTERM back in place: TensorFlow has one for preemption, which nobody here asks."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 # ------------------------------------------------------------------------------------------- what cannot be shared

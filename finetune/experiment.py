@@ -105,6 +105,7 @@ class Job:
         """The same between steps, where all processes stop together: once the last step has told them all."""
         if self.group.stopping:
             self.stop.requested = self.stop.requested or "SIGTERM"
+            self.group.parting = True
         if self.group.stopping or self.group.size == 1:
             self.check_stop()
 

@@ -220,7 +220,7 @@ class PhaseTraining:
         """
         loss, rate, correct, finite = self.try_step(inputs, labels)
         if not finite:
-            raise self._diverged()
+            raise self.group.everywhere(self._diverged())
         self.progress.batch += 1
         self.progress.step += 1
         self.progress.loss_sum += loss * len(labels)
@@ -297,6 +297,12 @@ class PhaseTraining:
         with weights_kept(variables):
             self.optimizer.finalize_variable_values(variables)
             yield
+
+    def agree(self) -> None:
+        """FinetuneError if the processes of this training have come to different weights."""
+        if self.group.size > 1:
+            weights = features.digest(variable.numpy().tobytes() for variable in self.above.variables)
+            self.group.agree({f"weights of {self.phase.name}, epoch {self.progress.epoch}": weights})
 
     def restore_best(self) -> None:
         _put(self.above.variables, self.best_weights)
@@ -408,6 +414,7 @@ def run_phase(
                 committed = time.monotonic()
             _stop_cleanly(check_stop, commit, training)
         row = _finish_epoch(training, time.monotonic() - started)
+        training.agree()
         record(row)
         watcher.epoch_done(training, row)
         if time.monotonic() - committed > 1.0:  # epochs of milliseconds need no checkpoint each

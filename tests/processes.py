@@ -9,12 +9,15 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,43 @@ class Forge:
 
     def close(self) -> None:
         self.process.communicate()
+
+
+class Crowd:
+    """Forges in one folder, with one cache, whose children train together."""
+
+    def __init__(self, folder: Path, count: int = 2) -> None:
+        with ThreadPoolExecutor() as pool:
+            self.forges = list(pool.map(lambda _: Forge(folder), range(count)))
+        for rank, forge in enumerate(self.forges):
+            forge.log = folder / f"log-{rank}"
+
+    def start(self, *command: object, patches: Sequence[str] = (), **environment: str) -> None:
+        """`patches[rank]` is for one of them, where there is one."""
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(closing(socket.socket())) for _ in self.forges]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        for rank, forge in enumerate(self.forges):
+            place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+            patch = patches[rank] if rank < len(patches) else ""
+            forge.start(*command, patch=patch, TF_CONFIG=json.dumps(place), **environment)
+
+    def wait(self) -> list[int]:
+        """The exit codes, by rank."""
+        return [forge.wait() for forge in self.forges]
+
+    def run(self, *command: object, patches: Sequence[str] = (), **environment: str) -> list[int]:
+        self.start(*command, patches=patches, **environment)
+        return self.wait()
+
+    def said(self) -> str:
+        return "\n".join(f"--- {rank}:\n{forge.said()}" for rank, forge in enumerate(self.forges))
+
+    def close(self) -> None:
+        for forge in self.forges:
+            forge.close()
 
 
 def finetune(*command: object, folder: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
