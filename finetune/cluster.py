@@ -151,11 +151,11 @@ def run_local(count: int, words: Sequence[str]) -> int:
         workers = [
             stack.enter_context(_worker(place, environment, words)) for place, environment in _environments(count)
         ]
-        stack.enter_context(_passed_on(workers))
+        asked = stack.enter_context(_passed_on(workers))
         ended = _wait(workers)
-    if ended is None:
-        return max(worker.process.returncode for worker in workers)
-    return _explain(ended, workers)
+        if ended is None:
+            return 0
+        return 128 + asked[0] if asked else _explain(ended, workers)
 
 
 @dataclass(frozen=True)
@@ -194,18 +194,19 @@ def _worker(rank: int, environment: Mapping[str, str], words: Sequence[str]) -> 
 
 
 @contextmanager
-def _passed_on(workers: Sequence[_Worker]) -> Iterator[None]:
-    """SIGTERM and SIGHUP go on to the workers. Ctrl-C reaches them by itself: here it is only not minded."""
+def _passed_on(workers: Sequence[_Worker]) -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP go on to the workers, Ctrl-C reaches them by itself; yields those that came."""
+    asked: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for worker in workers:
+        asked.append(number)
+        for worker in workers if number != signal.SIGINT else ():
             with suppress(ProcessLookupError):
                 worker.process.send_signal(number)
 
-    kept = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    kept[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    kept = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
