@@ -269,17 +269,18 @@ def _check_phases(config: Config) -> None:
 
 def _try(config: Config, dataset: Dataset, key: str, terminal: Terminal) -> Trial:
     with terminal.stage("Trying a step of each phase") as update:
-        from finetune import rehearsal
+        from finetune import distribution, rehearsal
 
-        found = rehearsal.run(config, dataset, progress=update)
+        with distribution.on(config.device):
+            found = rehearsal.run(config, dataset, progress=update)
     trial.remember(key, found)
     return found
 
 
 def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> None:
-    from finetune import rehearsal
+    from finetune import distribution, rehearsal
 
-    with terminal.stage("Features") as update:
+    with distribution.on(config.device), terminal.stage("Features") as update:
         rehearsal.compute_features(config, dataset, progress=update)
 
 

@@ -39,6 +39,7 @@ def run(config: Config, dataset: Dataset, *, progress: Progress = lambda done, t
     total = 3 + len(config.fine_tune)
     started = time.monotonic()
     classifier, phases = plan(config, dataset.classes)
+    training.refuse_unshared(phases, classifier, config, len(dataset.indices("train")))
     # Before any step: features are filed under the weights that they were made with.
     outlook = features.outlook(
         classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,

@@ -502,7 +502,7 @@ def _recalibrate(training: PhaseTraining) -> None:
     if not layers or training.phase.index == 0:
         return
     before, kept = training.validate(), [variable.numpy() for variable in training.above.variables]
-    momenta, share = [layer.momentum for layer in layers], tf.Variable(0.0)
+    momenta, share = [layer.momentum for layer in layers], tf.Variable(0.0, dtype=keras.config.floatx())
     for layer in layers:
         layer.trainable, layer.momentum = True, share
     forward = tf.function(lambda x: training.above(x, training=True), autograph=False, reduce_retracing=True)

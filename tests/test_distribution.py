@@ -4,10 +4,16 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from processes import Crowd, outcome
+
+from finetune import device, distribution
+from finetune.cluster import Place
+from finetune.device import keras, tf
+from finetune.errors import ConfigError, DataError, ResourceError
 
 CONFIG = """
 name: colours
@@ -100,7 +106,7 @@ def test_two_devices_end_where_one_ends(crowd: Crowd, output: Path) -> None:
     assert difference(trained(output / "one"), trained(output / "two")) < 1e-12
 
 
-def test_one_half_of_a_float32_head(crowd: Crowd, output: Path) -> None:
+def test_a_head_in_float32_mixed_and_accumulated(crowd: Crowd, output: Path) -> None:
     head = ("train", "cfg.yaml", "fine_tune=null", "augment=light", "augment.mixup=0.2", "head.accumulate=2")
     assert crowd.forges[0].run(*head, "--output", output / "one") == 0, crowd.said()
     shutil.rmtree(crowd.forges[0].folder / "cache")
@@ -133,15 +139,80 @@ def test_asking_one_stops_all_at_the_same_step(crowd: Crowd, output: Path, unbro
     assert outcome(output / "colours-1") == unbroken
 
 
-def test_what_differs_is_named_before_anything_begins(crowd: Crowd, output: Path) -> None:
-    folder = crowd.forges[0].folder
-    (folder / "other.yaml").write_text(CONFIG.replace("0.003", "0.004"))
-    others = "import sys; sys.argv[2] = 'other.yaml'"
-    assert crowd.run("train", "cfg.yaml", "--output", output, patches=["", others]) == [2, 2], crowd.said()
+OTHER = {  # what one process has otherwise, by the exit code of all
+    "config: ": (2, "import sys; sys.argv[2] = 'other.yaml'"),
+    "keras: ": (2, "from finetune import device; device.versions = lambda: {'keras': '3.99'}"),
+    "pictures: ": (3, "real = data.reopen\ndata.reopen = lambda *args, **more: reversed_labels(real(*args, **more))"),
+    "weights: ": (4, "classifier.build = lambda *args, seed, build=classifier.build: build(*args, seed=seed + 1)"),
+}
+REVERSED = """
+import dataclasses
+def reversed_labels(dataset): return dataclasses.replace(dataset, labels=dataset.labels[::-1])
+"""
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_differs_is_named_before_anything_begins(crowd: Crowd, output: Path, name: str) -> None:
+    (crowd.forges[0].folder / "other.yaml").write_text(CONFIG.replace("0.003", "0.004"))
+    code, patch = OTHER[name]
+    codes = crowd.run("train", "cfg.yaml", "--output", output, patches=["", REVERSED + patch])
+    assert codes == [code, code], crowd.said()
     for forge in crowd.forges:
-        assert "config: " in forge.said()
-        assert "on process 1 of 2" in forge.said()
-    assert not output.exists()
-    weights = "from finetune import classifier; real = classifier.build\n"
-    weights += "classifier.build = lambda *args, seed, **more: real(*args, seed=seed + 1, **more)"
-    assert crowd.run("train", "cfg.yaml", "--output", output, patches=["", weights])[0] == 4, crowd.said()
+        assert name in forge.said()
+        assert "on process 1 of 2 (127.0.0.1:" in forge.said()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_every_row_counts_once(parts: int, count: int) -> None:
+    """Of every batch, also of one with fewer rows than there are processes."""
+    counted = np.zeros(count)
+    for rank in range(parts):
+        one = group_of(rank, parts)
+        held = one.held(count)
+        assert held.stop > held.start  # kernels crash on empty batches
+        part = one.part(rank, tf.constant(count), tf.constant(held.stop - held.start))
+        rows = part.rows(np.arange(count))
+        assert part.held(np.arange(count)[held]).tolist() == rows.tolist()
+        counted[rows] += part.weight.numpy()
+    assert counted.tolist() == [1] * count
+
+
+def test_shares_are_whole_units_and_all_there_is() -> None:
+    shares = [group_of(rank, 3).share(100, 32) for rank in range(3)]
+    assert [(share.start, share.stop) for share in shares] == [(0, 32), (32, 64), (64, 100)]
+    assert group_of(0, 3).rounds(100, 32) == 2
+    assert [group_of(rank, 3).share(10, 32) for rank in range(3)] == [slice(0, 0), slice(0, 0), slice(0, 10)]
+
+
+def group_of(rank: int, size: int) -> distribution.Group:
+    """One of `size` processes with a device each, without the others."""
+    strategy = SimpleNamespace(num_replicas_in_sync=size)
+    return distribution.Group(Place(rank, tuple("abcde"[:size])), strategy)
+
+
+def test_alone_everything_is_as_if_there_were_no_groups() -> None:
+    alone = distribution.group()
+    assert alone is distribution.ALONE
+    assert alone.describe() == ""
+    assert (alone.tell("a"), alone.gather("a"), alone.any(True)) == ("a", ["a"], True)
+    assert alone.total(lambda place: [place, 7]) == [0, 7]
+    with pytest.raises(DataError, match="mine"), alone.together():
+        raise DataError("mine")
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if device.GPUS:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ResourceError, match="no GPU here"), distribution.on("gpu"):
+        pass
+
+
+def test_what_would_not_be_the_same_is_refused() -> None:
+    two, kl = group_of(0, 2), keras.layers
+    distribution.refuse(distribution.ALONE, [kl.GaussianNoise(0.1)], 8, 42)
+    distribution.refuse(two, [kl.Dropout(0.2), kl.BatchNormalization()], 8, 42)
+    with pytest.raises(ConfigError, match="GaussianNoise"):
+        distribution.refuse(two, [kl.GaussianNoise(0.1)], 8, 42)
+    with pytest.raises(ConfigError, match="last batch of an epoch has 1 pictures"):
+        distribution.refuse(two, [kl.BatchNormalization()], 8, 41)

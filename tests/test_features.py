@@ -376,3 +376,27 @@ def test_features_of_a_picture_that_was_replaced_never_pass_for_those_of_the_old
     with pytest.raises(DataError, match=r"(?s)green/03\.png is not the picture that it was.*Start again"):
         prepare(tiny, dataset)
     assert not list(features.features_folder().glob("*.npy"))
+
+
+def test_parts_are_read_as_one():
+    whole = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
+    parts = features.Parts([whole[:4], whole[4:5], whole[5:]])
+    rows = np.array([9, 0, 4, 4, 3, 5])
+    assert (parts[rows] == whole[rows]).all()
+    assert parts[rows[:0]].shape == (0, 2, 3)
+
+
+def test_parts_of_a_group_serve_a_later_run_alone(tiny, dataset, private_cache, reads):
+    (alone,) = prepared(tiny, dataset)
+    (file,) = (private_cache / "features").iterdir()
+    array = np.load(file)
+    for number, rows in enumerate((array[:7], array[7:])):
+        np.save(file.with_name(f"{file.stem}.{number}-of-2.npy"), rows)
+    file.unlink()
+    reads.clear()
+    (again,) = prepared(tiny, dataset)
+    assert not reads
+    assert (next(again.batches(np.arange(18), None, 18)) == array).all()
+    file.with_name(f"{file.stem}.1-of-2.npy").unlink()  # half of them is none
+    prepared(tiny, dataset)
+    assert len(reads) == 18
