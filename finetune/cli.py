@@ -13,8 +13,8 @@ import finetune
 from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from finetune.cluster import Place
     from finetune.config import Config
+    from finetune.launch import Place
     from finetune.runs import Run
     from finetune.signals import Stop
 
@@ -116,14 +116,14 @@ def _report_bug(error: Exception) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    from finetune import cluster, signals
+    from finetune import launch, signals
 
     if arguments.nproc > 1:
-        return cluster.run_local(arguments.nproc, _without(arguments.words, "--nproc"))
+        return launch.run_local(arguments.nproc, _without(arguments.words, "--nproc"))
     if arguments.output:
         arguments.overrides.append(f"output={arguments.output}")
     with signals.surviving_output(), signals.graceful() as stop:
-        place = cluster.find()
+        place = launch.find()
         if place.size > 1:
             return _train_together(arguments, place, stop)
         run, loaded = _run_or_config(arguments)

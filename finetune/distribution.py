@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from finetune import cluster, device
+from finetune import device, launch
 from finetune.config import Augment
 from finetune.device import keras, tf
 from finetune.errors import ConfigError, FinetuneError, ResourceError
@@ -62,7 +62,7 @@ class Part:
 class Group:
     """The processes that train together, and the devices of this one."""
 
-    place: cluster.Place = field(default_factory=cluster.Place)
+    place: launch.Place = field(default_factory=launch.Place)
     strategy: Any = None  # None: one process, one device
     asked: Callable[[], bool] = lambda: False  # whether somebody asked this process to stop
     stopping: bool = False  # somebody asked one of the processes to stop, and all know
@@ -289,7 +289,7 @@ def _who(message: str) -> str:
 
 ALONE = Group()
 _current = ALONE
-_joined: dict[cluster.Place, Any] = {}  # TensorFlow can join a cluster once in the life of a process
+_joined: dict[launch.Place, Any] = {}  # TensorFlow can join a cluster once in the life of a process
 
 
 def group() -> Group:
@@ -298,7 +298,7 @@ def group() -> Group:
 
 
 @contextmanager
-def joined(place: cluster.Place, wanted: str) -> Iterator[Group]:
+def joined(place: launch.Place, wanted: str) -> Iterator[Group]:
     """Inside, `group()` is the group of all that are in the same cluster, on the devices that `device: wanted` says.
 
     Waits until all its processes are there. To be entered before TensorFlow has computed anything. Raises
@@ -320,13 +320,13 @@ def joined(place: cluster.Place, wanted: str) -> Iterator[Group]:
 def on(wanted: str) -> Iterator[Group]:
     """The group that was `joined`; outside of one, that of the devices of this process alone."""
     if _current is ALONE:
-        with joined(cluster.Place(), wanted) as alone:
+        with joined(launch.Place(), wanted) as alone:
             yield alone
     else:
         yield _current
 
 
-def _strategy(place: cluster.Place, wanted: str) -> Any:
+def _strategy(place: launch.Place, wanted: str) -> Any:
     if place.size > 1:
         if place not in _joined:
             _joined[place] = _join(place)
@@ -338,7 +338,7 @@ def _strategy(place: cluster.Place, wanted: str) -> Any:
     return None
 
 
-def _join(place: cluster.Place) -> Any:
+def _join(place: launch.Place) -> Any:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(place.addresses)}),
         task_type="worker",

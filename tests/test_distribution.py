@@ -11,9 +11,9 @@ import pytest
 from processes import Crowd, outcome
 
 from finetune import device, distribution
-from finetune.cluster import Place
 from finetune.device import keras, tf
 from finetune.errors import ConfigError, DataError, ResourceError
+from finetune.launch import Place
 
 CONFIG = """
 name: colours

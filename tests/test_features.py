@@ -387,16 +387,16 @@ def test_parts_are_read_as_one():
 
 
 def test_parts_of_a_group_serve_a_later_run_alone(tiny, dataset, private_cache, reads):
-    (alone,) = prepared(tiny, dataset)
+    prepare(tiny, dataset)
     (file,) = (private_cache / "features").iterdir()
     array = np.load(file)
     for number, rows in enumerate((array[:7], array[7:])):
         np.save(file.with_name(f"{file.stem}.{number}-of-2.npy"), rows)
     file.unlink()
     reads.clear()
-    (again,) = prepared(tiny, dataset)
+    (again,) = prepare(tiny, dataset)
     assert not reads
     assert (next(again.batches(np.arange(18), None, 18)) == array).all()
     file.with_name(f"{file.stem}.1-of-2.npy").unlink()  # half of them is none
-    prepared(tiny, dataset)
+    prepare(tiny, dataset)
     assert len(reads) == 18

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from finetune import cluster
-from finetune.cluster import Place, expand, find
+from finetune import launch
 from finetune.errors import ResourceError, UsageError
+from finetune.launch import Place, expand, find
 
 
 def tensorflow(task: str, index: int, **jobs: list[str]) -> dict[str, str]:
@@ -52,7 +52,7 @@ def test_lists_of_nodes(nodes, names):
 
 def test_a_kubernetes_indexed_job():
     said = {"JOB_COMPLETION_INDEX": "1", "FINETUNE_WORKERS": "2", "FINETUNE_HOST": "train-{}.train"}
-    assert find(said) == Place(1, (f"train-0.train:{cluster.PORT}", f"train-1.train:{cluster.PORT}"))
+    assert find(said) == Place(1, (f"train-0.train:{launch.PORT}", f"train-1.train:{launch.PORT}"))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def group(tmp_path, monkeypatch, script: str) -> int:
     program.write_text(f"#!{PYTHON}\n{WORKER.format(script)}")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    return cluster.run_local(2, ["train"])
+    return launch.run_local(2, ["train"])
 
 
 def test_a_local_group_ends_with_one_code(tmp_path, monkeypatch):
@@ -96,13 +96,13 @@ def test_a_local_group_ends_with_one_code(tmp_path, monkeypatch):
 
 def test_a_killed_process_is_named_and_the_others_end(tmp_path, monkeypatch):
     script = "os.kill(os.getpid(), signal.SIGKILL) if place else time.sleep(60)"
-    monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
     with pytest.raises(ResourceError, match=r"process 1 of 2 \(id \d+\) was ended by SIGKILL"):
         group(tmp_path, monkeypatch, script)
 
 
 def test_what_only_a_silent_one_said_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
     with pytest.raises(ResourceError, match="segmentation"):
         group(tmp_path, monkeypatch, "place and sys.exit('segmentation'); time.sleep(60)")
 
