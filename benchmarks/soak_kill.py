@@ -122,7 +122,7 @@ class Soak:
 def at_random_moments(soak: Soak) -> None:
     command = soak.command()
     for _ in range(random.randint(1, 8)):
-        in_a_save = random.random() < 0.55  # more than half: of these more come too late
+        in_a_save = 2 * soak.saves <= soak.kills  # half of all: of these more come too late
         code = kill(soak.forge, command, soak.seconds, in_a_save)
         if not soak.killed(code, in_a_save):
             break
