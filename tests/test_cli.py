@@ -205,6 +205,10 @@ def test_init_writes_a_config_that_loads(capsys, pictures, tmp_path, monkeypatch
     assert cli.main(["init", str(pictures), "mine.yaml"]) == 0
     assert "Next: finetune train mine.yaml" in capsys.readouterr().err
     assert config.load("mine.yaml").data.folder == pictures
+    assert cli.main(["init", f"{pictures}/"]) == 0
+    assert config.load(f"{pictures.name}.yaml").data.folder == pictures
+    assert cli.main(["init", str(pictures)]) == 2
+    assert f"{pictures.name}.yaml exists already" in capsys.readouterr().err
 
 
 def test_clearing_the_cache_says_what_it_freed(capsys, private_cache):
