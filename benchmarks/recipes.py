@@ -7,7 +7,7 @@ FLOWERS is a folder of photos with a subfolder per class. The sets are made from
 
     digits    scikit-learn's 1,797 digits of 8 x 8 pixels
     patches   the middle 64 x 64 pixels of each photo
-    groups    the photos of IMAGENET_SAMPLES, by what they show (the backbone may have been trained on these very photos)
+    groups    the photos of IMAGENET_SAMPLES, by what they show (the backbone has probably been trained on them)
     few       10 photos of each class for training and as many for validation, all others for testing
     flowers   the photos themselves
 
