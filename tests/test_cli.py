@@ -107,8 +107,10 @@ def test_the_schema_is_one_for_configs(answers):
 
 
 def test_the_cache_is_listed_though_empty(answers):
+    from finetune import caches
+
     lines = answers["cache"]["out"].splitlines()
-    assert [line.split()[0] for line in lines] == ["features", "datasets", "weights", "scan"]
+    assert [line.split()[0] for line in lines] == list(caches.KINDS)
     assert {tuple(line.split()[1:3]) for line in lines} == {("0", "files")}
 
 
