@@ -100,7 +100,7 @@ def ours(pictures: Path, seed: int, folder: Path, arguments: argparse.Namespace)
     """One `finetune train` in a process of its own, nothing cached."""
     config = folder / "recipe.yaml"
     config.write_text(json.dumps({"data": {"folder": str(pictures)}, "seed": seed, "output": str(folder / "runs")}))
-    words = [sys.executable, "-m", "finetune.cli", "train", str(config), "--quiet", *arguments.set]
+    words = [sys.executable, "-m", "finetune.cli", "train", str(config), *arguments.set, "--quiet"]
     wall, spent, _ = timed(words, env={**os.environ, "FINETUNE_CACHE": str(folder / "cache")})
     run = max((folder / "runs").iterdir(), key=lambda entry: entry.stat().st_mtime)
     report, facts = (json.loads((run / name).read_text()) for name in ("report.json", "run.json"))

@@ -200,6 +200,15 @@ def test_train_needs_a_config(capsys):
     assert "finetune train digits" in capsys.readouterr().err
 
 
+def test_values_may_stand_behind_an_option(capsys):
+    assert cli.main(["check", "digits", "--json", "head.epochz=5"]) == 2
+    assert "head.epochz" in capsys.readouterr().err
+    for words in (["train", "digits", "--quite"], ["train", "digits", "--quiet", "more"], ["cache", "a=b"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+    assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
 def test_init_writes_a_config_that_loads(capsys, pictures, tmp_path, monkeypatch):
     from finetune import config
 
