@@ -103,11 +103,11 @@ def measure(probabilities: Floats, labels: Ints, classes: Sequence[str], thresho
     return Metrics(
         classes=tuple(classes),
         n=n,
-        mean_average_precision=_interval(_mean(precisions)),
-        accuracy=_interval(weights @ overlap(said, truth).astype(np.float32) / n),
+        mean_average_precision=_interval(_mean(precisions), n),
+        accuracy=bootstrap(overlap(said, truth)),
         exact=wilson(int((said == truth).all(axis=1).sum()), n),
-        micro_f1=_interval(_ratio(2 * hits.sum(axis=1), claims.sum(axis=1) + there.sum(axis=1))),
-        macro_f1=_interval(_mean(f1)),
+        micro_f1=_interval(_ratio(2 * hits.sum(axis=1), claims.sum(axis=1) + there.sum(axis=1)), n),
+        macro_f1=_interval(_mean(f1), n),
         log_loss=float(-np.where(truth, np.log(clipped), np.log1p(-clipped)).mean()),
         calibration_error=sum(item.n / truth.size * abs(item.accuracy - item.confidence) for item in bins),
         calibration=bins,
@@ -128,7 +128,7 @@ def overlap(said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> Floats
 
 def bootstrap(values: Floats) -> Proportion:
     """The mean of `values` (N,), one a picture, with its interval."""
-    return _interval(_draws(len(values), 1) @ values.astype(np.float32) / len(values))
+    return _interval(_draws(len(values), 1) @ values.astype(np.float32) / len(values), len(values))
 
 
 def average_precision(scores: Floats, truth: npt.NDArray[np.bool_], weights: Floats) -> Floats:
@@ -194,7 +194,7 @@ def _label(
     if n == 0:
         return ClassMetrics(name, 0, None, None, None, None, threshold)
     precision = hits / claims if claims else None
-    return ClassMetrics(name, n, precision, wilson(hits, n), 2 * hits / (n + claims), _interval(precisions), threshold)
+    return ClassMetrics(name, n, precision, wilson(hits, n), 2 * hits / (n + claims), _interval(precisions, n), threshold)
 
 
 def _draws(n: int, classes: int) -> Floats:
@@ -204,8 +204,13 @@ def _draws(n: int, classes: int) -> Floats:
     return np.vstack([np.ones(n), drawn]).astype(np.float32)
 
 
-def _interval(values: Floats) -> Proportion:
-    """The value of row 0 with the 95 % interval of the others; draws without the label say nothing."""
+def _interval(values: Floats, n: int) -> Proportion:
+    """The value of row 0 with the 95 % interval of the others; draws without the label say nothing.
+
+    A perfect sample of n has perfect draws only, which proves nothing: there the score interval of n of n stands.
+    """
+    if values[0] > 1 - 1e-6 or values[0] < 1e-6:
+        return wilson(n * round(values[0]), n)
     value, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (value, value)
     return Proportion(value, min(value, float(low)), max(value, float(high)))

@@ -167,6 +167,7 @@ def _ranges(evidence: Evidence) -> dict[str, Any]:
     if evidence.head:
         found = [("head alone", evidence.head.headline[1]), *(("fine-tuned", share) for _, share in found)]
     floor = math.floor(10 * min((share.low for _, share in found), default=0)) / 10
+    floor = min(floor, 0.9)
     rows = [
         (label, *(100 * (part - floor) / (1 - floor) for part in (share.low, share.value, share.high)))
         for label, share in found

@@ -174,7 +174,9 @@ def read_table(
         empty = [f"line {line}" for line, word in zip(reader.lines, reader.splits, strict=True) if not word]
         reader.problems += [(line, f"no {split}, though other rows have one") for line in empty]
     if reader.problems:
-        raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems)
+        several = not multi_label and any(targets.SEPARATOR in label for label in reader.labels)
+        remedy = "if a picture may have several labels or none: data.multi_label=true" if several else ""
+        raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems, remedy)
     if not reader.names:
         raise DataError(
             f"{escape(table)} has no rows",
