@@ -194,7 +194,8 @@ def _label(
     if n == 0:
         return ClassMetrics(name, 0, None, None, None, None, threshold)
     precision = hits / claims if claims else None
-    return ClassMetrics(name, n, precision, wilson(hits, n), 2 * hits / (n + claims), _interval(precisions, n), threshold)
+    average = _interval(precisions, n)
+    return ClassMetrics(name, n, precision, wilson(hits, n), 2 * hits / (n + claims), average, threshold)
 
 
 def _draws(n: int, classes: int) -> Floats:
