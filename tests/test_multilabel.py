@@ -350,7 +350,7 @@ def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path
         assert answer["labels"] == sorted(over, key=lambda name: -shares[name])
     table = tmp_path / "out.csv"
     assert typed(capsys, "predict", folder, "--model", run.path, "--csv", table, "--top", 1)[0] == 0
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["labels"].split("|") if row["labels"] else [] for row in rows] == [
         answer["labels"] for answer in json.loads(out)
     ]
