@@ -290,7 +290,7 @@ def test_a_run_learns_reports_and_keeps_its_thresholds(run):
     assert test["mean_average_precision"]["value"] > 0.7
     assert [row["class"] for row in test["per_class"]] == list(COLOURS)
     assert {"average_precision", "threshold", "recall", "precision"} <= set(test["per_class"][0])
-    assert report["baseline"]["accuracy"] > 0.5
+    assert report["baseline"]["accuracy"] > 0.3
     spec = classifiers.load(run.path).spec
     assert spec.multi_label
     assert [row["threshold"] for row in test["per_class"]] == pytest.approx(spec.thresholds)
@@ -387,7 +387,7 @@ def test_exports_say_the_same(run, tmp_path, name):
     text = (made.folder / "README.md").read_text()
     assert "multi-label" in text
     assert "any number of which" in text
-    assert "mean average" in text
+    assert "average precision is" in text
     assert card.read_report(run.report_json)["test"]["accuracy"]["value"] == pytest.approx(made.before.value)
 
 
@@ -410,9 +410,13 @@ def test_the_page_ticks_what_is_over_its_threshold(run, tags):
     }
 
 
-def test_runs_are_compared_by_pictures_without_a_wrong_label(run, tags, tmp_path, capsys):
-    other = experiment.train(configs.load(settings_for(tags, tmp_path, seed=0, fine_tune=[]))).run
-    code, out, _ = typed(capsys, "compare", run.path, other.path)
+def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run, tags, tmp_path, capsys):
+    head = {"epochs": 2, "batch_size": 8, "learning_rate": 0.03, "label_smoothing": 0.1, "monitor": "loss"}
+    more = {"imbalance": "weights", "augment": {"mixup": 0.2}, "calibrate": False, "tensorboard": {"histograms": True}}
+    other = experiment.train(configs.load(settings_for(tags, tmp_path, head=head, fine_tune=[], **more)))
+    assert other.classifier.spec.temperature == 1
+    assert len(other.classifier.spec.thresholds) == 3  # needed for any answer, whatever calibrate says
+    code, out, _ = typed(capsys, "compare", run.path, other.run.path)
     assert code == 0
     assert "common test pictures" in out
 
