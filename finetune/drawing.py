@@ -186,6 +186,8 @@ def calibration(bins: Sequence[Bin], *, of_labels: bool = False) -> bytes:
     lower.bar(middle, [item.n for item in bins], width=0.055, color=BLUE, alpha=0.75)
     if of_labels:  # most labels are absent from most images
         lower.set(yscale="log", ylabel="labels", xlabel="probability of the label")
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        lower.yaxis.set_minor_formatter(lambda value, _: "")
     else:
         lower.set(ylabel="images", xlabel="probability of the answer")
     for axes in (upper, lower):
