@@ -172,8 +172,8 @@ class TensorBoard(Watcher):
         groups = kind.groups(dataset.labels)
         indices = samples.spread(training.validation_indices, groups, projector.POINTS, seed=training.seed)
         columns = {
-            "class": [dataset.text(index) for index in indices],
-            "answer": [kind.text(answers[index], dataset.classes) for index in indices.tolist()],
+            "class": [kind.name(dataset.labels[index], dataset.classes) for index in indices],
+            "answer": [kind.name(answers[index], dataset.classes) for index in indices.tolist()],
             "file": [dataset.names[index] for index in indices],
         }
         vectors = samples.vectors(training, indices)

@@ -21,7 +21,6 @@ from finetune import files, images, targets, wordnet
 from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
-NO_LABEL = "none"  # how people are told that no label is over its threshold
 UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
 
 

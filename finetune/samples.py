@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import drawing, explanation, features, images, multilabel, pipeline
+from finetune import drawing, explanation, features, images, pipeline
 from finetune.device import keras
 from finetune.training import PhaseTraining
 
@@ -55,7 +55,7 @@ class Samples:
         return drawing.pairs(list(self.pictures), looks, captions, right.tolist())
 
     def _name(self, label: Any) -> str:
-        return self.targets.text(label, self.classes) or multilabel.NOTHING
+        return self.targets.name(label, self.classes)
 
 
 def spread(indices: np.ndarray, labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:

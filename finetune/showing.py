@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import calibration, drawing, files, images, prediction, signals, wordnet
+from finetune import calibration, drawing, files, images, multilabel, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Proportion
@@ -210,7 +210,7 @@ class _Lines:
             return
         if not self.detailed:
             chosen = answer.predictions[:3] if answer.labels is None else answer.labels
-            best = ", ".join(f"{escape(one.name)} {one.probability:.1%}" for one in chosen) or prediction.NO_LABEL
+            best = ", ".join(f"{escape(one.name)} {one.probability:.1%}" for one in chosen) or multilabel.NOTHING
             self.console.print(f"{name}  {escape(wordnet.sentence(answer.levels)) or best}")
             return
         table = Table("class", "id", "probability", title=name, title_justify="left", box=None, header_style="dim")
@@ -220,7 +220,7 @@ class _Lines:
         if answer.levels:
             self.console.print(escape(wordnet.sentence(answer.levels)))
         if answer.labels is not None:
-            names = ", ".join(one.name for one in answer.labels) or prediction.NO_LABEL
+            names = ", ".join(one.name for one in answer.labels) or multilabel.NOTHING
             self.console.print(f"labels: [bold]{escape(names)}[/]")
 
 

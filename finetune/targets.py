@@ -55,6 +55,10 @@ class Targets(ABC):
     def text(self, label: Any, classes: Sequence[str]) -> str:
         """The label of one picture in words, as tables have it."""
 
+    def name(self, label: Any, classes: Sequence[str]) -> str:
+        """The same for people, to whom a picture without a label has `none`."""
+        return self.text(label, classes) or multilabel.NOTHING
+
     @abstractmethod
     def parse(self, texts: Sequence[str], number: Mapping[str, int]) -> Array:
         """Labels (n, ...) of such words; KeyError for one that has no `number`."""
