@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, device, distribution, features, gradients, optimizers, pipeline
+from finetune import blocks, device, distribution, features, gradients, optimizers, pipeline, targets
 from finetune.classifier import Classifier
 from finetune.config import Config, FineTune
 from finetune.config import Phase as Settings
@@ -49,7 +49,7 @@ class Progress:
     batch: int = 0
     step: int = 0  # over all phases, the axis of TensorBoard
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0  # the sum of how right the answers were
     seen: int = 0
     seconds: float = 0.0  # of this epoch
     best: dict[str, float] = field(default_factory=dict)  # {"epoch", "loss", "accuracy"} on validation
@@ -68,7 +68,11 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validation pictures say, one by one: cross-entropy in nats (n,) and whether the name was right (n,)."""
+    """What the validation pictures say, one by one: cross-entropy in nats (n,), and how right the answer was (n,).
+
+    That is whether the name was right; where pictures have any number of labels, the share of those said and those
+    true that both have, 0 to 1.
+    """
 
     losses: np.ndarray
     right: np.ndarray
@@ -224,7 +228,7 @@ class PhaseTraining:
         self.progress.batch += 1
         self.progress.step += 1
         self.progress.loss_sum += loss * len(labels)
-        self.progress.correct += int(correct)
+        self.progress.correct += correct
         self.progress.seen += len(labels)
         return float(loss), float(rate)
 
@@ -261,7 +265,7 @@ class PhaseTraining:
         mine = self.validation_indices[share]
         found = measure(self.logits(mine), self.dataset.labels[mine])
         join = self.group.joined
-        return Validation(join(found.losses, share, count), join(found.right.astype(np.int32), share, count) > 0)
+        return Validation(join(found.losses, share, count), join(found.right.astype(np.float64), share, count))
 
     def set_mark(self) -> None:
         """What the phase begins with is kept unless an epoch beats it by more than noise (see `keep_if_better`)."""
@@ -487,12 +491,9 @@ def _is_better(new: Validation, best: Mapping[str, float], monitor: str) -> bool
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> Validation:
-    """Cross-entropy and correctness of scores (n, classes) against labels (n,)."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    chosen = log_probability[np.arange(len(labels)), labels]
-    return Validation(-chosen, logits.argmax(axis=1) == labels)
+    """Cross-entropy and correctness of scores (n, classes) against labels."""
+    kind, logits = targets.of(labels), logits.astype(np.float64)
+    return Validation(kind.losses(logits, labels), kind.agreement(kind.decide(logits, 0.0), labels))
 
 
 def _recalibrate(training: PhaseTraining) -> None:
@@ -528,32 +529,29 @@ def _compile_step(training: PhaseTraining) -> Any:
     found decide on all of them.
     """
     above, optimizer, mixer, group = training.above, training.optimizer, training._mixer, training.group
-    classes, real = len(training.classifier.classes), tf.as_dtype(keras.config.floatx())
-    loss_of = keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=training.settings.label_smoothing, reduction="sum", dtype=real.name
-    )
+    classes, kind = len(training.classifier.classes), training.dataset.targets
+    real, loss_of = tf.as_dtype(keras.config.floatx()), kind.loss(training.settings.label_smoothing)
     trainable = above.trainable_variables
     layers = list(_all_layers(above))
     joint = distribution.Joint(group, layers)
     weights, offsets = (tf.constant(values, real) for values in _against_imbalance(training))
 
-    def slopes_of(part: distribution.Part, inputs: Any, targets: Any, labels: Any, asked: Any) -> list[Any]:
+    def slopes_of(part: distribution.Part, inputs: Any, wanted: Any, labels: Any, asked: Any) -> list[Any]:
         with tf.GradientTape() as tape, gradients.pointwise([] if device.GPUS else layers), joint.on(part):
             logits = tf.cast(above(inputs, training=True), real)
-            importance = tf.linalg.matvec(targets, weights) * part.weight
-            loss = loss_of(targets, logits + offsets, sample_weight=importance) / tf.cast(part.count, real)
+            loss = part.weight * loss_of(wanted, logits + offsets, weights) / tf.cast(part.count, real)
             total = tf.add_n([loss, *(own / group.parts for own in above.losses)])
-        correct = part.weight * tf.cast(tf.argmax(logits, 1, tf.int32) == labels, real)
-        return [total, loss, tf.reduce_sum(correct), tf.cast(asked, real), *tape.gradient(total, trainable)]
+        correct = part.weight * tf.cast(kind.correct(logits, labels), real)
+        return [total, loss, correct, tf.cast(asked, real), *tape.gradient(total, trainable)]
 
     @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any, labels: Any, asked: Any) -> Any:
-        targets = tf.one_hot(labels, classes, dtype=real)  # (N,) -> (N, classes)
+        wanted = kind.encode(labels, classes)  # (N, classes)
         if mixer:
-            inputs, targets = mixer(inputs, targets)
+            inputs, wanted = mixer(inputs, wanted)
         joint.draw()
         total, loss, correct, asked, *slopes = group.total_of_parts(
-            lambda part: slopes_of(part, part.held(inputs), part.rows(targets), part.rows(labels), asked),
+            lambda part: slopes_of(part, part.held(inputs), part.rows(wanted), part.rows(labels), asked),
             count=tf.shape(labels)[0],
             held=tf.shape(inputs)[0],
         )
@@ -570,13 +568,13 @@ def _compile_step(training: PhaseTraining) -> Any:
 def _against_imbalance(training: PhaseTraining) -> tuple[np.ndarray, np.ndarray]:
     """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
 
-    `weights`: the inverse of how common a class is, 1 on average. `logit_adjust`: the logarithm of how common it is,
+    `weights`: see `targets`. `logit_adjust`: the logarithm of how common it is,
     so that the logits themselves learn to do without it (Menon et al. 2021).
     """
     common = class_shares(training)
     weights, offsets = np.ones(len(common)), np.zeros(len(common))
     if training.config.imbalance == "weights":
-        weights = 1 / (len(common) * common)
+        weights = training.dataset.targets.weights(common)
     if training.config.imbalance == "logit_adjust":
         offsets = np.log(common)
     return weights, offsets
@@ -585,7 +583,8 @@ def _against_imbalance(training: PhaseTraining) -> tuple[np.ndarray, np.ndarray]
 def class_shares(training: PhaseTraining) -> np.ndarray:
     """How common each class is among the training pictures (classes,), in 0..1; above 0 for all."""
     labels = training.dataset.labels[training.train_indices]
-    return np.maximum(np.bincount(labels, minlength=len(training.classifier.classes)), 1) / max(1, len(labels))
+    counts = training.dataset.targets.counts(labels, len(training.classifier.classes))
+    return np.asarray(np.maximum(counts, 1) / max(1, len(labels)))
 
 
 def _apply(optimizer: Any, slopes: Any, variables: Any) -> Any:
