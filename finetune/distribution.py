@@ -347,7 +347,7 @@ def _join(place: launch.Place) -> Any:
         rpc_layer="grpc",
     )
     try:
-        with device.quiet(), _own_handlers():
+        with device.quiet(), _interruptible():
             return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:
         raise ResourceError(
@@ -358,18 +358,27 @@ def _join(place: launch.Place) -> Any:
         raise ResourceError(
             f"The {place.size} processes did not find each other at {', '.join(place.addresses)}: "
             f"{' '.join(str(error).split())[:200]}",
-            remedy="All must be started within a few minutes, and their ports be open to each other.",
+            remedy="Each must be able to listen at its own address, which nothing else uses, and reach the others.",
         ) from error
 
 
 @contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Puts Python's handler of SIGTERM back in place: TensorFlow has one for preemption, which nobody here asks."""
+def _interruptible() -> Iterator[None]:
+    """While inside, a signal ends the process: it waits where Python's handlers never run, and has nothing to lose yet.
+
+    Afterwards they are back, also where TensorFlow has put one of its own (SIGTERM, for preemption).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ------------------------------------------------------------------------------------------- what cannot be shared
