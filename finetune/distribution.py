@@ -168,7 +168,10 @@ class Group:
         def once(array: Any, place: Any) -> Any:
             return tf.where(place % self._local == 0, array, tf.zeros_like(array))  # one device speaks for a process
 
-        return tf.function(lambda array: self.total(lambda place: [once(array, place)])[0], reduce_retracing=True)
+        def total(array: Any) -> Any:
+            return self.total(lambda place: [once(array, place)])[0]
+
+        return tf.function(total, autograph=False, reduce_retracing=True)
 
     def joined(self, rows: np.ndarray, mine: slice, count: int) -> np.ndarray:
         """`count` rows of which this process has those at `mine`."""
