@@ -534,7 +534,7 @@ def _compile_step(training: PhaseTraining) -> Any:
     trainable = above.trainable_variables
     layers = list(_all_layers(above))
     joint = distribution.Joint(group, layers)
-    weights, offsets = (tf.constant(values, real) for values in _against_imbalance(training))
+    weights, offsets = _against_imbalance(training)
 
     def slopes_of(part: distribution.Part, inputs: Any, wanted: Any, labels: Any, asked: Any) -> list[Any]:
         with tf.GradientTape() as tape, gradients.pointwise([] if device.GPUS else layers), joint.on(part):
@@ -565,7 +565,7 @@ def _compile_step(training: PhaseTraining) -> Any:
     return step
 
 
-def _against_imbalance(training: PhaseTraining) -> tuple[np.ndarray, np.ndarray]:
+def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
     """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
 
     `weights`: see `targets`. `logit_adjust`: the logarithm of how common it is,
@@ -577,7 +577,8 @@ def _against_imbalance(training: PhaseTraining) -> tuple[np.ndarray, np.ndarray]
         weights = training.dataset.targets.weights(common)
     if training.config.imbalance == "logit_adjust":
         offsets = np.log(common)
-    return weights, offsets
+    real = keras.config.floatx()
+    return tf.constant(weights, real), tf.constant(offsets, real)
 
 
 def class_shares(training: PhaseTraining) -> np.ndarray:
