@@ -285,7 +285,8 @@ def lost_is_explained() -> Iterator[None]:
 def _who(message: str) -> str:
     tasks = [line for line in message.splitlines() if line.startswith("/job:worker/")]
     ranks = sorted({line.rpartition(":")[2].strip() for line in tasks})
-    return f"process {', '.join(ranks)}" if ranks else " ".join(message.split())[:200]
+    reason = message.partition("aborted by:")[2] or message
+    return f"process {', '.join(ranks)}" if ranks else " ".join(reason.split())[:120]
 
 
 # --------------------------------------------------------------------------------------------------- who is there
