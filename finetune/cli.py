@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   finetune check photos.yaml                         what could go wrong, and how long it will take
   finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
   finetune train --resume runs/photos-1              go on after an interruption
+  finetune sweep photos.yaml --set head.learning_rate=1e-4..1e-2 --trials 20
   finetune predict dog.jpg                           1000 ImageNet classes, no training
   finetune predict pictures/ --model runs/photos-1 --json
   finetune explain dog.jpg --class beagle            where in the picture it was seen
@@ -134,6 +135,30 @@ def train(arguments: argparse.Namespace) -> None:
         elif loaded is not None:
             result = experiment.train(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
         assessment.demand(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    from finetune import signals, space
+
+    varied = space.read(arguments.varied)  # before TensorFlow: a wrong key answers at once
+    config = space.check(arguments.config, arguments.overrides, varied)
+    space.require_optuna()
+    with signals.surviving_output():
+        from finetune import sweep as sweeps
+        from finetune import terminal
+
+        screen = terminal.Terminal(quiet=arguments.quiet)
+        result = sweeps.sweep(
+            arguments.config,
+            arguments.overrides,
+            config,
+            varied,
+            trials=arguments.trials,
+            folder=arguments.output,
+            storage=arguments.storage,
+            terminal=screen,
+        )
+        sweeps.show(result, as_json=arguments.json, terminal=screen)
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -359,6 +384,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
     sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
     _add_assert_accuracy(sub)
+
+    sub = add(
+        "sweep", sweep, "try many settings and train the best", "finetune sweep flowers --set head.optimizer=adam,sgd"
+    )
+    sub.epilog += "; the same command goes on with an interrupted sweep, and beside a running one helps"
+    sub.add_argument("config", help="a YAML file, or the name of a shipped config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that all trials share")
+    text = "what to vary: 1e-4..1e-2 is a range, adam,sgd a list; may be given several times"
+    sub.add_argument("--set", dest="varied", action="append", default=[], metavar="KEY=VALUES", help=text)
+    text = "how many, over all processes and restarts (default: %(default)s)"
+    sub.add_argument("--trials", type=_positive, default=20, metavar="N", help=text)
+    sub.add_argument("--output", type=Path, metavar="DIR", help="folder of the sweep (default: sweeps/NAME)")
+    text = "database on a server, for processes on several machines (default: a file in the folder)"
+    sub.add_argument("--storage", metavar="URL", help=text)
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")

@@ -14,6 +14,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Choice:
 
 
 Space = tuple[Range | Choice, ...]
+
+
+def require_optuna() -> None:
+    """UsageError with the command that installs it, where it is missing."""
+    if find_spec("optuna") is None:
+        raise UsageError("sweep needs optuna, not installed here.", remedy="pip install 'finetune[sweep]'")
 
 
 def read(options: Sequence[str]) -> Space:

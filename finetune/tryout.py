@@ -1,7 +1,7 @@
 """How good a config is by its validation pictures, with no run directory: what a sweep asks many times over.
 
     bench = Bench(dataset)
-    bench.measure(config).accuracy
+    bench.measure(config).validation.accuracy
 
 The config trains as in `experiment`, step for step, and ends with the same weights: a test compares the figures. What
 does not differ from the config before is kept: the network (its variables are put back), the features, and the
@@ -45,6 +45,14 @@ class Network:
         return self.classifier
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a training came to: the validation pictures with the weights that were kept, and how each phase went."""
+
+    validation: training.Validation
+    phases: tuple[training.PhaseResult, ...]
+
+
 class Bench:
     """Trains configs that differ in anything but the data, one after the other, on one data set."""
 
@@ -62,19 +70,19 @@ class Bench:
         *,
         watcher: training.Watcher | None = None,
         check_stop: Callable[[], None] = lambda: None,
-    ) -> training.Validation:
-        """Trains `config` (recipe complete) and says how right the validation pictures are with the kept weights.
+    ) -> Measured:
+        """Trains `config` (its recipe complete).
 
         Raises what a training raises; `check_stop` is called at every step and may raise too.
         """
         keras.utils.set_random_seed(config.seed)
         classifier = self._classifier(config)
         phases = training.plan(config, classifier)
-        standing, trainer = training.Progress(), None
+        standing, found = training.Progress(), []
         for phase, source in zip(phases, self._features(config, classifier, phases), strict=True):
             trainer = self._trainer(config, classifier, phase, source, standing)
             started = phase.index > 0 or self._start_head(config, classifier, trainer)
-            training.run_phase(
+            result = training.run_phase(
                 trainer,
                 has_start=started,
                 watcher=watcher or training.Watcher(),
@@ -82,12 +90,12 @@ class Bench:
                 record=lambda _: None,
                 check_stop=check_stop,
             )
+            found.append(result)
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
-        assert trainer is not None  # there is always a head
-        found = trainer.validate()
+        measured = Measured(trainer.validate(), tuple(found))
         del trainer
         gc.collect()  # compiled steps hold cycles, which would otherwise pile up over the trials
-        return found
+        return measured
 
     def _classifier(self, config: Config) -> Classifier:
         key = (config.model.model_dump_json(), config.seed)
