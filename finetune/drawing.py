@@ -400,7 +400,10 @@ def sweep(
             axes.set_xlim(-0.6, len(words) - 0.4)
         elif key in logarithmic:
             axes.set_xscale("log")
-        share = f"\n{importance[key]:.0%} of the difference" if importance and key in importance else ""
+            ticks = [float(f"{tick:.1g}") for tick in np.geomspace(places.min(), places.max(), 3)]
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+        share = f"\n{_percent(importance[key])} of the difference" if importance and key in importance else ""
         axes.set_xlabel(_label(key, 34) + share)
     for axes in panels[len(settings) + 1 :]:
         axes.set_axis_off()
@@ -419,7 +422,8 @@ def _trial_dots(axes: "Axes", places: Any, accuracies: Sequence[float | None], b
     bad = [at for at, value in enumerate(accuracies) if value is None]
     heights = np.array([floor if value is None else value for value in accuracies])
     axes.plot(places[good], heights[good], "o", color=BLUE, alpha=0.55, markersize=5, markeredgewidth=0)
-    axes.plot(places[bad], heights[bad], "x", color=MUTED, markersize=7, clip_on=False)
+    if bad:
+        axes.plot(places[bad], heights[bad], "x", color=MUTED, markersize=7, clip_on=False)
     axes.plot(places[best], heights[best], "o", color=ORANGE, markersize=8)
 
 

@@ -11,6 +11,8 @@
 | `adam,sgd`   | one of these; values in YAML, so `[64],[128, 64]` are two lists                           |
 """
 
+import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,6 +86,18 @@ class Choice:
 
 
 Space = tuple[Range | Choice, ...]
+
+
+def combinations(space: Space, most: int) -> list[dict[str, Any]]:
+    """Every point of a space of up to `most` points, as Optuna's parameters; none of a larger one."""
+    axes: list[Sequence[Any]] = []
+    for one in space:
+        if isinstance(one, Range) and not one.whole:
+            return []
+        axes.append(range(int(one.low), int(one.high) + 1) if isinstance(one, Range) else one.values)
+    if math.prod(map(len, axes)) > most:
+        return []
+    return [dict(zip((one.key for one in space), point, strict=True)) for point in itertools.product(*axes)]
 
 
 def require_optuna() -> None:

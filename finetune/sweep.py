@@ -57,7 +57,7 @@ from finetune.data import Dataset
 from finetune.device import tf
 from finetune.errors import ConfigError, ResourceError, Stopped, TrainingDiverged, UsageError
 from finetune.formats import cell
-from finetune.space import Choice, Range, Space, present
+from finetune.space import Choice, Range, Space, combinations, present
 from finetune.terminal import Terminal, Update
 from finetune.tryout import Bench
 
@@ -148,7 +148,10 @@ def sweep(
             return recipe.complete(configs.load(source, [*overrides, *varied]), facts)[0]
 
         with _explained_storage(storage):
-            study = _open(folder, storage, _identity(config, space, dataset), present(config, space))
+            every = combinations(space, trials)
+            now = [point] if (point := present(config, space)) else []  # first of all: it is what must be beaten
+            study = _open(folder, storage, _identity(config, space, dataset), [*now, *every])
+            trials = len(every) or trials
             bench = Bench(dataset, say=terminal.say)
             work = _Work(study, space, trials, config.seed, folder, bench, terminal, stop, load)
             terminal.head(f"Sweep {shown(folder)}: {len(work.finished())} of {trials} trials are done")
@@ -183,9 +186,9 @@ def _open(folder: Path, url: str | None, identity: Mapping[str, Any], now: Mappi
         )
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", identity)
-            if now:  # the config as it stands is the first trial: the sweep must beat it
-                study.enqueue_trial(dict(now))
-    _refuse_other_sweep(folder, study.user_attrs["sweep"], identity)
+        _refuse_other_sweep(folder, study.user_attrs["sweep"], identity)
+        for point in first:
+            study.enqueue_trial(point, skip_if_exists=True)
     return study
 
 
@@ -277,6 +280,10 @@ class _Surplus(Exception):
     """All places of the sweep were taken while this trial was being asked for."""
 
 
+class _Repeated(Exception):
+    """The sampler thought of settings that it had thought of before, and a training would only say the same again."""
+
+
 @dataclass
 class _Work:
     """One process at work on a sweep."""
@@ -292,13 +299,14 @@ class _Work:
     load: Callable[[Mapping[str, str]], Config]  # the whole config of a trial with these settings
     update: Update = lambda done, total: None
     waiting: bool = False
+    repeated: bool = False
 
     def run(self) -> None:
         """Takes place after place until all are done, here or elsewhere."""
         while len(found := self.finished()) < self.places:
             self.update(len(found), self.places)
             self.stop.check(GO_ON)
-            if self._taken() < self.places:
+            if len(self._taken()) < self.places:
                 self._run_one()
             else:
                 self._wait()
@@ -310,18 +318,17 @@ class _Work:
 
         return [_trial(one) for one in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
 
-    def _taken(self, before: int | None = None) -> int:
-        """Places that are done or at work; with `before`, of trials with a smaller number."""
+    def _taken(self, before: float = math.inf) -> "list[optuna.trial.FrozenTrial]":
+        """The trials that are done or at work; with `before`, those with a smaller number."""
         from optuna.trial import TrialState
 
         states = (TrialState.RUNNING, TrialState.COMPLETE)
-        found = self.study.get_trials(deepcopy=False, states=states)
-        return sum(before is None or trial.number < before for trial in found)
+        return [one for one in self.study.get_trials(deepcopy=False, states=states) if one.number < before]
 
     def _run_one(self) -> None:
         self.waiting = False
         try:
-            self.study.optimize(self._objective, n_trials=1, catch=_Surplus)
+            self.study.optimize(self._objective, n_trials=1, catch=(_Surplus, _Repeated))
         except ValueError as error:
             if "Cannot tell" not in str(error):  # Optuna's way of saying that somebody else has ended the trial
                 raise
@@ -348,12 +355,17 @@ class _Work:
         import optuna
 
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        if self._taken(before=trial.number) >= self.places:
+        others = self._taken(before=trial.number)
+        if len(others) >= self.places:
             raise _Surplus
         # Seeded by the trial's number and not once: two processes would draw the same numbers.
         seed = (self.seed + 7919 * trial.number) % 2**32
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False)
+        thoughtful = optuna.samplers.TPESampler(seed=seed, multivariate=False)
+        self.study.sampler = optuna.samplers.RandomSampler(seed) if self.repeated else thoughtful
         settings = {one.key: one.suggest(trial) for one in self.space}
+        self.repeated = any(other.user_attrs.get("settings") == settings for other in others)
+        if self.repeated:
+            raise _Repeated
         trial.set_user_attr("settings", settings)
         started = time.monotonic()
         try:
