@@ -173,8 +173,13 @@ def _tell(update: Update, stop: signals.Stop, done: int, total: int) -> None:
 # ------------------------------------------------------------------------------------------------- the database
 
 
-def _open(folder: Path, url: str | None, identity: Mapping[str, Any], now: Mapping[str, Any] | None) -> "optuna.Study":
-    """The study in the database, new or begun; UsageError if it is about something else."""
+def _open(
+    folder: Path, url: str | None, identity: Mapping[str, Any], first: Sequence[dict[str, Any]]
+) -> "optuna.Study":
+    """The study in the database, new or begun, with the trials that come before any the sampler thinks of.
+
+    UsageError if it is about something else.
+    """
     import optuna
     from filelock import FileLock
 
