@@ -338,7 +338,8 @@ class _Work:
             if "Cannot tell" not in str(error):  # Optuna's way of saying that somebody else has ended the trial
                 raise
             self.terminal.warn(f"A trial gave no sign of life for {GRACE} s, so another process has begun it again.")
-        self.publish()
+        if not self.repeated:
+            self.publish()
 
     def _wait(self) -> None:
         """For trials of other processes; what they leave behind when they die comes back into the queue."""
