@@ -95,12 +95,25 @@ class Soak:
         return ["train", "cfg.yaml", "--output", str(self.forge.folder / f"runs{self.runs}"), "--resume"]
 
     def killed(self, code: int, in_a_save: bool = False) -> bool:
-        """Counts a kill; whether there is more to do."""
+        """Counts a kill; whether the run can be gone on with. One killed after its last act is done, and says so."""
         self.kills += code == -signal.SIGKILL
         self.saves += code == -signal.SIGKILL and in_a_save
         if code not in (0, -signal.SIGKILL):
             self.failures.append(f"run {self.runs}: exit code {code}\n{self.forge.said()}")
+            print(self.failures[-1], flush=True)
         return code == -signal.SIGKILL
+
+    def done(self, output: Path) -> bool:
+        with suppress(OSError):
+            return '"done"' in (output / "colours-1" / "state.json").read_text()
+        return False
+
+    def end(self, command: list[str], code: int) -> None:
+        """Lets a killed run finish, if it has not, and compares it."""
+        output = Path(command[3])
+        if code == -signal.SIGKILL:
+            code = 0 if self.done(output) else self.forge.run(*command)
+        self.compare(output, code)
 
     def compare(self, output: Path, code: int) -> None:
         try:
@@ -122,13 +135,11 @@ class Soak:
 def at_random_moments(soak: Soak) -> None:
     command = soak.command()
     for _ in range(random.randint(1, 8)):
-        in_a_save = random.random() < 0.55  # more than half: of these more come too late
+        in_a_save = 2 * soak.saves <= soak.kills  # half of all: of these more come too late
         code = kill(soak.forge, command, soak.seconds, in_a_save)
-        if not soak.killed(code, in_a_save):
+        if not soak.killed(code, in_a_save) or soak.done(Path(command[3])):
             break
-    else:
-        code = soak.forge.run(*command)
-    soak.compare(Path(command[3]), code)
+    soak.end(command, code)
 
 
 def at_a_step(soak: Soak, step: int) -> None:
@@ -136,8 +147,9 @@ def at_a_step(soak: Soak, step: int) -> None:
     command = soak.command()
     patch = random.choice(("", "training.CHECKPOINT_SECONDS = 0.0\n"))
     after = random.random() < 0.5
-    soak.killed(soak.forge.run(*command, patch=f"{patch}at(PhaseTraining, 'train_batch', {step}, after={after})"))
-    soak.compare(Path(command[3]), soak.forge.run(*command))
+    code = soak.forge.run(*command, patch=f"{patch}at(PhaseTraining, 'train_batch', {step}, after={after})")
+    soak.killed(code)
+    soak.end(command, code)
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ KINDS = {
     "datasets": "pictures of TFDS and built-in data sets",
     "weights": "downloaded ImageNet weights",
     "scan": "which pictures were found readable",
+    "checks": "what trial steps of `finetune check` cost",
+    "hashes": "which files of weights were verified",
 }
 
 

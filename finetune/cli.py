@@ -35,10 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError):  # none at all, or nobody there to read it
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
-    code = _run(_parser().parse_args(argv))
+    code = _run(_parse(argv))
     if argv is None and code in (130, 143):
         _leave(code)
     return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; a `key=value` may also stand behind an option, where argparse alone would not know it."""
+    parser = _parser()
+    arguments, left = parser.parse_known_args(argv)
+    if unknown := [word for word in left if word.startswith("-") or "=" not in word or "overrides" not in arguments]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if left:
+        arguments.overrides = [*arguments.overrides, *left]
+    return arguments
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -119,9 +119,8 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
         config, decisions = recipe.complete(config, recipe.facts(dataset))
         weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
         # Inside a folder of classes a run would become a class; beside a table it does no harm.
-        run = runs.create(config.output, config.name, data_root=config.data.folder)
+        run = runs.create(config.output, config.name, config=configs.dump(config), data_root=config.data.folder)
         with _working_on(run, watch):
-            files.write_text(run.config_yaml, configs.dump(config))  # from here on the run can be resumed
             chosen = [f"{decision.key}: {decision.reason}" for decision in decisions]
             write_facts(
                 run,

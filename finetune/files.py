@@ -97,7 +97,8 @@ def sha256(path: Path) -> str:
 
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for something in the making; if its process is killed, `clean` removes it."""
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    end = path.name[-50:]  # file systems allow 255 bytes, and a character takes up to 4
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{end}")
 
 
 def refuse_existing(target: Path | None, overwrite: bool) -> None:

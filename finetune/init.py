@@ -50,8 +50,12 @@ def suggest(folder: Path, target: Path | None = None) -> str:
     return "\n".join([*lines, PHASES]) + "\n"
 
 
-def write(folder: Path, target: Path) -> Path:
-    """Write `suggest(folder)` to `target` and return it. UsageError if there is a file already."""
+def write(folder: Path, target: Path | None = None) -> Path:
+    """Write `suggest(folder)` to `target` (by default the folder's name with .yaml, here) and return it.
+
+    UsageError if there is a file already.
+    """
+    target = target or Path(f"{folder.resolve().name}.yaml")
     text = suggest(folder, target)
     with files.explained(target):
         try:

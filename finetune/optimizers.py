@@ -7,7 +7,7 @@ All state is in `optimizer.variables`, so that a checkpoint holds it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from finetune import blocks
@@ -115,10 +115,3 @@ def slow_down(optimizer: Any, scales: dict[Any, float]) -> None:
         return plain(gradient, variable, learning_rate * scales.get(variable.ref(), 1.0))
 
     optimizer.update_step = update_step
-
-
-def learning_rates(settings: Phase, steps_per_epoch: int) -> Iterable[float]:
-    """The learning rate of every step of a phase, for drawing; `plateau` is shown as if it never fell."""
-    total = settings.epochs * steps_per_epoch
-    rate = schedule(settings, total)
-    return [float(rate(step)) if callable(rate) else rate for step in range(total)]

@@ -17,19 +17,21 @@ nothing is pickled.
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from finetune import files, locks
-from finetune.errors import ConfigError, FinetuneError, ResourceError, UsageError, WeightsError, did_you_mean
+from finetune.errors import ConfigError, ResourceError, UsageError, WeightsError, did_you_mean
 
 FORMAT = 1
 Status = Literal["not started", "running", "stopped", "done", "failed"]
@@ -238,30 +240,30 @@ class Run:
             yield
 
 
-def create(output: Path, name: str, *, data_root: Path | None = None) -> Run:
+def create(output: Path, name: str, *, config: str = "", data_root: Path | None = None) -> Run:
     """A new run folder `output/<name>-<n>`, n one more than the highest there; never one that exists.
 
-    `data_root` is a folder whose subfolders are read as classes; a run in it would become one of them. Raises
-    ConfigError for a place or name that cannot be meant, ResourceError where files cannot be safely written.
+    It appears whole, with `config` as its config.yaml, so that a run that exists can always be resumed. `data_root` is
+    a folder whose subfolders are read as classes; a run in it would become one of them. Raises ConfigError for a place
+    or name that cannot be meant, ResourceError where files cannot be safely written.
     """
     if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name):
         raise ConfigError(f"{name!r} cannot be the name of a run", remedy="Use letters, digits, '-' and '_'.")
     refuse_place(output, data_root)
     with files.explained(output):
         output.mkdir(parents=True, exist_ok=True)
+        files.clean(output)
         pattern = re.compile(re.escape(name) + r"-(\d+)")
         number = max((int(match[1]) for match in map(pattern.fullmatch, _names(output)) if match), default=0)
     while True:
         number += 1
         run = Run(output / f"{name}-{number}")
         try:
-            with files.explained(run.path):
-                run.path.mkdir()
+            files.commit_folder(run.path, partial(_begin, config=config))
         except ResourceError as error:
-            if isinstance(error.__cause__, FileExistsError):
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 continue  # somebody else was faster
             raise
-        _begin(run)
         return run
 
 
@@ -272,16 +274,13 @@ def open(path: Path) -> Run:
     return run
 
 
-def _begin(run: Run) -> None:
-    try:
-        # Twice: the second replaces the first, which some network file systems cannot. Better to know it now.
-        run._write_state("not started", [])
-        run._write_state("not started", [])
-    except FinetuneError:
-        with contextlib.suppress(OSError):
-            run.state_json.unlink(missing_ok=True)
-            run.path.rmdir()
-        raise
+def _begin(folder: Path, config: str) -> None:
+    run = Run(folder)
+    # Twice: the second replaces the first, which some network file systems cannot. Better to know it now.
+    run._write_state("not started", [])
+    run._write_state("not started", [])
+    if config:
+        files.write_text(run.config_yaml, config)
 
 
 def refuse_place(output: Path, data_root: Path | None) -> None:

@@ -110,8 +110,10 @@ def test_the_schema_is_one_for_configs(answers):
 
 
 def test_the_cache_is_listed_though_empty(answers):
+    from finetune import caches
+
     lines = answers["cache"]["out"].splitlines()
-    assert [line.split()[0] for line in lines] == ["features", "datasets", "weights", "scan"]
+    assert [line.split()[0] for line in lines] == list(caches.KINDS)
     assert {tuple(line.split()[1:3]) for line in lines} == {("0", "files")}
 
 
@@ -201,6 +203,15 @@ def test_train_needs_a_config(capsys):
     assert "finetune train digits" in capsys.readouterr().err
 
 
+def test_values_may_stand_behind_an_option(capsys):
+    assert cli.main(["check", "digits", "--json", "head.epochz=5"]) == 2
+    assert "head.epochz" in capsys.readouterr().err
+    for words in (["train", "digits", "--quite"], ["train", "digits", "--quiet", "more"], ["cache", "a=b"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+    assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
 def test_init_writes_a_config_that_loads(capsys, pictures, tmp_path, monkeypatch):
     from finetune import config
 
@@ -208,6 +219,10 @@ def test_init_writes_a_config_that_loads(capsys, pictures, tmp_path, monkeypatch
     assert cli.main(["init", str(pictures), "mine.yaml"]) == 0
     assert "Next: finetune train mine.yaml" in capsys.readouterr().err
     assert config.load("mine.yaml").data.folder == pictures
+    assert cli.main(["init", f"{pictures}/"]) == 0
+    assert config.load(f"{pictures.name}.yaml").data.folder == pictures
+    assert cli.main(["init", str(pictures)]) == 2
+    assert f"{pictures.name}.yaml exists already" in capsys.readouterr().err
 
 
 def test_clearing_the_cache_says_what_it_freed(capsys, private_cache):

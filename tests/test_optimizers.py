@@ -9,8 +9,8 @@ from finetune.device import keras
 
 
 def rates(total=100, **settings):
-    phase = Phase(epochs=1, learning_rate=1.0, **settings)
-    return np.array(list(optimizers.learning_rates(phase, total)))
+    rate = optimizers.schedule(Phase(epochs=1, learning_rate=1.0, **settings), total)
+    return np.array([float(rate(step)) if callable(rate) else rate for step in range(total)])
 
 
 def test_cosine_falls_from_the_peak_to_nothing():
