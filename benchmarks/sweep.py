@@ -2,8 +2,8 @@
 
     python benchmarks/sweep.py PICTURES [--trials 20] [--processes 1]
 
-EfficientNet-Lite0, ten epochs a trial, learning rate and optimizer varied, each process a command `finetune sweep` of its
-own on one sweep. Beside the seconds of all, those that the trials alone took, and those of the winner's whole run.
+EfficientNet-Lite0, ten epochs a trial, learning rate and optimizer varied; each process is a command `finetune sweep`
+on the same sweep. Beside the seconds of all, those that the trials alone took, and those of the winner's whole run.
 """
 
 import argparse

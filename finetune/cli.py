@@ -175,8 +175,13 @@ def sweep(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     from finetune import prediction
 
-    paths = prediction.find_inputs(arguments.inputs)  # before TensorFlow: a wrong path answers at once
-    from finetune import showing
+    if bool(arguments.inputs) == bool(arguments.list):
+        raise UsageError("Say which pictures: files, folders, patterns, or --list FILE with a path a line.")
+    # Before TensorFlow: a wrong path answers at once.
+    paths = prediction.read_list(arguments.list) if arguments.list else prediction.find_inputs(arguments.inputs)
+    if arguments.shard:
+        paths = prediction.part(paths, *arguments.shard)
+    from finetune import showing, terminal
 
     showing.predict(
         paths,
@@ -191,6 +196,8 @@ def predict(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         batch_size=arguments.batch_size,
+        engine=arguments.engine,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
     )
 
 
@@ -412,7 +419,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
-    sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
+    sub.add_argument("inputs", nargs="*", metavar="IMAGE|FOLDER|GLOB|URL", help="s3://, gs:// and other buckets too")
+    sub.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of a picture a line")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
@@ -425,6 +433,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    text = "only the i-th of n parts of the pictures (1/n to n/n); the parts in order are the whole"
+    sub.add_argument("--shard", type=_shard, metavar="i/n", help=text)
+    text = "ray: workers on the Ray cluster of RAY_ADDRESS, or on this machine"
+    sub.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
 
     sub = add("explain", explain, "show where the answer was found", "finetune explain dog.jpg --class beagle")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
@@ -560,6 +572,13 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.93")
     return share
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 1 to n, such as 1/4 to 4/4")
+    return int(number), int(count)
 
 
 def _positive(text: str) -> int:
