@@ -3,9 +3,9 @@
     for answer in answers(paths, asked):
         answer.path
 
-Ray Data hands out the paths in blocks, in order; each worker has the network and reads the pictures itself, with the
-reader that everything here uses (Ray's own decodes and resizes otherwise, and the answers would be others). The block of
-a worker that dies is answered by another. Where no cluster can be found, one begins on this machine and ends with us.
+Ray Data hands out the paths in blocks, in order. Each worker has the network and reads the pictures itself, with the
+reader that everything here uses: Ray's own decodes and resizes otherwise, and the answers would be others. The block of
+a worker that dies is answered by another. Where no cluster is found, one begins on this machine and ends with us.
 """
 
 import logging
