@@ -200,16 +200,29 @@ def _open(
 def _storage(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":
     import optuna
     from sqlalchemy.engine import URL
+    from sqlalchemy.exc import ArgumentError
 
     here = URL.create("sqlite", database=str(folder / "trials.sqlite")).render_as_string()
     options = {"connect_args": {"timeout": PATIENCE}} if (url or here).startswith("sqlite") else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(
-        url or here,
-        engine_kwargs=options,
-        heartbeat_interval=HEARTBEAT,
-        grace_period=GRACE,
-        heartbeat_stale_trial_callback=_again,
-    )
+    try:
+        return optuna.storages.RDBStorage(
+            url or here,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=_again,
+        )
+    except ImportError as error:
+        missing = getattr(error.__cause__, "name", None) or "the driver"
+        raise UsageError(
+            f"--storage: {missing}, which speaks to this database, is not installed here.",
+            remedy="pip install 'psycopg[binary]' for postgresql://, pymysql for mysql+pymysql://",
+        ) from error
+    except ArgumentError as error:
+        raise UsageError(
+            "--storage: not the URL of a database.",
+            remedy="For example postgresql://user:password@host/database; without it a file in the sweep's folder.",
+        ) from error
 
 
 def _again(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
@@ -220,26 +233,15 @@ def _again(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
 
 @contextmanager
 def _explained_storage(url: str | None) -> Iterator[None]:
-    """Errors about the database in words; its URL, which may hold a password, is in none of them."""
+    """Errors of the database in words; its URL, which may hold a password, is in none of them."""
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy import exc
+    from sqlalchemy.exc import SQLAlchemyError
 
-    where = "--storage" if url else "trials.sqlite"
     try:
         yield
-    except ImportError as error:
-        cause = error.__cause__ or error
-        raise UsageError(
-            f"{where}: the package that speaks to this database is missing: {getattr(cause, 'name', cause)}",
-            remedy="pip install psycopg2-binary for postgresql://, pymysql for mysql+pymysql://",
-        ) from error
-    except (exc.ArgumentError, exc.NoSuchModuleError) as error:
-        raise UsageError(
-            f"{where}: not the URL of a database.",
-            remedy="For example postgresql://user:password@host/database; without it a file in the sweep's folder.",
-        ) from error
-    except (exc.SQLAlchemyError, StorageInternalError) as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().split("\n")[0]
+        where = "--storage" if url else "trials.sqlite"
         raise ResourceError(f"{where}: the database does not answer: {reason}") from error
 
 
