@@ -9,6 +9,7 @@ on the same sweep. Beside the seconds of all, those that the trials alone took, 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -61,8 +62,10 @@ def main() -> None:
         seconds = time.monotonic() - started
         (run,) = Path(name, "runs").iterdir()
         winner = sum(json.loads((run / "run.json").read_text())["seconds"].values())
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     trials = said[0]["trials"]
     print(f"{len(trials)} trials, {len(workers)} processes: {seconds:.1f} s in all, start-up and winner included")
+    print(f"processor: {used.ru_utime + used.ru_stime:.1f} s of all cores together")
     print(f"the trials {sum(trial['seconds'] for trial in trials):.1f} s, the winner's whole run {winner:.1f} s")
     for number, one in enumerate(memory):
         print(f"process {number}: {len(one)} trials, resident MB after each: {one}")

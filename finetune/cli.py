@@ -175,8 +175,6 @@ def sweep(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     from finetune import prediction
 
-    if bool(arguments.inputs) == bool(arguments.list):
-        raise UsageError("Say which pictures: files, folders, patterns, or --list FILE with a path a line.")
     # Before TensorFlow: a wrong path answers at once.
     paths = prediction.read_list(arguments.list) if arguments.list else prediction.find_inputs(arguments.inputs)
     if arguments.shard:
@@ -419,8 +417,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
-    sub.add_argument("inputs", nargs="*", metavar="IMAGE|FOLDER|GLOB|URL", help="s3://, gs:// and other buckets too")
-    sub.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of a picture a line")
+    which = sub.add_mutually_exclusive_group(required=True)
+    text = "s3://, gs:// and other buckets too"
+    which.add_argument("inputs", nargs="*", default=[], metavar="IMAGE|FOLDER|GLOB|URL", help=text)
+    which.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of a picture a line")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")

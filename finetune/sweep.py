@@ -71,6 +71,7 @@ PATIENCE = 60  # seconds to wait for the database while others write
 GO_ON = "The finished trials are kept. Go on with the same command."
 FEWEST = 8  # different scores, before anything is said about what made the difference
 SHOWN = 10  # trials in the table of the terminal
+TRIES = 4  # before what the database says is believed
 WORST = 0.0  # score of a trial that came to nothing
 FAILURES = (TrainingDiverged, ConfigError, MemoryError, tf.errors.ResourceExhaustedError)  # of a trial, not of all
 
@@ -187,7 +188,7 @@ def _open(
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "open.lock"):  # two that begin at once would both make the tables
         study = optuna.create_study(
-            study_name=folder.name, storage=_storage(folder, url), direction="maximize", load_if_exists=True
+            study_name=folder.name, storage=_patiently(folder, url), direction="maximize", load_if_exists=True
         )
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", identity)
@@ -195,6 +196,18 @@ def _open(
         for point in first:
             study.enqueue_trial(point, skip_if_exists=True)
     return study
+
+
+def _patiently(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":
+    """The database; another machine may be making the tables at this very moment, where no lock of ours holds it."""
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for _ in range(TRIES):
+        try:
+            return _storage(folder, url)
+        except (IntegrityError, OperationalError, ProgrammingError):
+            time.sleep(1)
+    return _storage(folder, url)
 
 
 def _storage(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":

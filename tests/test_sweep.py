@@ -258,6 +258,7 @@ def test_trials_share_network_and_features_and_leave_no_trace(colours, monkeypat
         ("sqlite:////nowhere/at/all.sqlite", ResourceError, "does not answer"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told(colours, url, error, says):
+def test_a_database_that_cannot_be_used_is_told(colours, url, error, says, monkeypatch):
+    monkeypatch.setattr(sweep, "TRIES", 0)
     with pytest.raises(error, match=says):
         colours.run(storage=url)
