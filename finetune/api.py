@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune import assessment, checking, evaluation, experiment
+from finetune import assessment, checking, experiment, targets
 from finetune import classifier as classifiers
 from finetune import config as configs
 from finetune.classifier import Classifier
@@ -27,6 +27,6 @@ def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool =
     return experiment.train(configs.load(source, overrides), terminal=Terminal(quiet=quiet))
 
 
-def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> evaluation.Metrics:
+def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> targets.Metrics:
     """Measures a run (on its own test pictures, or on `data`) or a backbone (on `data`)."""
     return assessment.evaluate(source, data, split=split, terminal=Terminal(quiet=True))

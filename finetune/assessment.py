@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune import classifier as classifiers
 from finetune import config as configs
-from finetune import data, evaluation, explanation, images, reporting, runs, sources
+from finetune import data, evaluation, explanation, images, reporting, runs, sources, targets
 from finetune.classifier import Classifier
 from finetune.config import Config
 from finetune.data import Dataset
@@ -22,6 +22,7 @@ from finetune.runs import Run
 from finetune.terminal import Terminal
 
 Progress = Callable[[int, int], None]
+HALF = 0.5  # the threshold of a label where none was chosen
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Assessment:
     """What the test pictures say; all None, and no answers, without a test split."""
 
     answers: np.ndarray  # (test pictures, classes), probabilities
-    metrics: evaluation.Metrics | None = None
-    head_metrics: evaluation.Metrics | None = None
+    metrics: targets.Metrics | None = None
+    head_metrics: targets.Metrics | None = None
     paired: evaluation.PairedTest | None = None
 
 
@@ -42,12 +43,14 @@ def assess(
     if len(test) == 0:
         return Assessment(np.empty((0, len(dataset.classes))))
     answers, labels = _answers(classifier, dataset, test, progress), dataset.labels[test]
-    metrics = evaluation.measure(answers, labels, dataset.classes)
+    kind, least = dataset.targets, classifier.thresholds
+    metrics = kind.measure(answers, labels, dataset.classes, least)
     if head_answers is None:
         return Assessment(answers, metrics)
-    head_metrics = evaluation.measure(head_answers, labels, dataset.classes)
-    paired = evaluation.paired_test(head_answers.argmax(1) == labels, answers.argmax(1) == labels)
-    return Assessment(answers, metrics, head_metrics, paired)
+    # The head had no thresholds of its own; a comparison at 0.5 for both favours neither.
+    head_metrics = kind.measure(head_answers, labels, dataset.classes, HALF)
+    before, after = (kind.agreement(kind.decide(each, HALF), labels) for each in (head_answers, answers))
+    return Assessment(answers, metrics, head_metrics, evaluation.paired_test(before, after))
 
 
 def _answers(classifier: Classifier, dataset: Dataset, indices: np.ndarray, progress: Progress | None) -> np.ndarray:
@@ -68,13 +71,6 @@ def demand(accuracy: evaluation.Proportion | None, least: float | None) -> None:
         )
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (n, classes) of class scores."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    whole: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return whole
-
-
 def evidence(
     run: Run, config: Config, dataset: Dataset, classifier: Classifier, found: Assessment, facts: Mapping[str, Any]
 ) -> reporting.Evidence:
@@ -88,9 +84,11 @@ def evidence(
     examples = {
         name: dataset.path(int(members[0]))
         for number, name in enumerate(dataset.classes)
-        if len(members := np.flatnonzero(dataset.labels == number))
+        if len(members := dataset.targets.having(dataset.labels, number))
     }
-    mistakes = evaluation.mistakes(found.answers, dataset.labels[test], dataset.classes, paths) if len(test) else []
+    mistakes = dataset.targets.mistakes(
+        found.answers, dataset.labels[test], dataset.classes, paths, classifier.thresholds
+    )
     return reporting.Evidence(
         name=run.path.name,
         phases=phases,
@@ -108,6 +106,7 @@ def evidence(
             "backbone": classifier.row.title,
             "image_size": classifier.spec.image_size,
             "classes": len(dataset.classes),
+            "classes_are": dataset.targets.noun,
         },
         config_yaml=configs.dump(config),
         commands=[
@@ -138,7 +137,7 @@ def shown(path: Path) -> Path:
 
 def evaluate(
     source: str | Path, data_source: str | Path | None = None, *, split: str = "test", terminal: Terminal | None = None
-) -> evaluation.Metrics:
+) -> targets.Metrics:
     """Measures a run on its own pictures, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
 
     Folders of classes may be called by class name or, for ImageNet networks, by WordNet id. Raises DataError for
@@ -150,13 +149,15 @@ def evaluate(
         if data_source is None:
             dataset = _own_pictures(source, split, update)
         else:
-            dataset, split = _labelled(classifier, data_source, split, update), "test"
+            dataset, split = _labelled(classifier, source, data_source, split, update), "test"
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     indices = dataset.indices(split)
     with terminal.stage("Measuring") as update:
         answers = _answers(classifier, dataset, indices, update)
-    return evaluation.measure(answers, dataset.labels[indices], classifier.classes)
+    labels, least = dataset.labels[indices], classifier.thresholds
+    found: targets.Metrics = classifier.targets.measure(answers, labels, classifier.classes, least)
+    return found
 
 
 def _own_pictures(source: str | Path, split: str, update: Any) -> Dataset:
@@ -172,9 +173,11 @@ def _own_pictures(source: str | Path, split: str, update: Any) -> Dataset:
     return dataset
 
 
-def _labelled(classifier: Classifier, source: str | Path, split: str, update: Any) -> Dataset:
+def _labelled(classifier: Classifier, model: str | Path, source: str | Path, split: str, update: Any) -> Dataset:
     text = str(source)
-    if text.startswith("tfds:"):
+    if classifier.spec.multi_label:
+        described = _table_of_labels(model, Path(text).absolute())
+    elif text.startswith("tfds:"):
         described = configs.Data(tfds=text.removeprefix("tfds:"))
     else:
         path = Path(text).absolute()
@@ -183,6 +186,21 @@ def _labelled(classifier: Classifier, source: str | Path, split: str, update: An
                 f"{path}: no such folder or table.", remedy="--data takes a folder of class folders, or a CSV."
             )
         described = configs.Data(folder=path) if path.is_dir() else configs.Data(csv=path)
+    if classifier.spec.multi_label:
+        return data.open_labelled(described, classifier.classes, split=split, progress=update)
     used = sources.find(described).classes
     names = classifier.ids if set(used) <= set(classifier.ids) else classifier.classes
     return data.open_labelled(described, names, split=split, progress=update)
+
+
+def _table_of_labels(model: str | Path, table: Path) -> configs.Data:
+    """`table` with the columns of the one that the run `model` was trained on."""
+    if not table.is_file():
+        raise DataError(
+            f"{model} gives a picture any number of labels, and {table} is no CSV that says which are right.",
+            remedy="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
+        )
+    config_yaml = Path(model) / "config.yaml"
+    if not config_yaml.is_file():
+        return configs.Data(csv=table, multi_label=True)
+    return configs.load(config_yaml).data.model_copy(update={"csv": table, "classes": None})

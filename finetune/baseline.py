@@ -9,9 +9,11 @@ Shlens & Le 2019, Do Better ImageNet Models Transfer Better?, evaluate features 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from finetune import targets
 from finetune.classifier import Classifier
 from finetune.training import PhaseTraining, class_shares, measure
 
@@ -33,7 +35,10 @@ class Baseline:
 
 
 def of(phase: PhaseTraining) -> Baseline | None:
-    """The regression on the features of a head phase, undisturbed ones; None if there are too many classes for one."""
+    """The regression on the features of a head phase, undisturbed ones; None if there are too many classes for one.
+
+    Where a picture has any number of labels, it is a regression for each of them.
+    """
     train, validation = phase.train_indices, phase.validation_indices
     classes, labels = len(phase.classifier.classes), phase.dataset.labels
     places = pictures(labels[train], phase.phase.cut.shape[-1], classes, seed=phase.seed)
@@ -63,7 +68,7 @@ def pictures(labels: np.ndarray, width: int, classes: int, *, seed: int) -> np.n
     if enough < FEWEST * classes:
         return None
     chosen = np.random.default_rng(seed).permutation(len(labels))[:enough]
-    return np.sort(chosen) if len(np.unique(labels[chosen])) == classes else None
+    return np.sort(chosen) if targets.of(labels).complete(labels[chosen], classes) else None
 
 
 def fit(
@@ -75,7 +80,7 @@ def fit(
     classes: int,
     balanced: bool = False,
 ) -> Baseline:
-    """Fits features (n, F) float32 to labels (n,) in 0..classes-1, all of which occur; validation picks the penalty.
+    """Fits features (n, F) float32 to labels of `classes`, all of which occur; validation picks the penalty.
 
     `balanced` gives every class the same weight, however rare it is.
     """
@@ -83,11 +88,14 @@ def fit(
 
     mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
     scaled, found = (train - mean) / deviation, None
-    model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight="balanced" if balanced else None)
+    weight = "balanced" if balanced else None
+    columns = targets.of(labels).columns(labels)
+    models = [LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight) for _ in columns]
     for penalty in PENALTIES:
-        model.C = 1 / (penalty * len(train))  # scikit-learn penalises against the sum of the losses
-        model.fit(scaled, labels)
-        new = _spread(model, mean, deviation, penalty, classes)
+        for model, column in zip(models, columns, strict=True):
+            model.C = 1 / (penalty * len(train))  # scikit-learn penalises against the sum of the losses
+            model.fit(scaled, column)
+        new = _spread(models, mean, deviation, penalty, classes)
         new = _measured(new, validation, validation_labels)
         if found is not None and new.loss > found.loss:
             break  # weaker still would only overfit more
@@ -96,10 +104,11 @@ def fit(
     return found
 
 
-def _spread(model: object, mean: np.ndarray, deviation: np.ndarray, penalty: float, classes: int) -> Baseline:
-    """The regression for features as they come, not standardised; two classes get a column each."""
-    coefficients, intercept = model.coef_, model.intercept_  # type: ignore[attr-defined]
-    if classes == 2:
+def _spread(models: list[Any], mean: np.ndarray, deviation: np.ndarray, penalty: float, classes: int) -> Baseline:
+    """The regressions for features as they come, not standardised; two classes get a column each."""
+    coefficients = np.concatenate([model.coef_ for model in models])
+    intercept = np.concatenate([model.intercept_ for model in models])
+    if len(coefficients) < classes:
         coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.array([-1, 1]) * intercept / 2
     kernel = coefficients.T / deviation[:, None]
     bias = intercept - mean @ kernel

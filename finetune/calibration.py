@@ -4,9 +4,11 @@ Both are learned from validation pictures, which training has only looked at to 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from finetune import multilabel, targets
 from finetune.training import measure
 
 MOST_ROWS = 200  # of a confidence table
@@ -16,7 +18,7 @@ Row = tuple[float, float, float]  # threshold, precision and coverage, each in 0
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """What to divide `logits` (n, classes) by, so that softmax gives the likeliest probabilities for `labels` (n,).
+    """What to divide `logits` (n, classes) by, so that softmax or sigmoid gives the likeliest probabilities.
 
     Temperature scaling (Guo et al. 2017, On Calibration of Modern Neural Networks); it changes no answer. A standard
     normal prior on the logarithm keeps it finite where all answers are right.
@@ -27,6 +29,13 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return float(measure(logits / np.exp(log), labels).losses.sum() + log**2 / 2)
 
     return float(np.exp(minimize_scalar(cost, bounds=(-LIMIT, LIMIT), method="bounded").x))
+
+
+def decisions(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What a `Spec` keeps so that answers can be given: how sure is how right, or a threshold for each label."""
+    if targets.of(labels) is targets.ANY_OF:
+        return {"thresholds": multilabel.best_thresholds(probabilities, labels)}
+    return {"confidences": confidences(probabilities, labels)}
 
 
 def confidences(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Row, ...]:

@@ -63,7 +63,7 @@ def front_matter(facts: Mapping[str, Any], classifier: "Classifier", test: Mappi
     header: dict[str, Any] = {
         "library_name": LIBRARIES[facts["format"]],
         "pipeline_tag": "image-classification",
-        "tags": ["finetune", "transfer-learning", facts["backbone"], *filter(None, [facts["quantize"]])],
+        "tags": ["finetune", "transfer-learning", facts["backbone"], *_more_tags(facts)],
     }
     metrics = _metrics(facts, test)
     if metrics:
@@ -75,6 +75,10 @@ def front_matter(facts: Mapping[str, Any], classifier: "Classifier", test: Mappi
     return yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)
 
 
+def _more_tags(facts: Mapping[str, Any]) -> list[str]:
+    return [*(["multi-label"] if facts["label_thresholds"] else []), *filter(None, [facts["quantize"]])]
+
+
 def _metrics(facts: Mapping[str, Any], test: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if facts["accuracy"] is None:
         return []
@@ -83,6 +87,8 @@ def _metrics(facts: Mapping[str, Any], test: Mapping[str, Any] | None) -> list[d
     found = [{"type": "accuracy", "value": round(share["value"], 4), "name": name}]
     if test and not facts["quantize"]:  # quantising changes these a little, and nobody measured how
         found += [{"type": key, "value": round(test[key], 4)} for key in ("log_loss", "calibration_error")]
+        if average := test.get("mean_average_precision"):
+            found.append({"type": "mean_average_precision", "value": round(average["value"], 4)})
     return found
 
 

@@ -66,10 +66,9 @@ class Check:
     @cached_property
     def counts(self) -> np.ndarray:
         """Pictures (classes, 3) in train, validation and test."""
-        counts = np.zeros((len(self.dataset.classes) if self.dataset else 0, 3), int)
-        if self.dataset:
-            np.add.at(counts, (self.dataset.labels, self.dataset.splits), 1)
-        return counts
+        if self.dataset is None:
+            return np.zeros((0, 3), int)
+        return np.stack([self.dataset.counts(split) for split in SPLITS], axis=1)
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -166,7 +165,7 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 def describe(pair: duplicates.Pair, dataset: Dataset) -> dict[str, Any]:
     """A pair in words: its two pictures with split and class."""
     pictures = [
-        {"path": dataset.path(at), "split": SPLITS[dataset.splits[at]], "class": dataset.classes[dataset.labels[at]]}
+        {"path": dataset.path(at), "split": SPLITS[dataset.splits[at]], "class": dataset.text(at)}
         for at in (pair.first, pair.second)
     ]
     return {"likeness": round(pair.likeness, 4), "pictures": pictures}
@@ -174,7 +173,7 @@ def describe(pair: duplicates.Pair, dataset: Dataset) -> dict[str, Any]:
 
 def _alike_sentence(alike: Alike, dataset: Dataset) -> str:
     across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in alike.pairs)
-    of_two = sum(dataset.labels[pair.first] != dataset.labels[pair.second] for pair in alike.pairs)
+    of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in alike.pairs)
     count = "1 pair of pictures looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of pictures look"
     return (
         f"{count} alike (by {' and '.join(alike.by)}): {across:,} in two splits, so the test may "
@@ -297,9 +296,10 @@ def _alike(dataset: Dataset, looks: Sequence[Inspection], tried: Trial | None) -
     if pooled is not None:
         described["features"] = (duplicates.by_features(pooled), duplicates.LEAST_FEATURES)
     found: dict[tuple[int, int], duplicates.Pair] = {}
+    groups = dataset.targets.groups(dataset.labels)
     shares = []
     for vectors, least in described.values():
-        pairs, share = duplicates.find(vectors, dataset.labels, dataset.splits, least=least)
+        pairs, share = duplicates.find(vectors, groups, dataset.splits, least=least)
         shares.append(share)
         for pair in pairs:
             if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # of equal files `data` has told

@@ -149,9 +149,10 @@ def _rate(rates: Sequence[float]) -> str:
 
 def _data(found: Check) -> Iterator[str]:
     assert found.dataset is not None
-    sums = found.counts.sum(axis=0).tolist()
+    sums = [len(found.dataset.indices(split)) for split in SPLITS]
     parts = ", ".join(f"{count:,} {split}" for split, count in zip(SPLITS, sums, strict=True))
-    yield f"{found.dataset.name}: {len(found.dataset):,} pictures, {len(found.dataset.classes)} classes ({parts})"
+    names = f"{len(found.dataset.classes)} {found.dataset.targets.noun}"
+    yield f"{found.dataset.name}: {len(found.dataset):,} pictures, {names} ({parts})"
     rows = list(zip(found.dataset.classes, found.counts.tolist(), strict=True))
     rows.sort(key=lambda row: -sum(row[1]))
     left_out = len(rows) - CLASSES

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune import blocks, catalog, files, h5file, images, networks, pipeline, prediction, weights
+from finetune import blocks, catalog, files, h5file, images, networks, pipeline, prediction, targets, weights
 from finetune.catalog import Backbone
 from finetune.config import Model as ModelConfig
 from finetune.device import keras, precision, tf
@@ -56,12 +56,19 @@ class Spec:
     cosine: bool = False  # logits are SHARPNESS times the cosine between features and class
     temperature: float = 1.0  # the logits have been divided by it already, in the last layer's weights
     confidences: tuple[tuple[float, float, float], ...] = ()  # threshold, precision, coverage (see `calibration`)
+    multi_label: bool = False  # a picture has any number of the classes, and the logits go through a sigmoid each
+    thresholds: tuple[float, ...] = ()  # of multi_label: the probability from which on each class is said
     classes: tuple[str, ...] = field(default=())
     format: int = FORMAT
 
     @property
     def pretrained(self) -> bool:
         return self.pooling == "imagenet"
+
+    @property
+    def targets(self) -> targets.Targets:
+        """What an answer is: one of the classes, or any of them."""
+        return targets.named(self.multi_label)
 
     @property
     def linear_head(self) -> bool:
@@ -99,6 +106,15 @@ class Classifier:
         return self.spec.classes
 
     @property
+    def targets(self) -> targets.Targets:
+        return self.spec.targets
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """(classes,) the probability from which on each is said, where a picture has any number; else unused."""
+        return np.array(self.spec.thresholds or [0.5] * len(self.classes), np.float32)
+
+    @property
     def transform(self) -> Transform:
         return transform(self.spec)
 
@@ -124,7 +140,7 @@ class Classifier:
     def forward(self) -> Callable[[Any], Any]:
         """`images (N,S,S,3) uint8 or float 0..255 -> probabilities (N, classes) float32`, as fast as we can."""
         run = inference(self.model)
-        return lambda images: tf.nn.softmax(tf.cast(run(images)[0], tf.float32))
+        return lambda images: self.targets.activate(tf.cast(run(images)[0], tf.float32))
 
     def probabilities(
         self, paths: Sequence[str | Path], *, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
@@ -197,8 +213,9 @@ def inference(model: Any) -> Callable[[Any], list[Any]]:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def build(config: ModelConfig, classes: Sequence[str], *, seed: int = 0) -> Classifier:
-    """A backbone with its ImageNet weights, frozen, and a new head for `classes`.
+def build(config: ModelConfig, classes: Sequence[str], *, seed: int = 0, multi_label: bool = False) -> Classifier:
+    """A backbone with its ImageNet weights, frozen, and a new head for `classes`, of which a picture has one or, with
+    `multi_label`, any number.
 
     Raises WeightsError when the weights cannot be had, ConfigError when the size does not fit the backbone.
     """
@@ -211,6 +228,7 @@ def build(config: ModelConfig, classes: Sequence[str], *, seed: int = 0) -> Clas
         dropout=config.dropout,
         hidden=config.hidden,
         cosine=config.cosine,
+        multi_label=multi_label,
         classes=tuple(classes),
     )
     source = weights.resolve(row, config.weights, top=False)
@@ -422,7 +440,7 @@ def _read_spec(path: Path, text: bytes) -> Spec:
     """Checks every value before anything is built from it: a small file must not be able to claim a giant network."""
     try:
         values = json.loads(text)
-        lists = {name: tuple(values.get(name, ())) for name in ("classes", "hidden")}
+        lists = {name: tuple(values.get(name, ())) for name in ("classes", "hidden", "thresholds")}
         rows = tuple(tuple(row) for row in values.get("confidences", ()))
         spec = Spec(**{**values, **lists, "confidences": rows})
         if spec.format > FORMAT:
@@ -455,6 +473,10 @@ def _is_sound(spec: Spec, row: Backbone) -> bool:
         and 0 < spec.temperature < 1000
         and len(spec.confidences) <= MAX_ROWS
         and all(len(row) == 3 and all(_is_share(number) for number in row) for row in spec.confidences)
+        and type(spec.multi_label) is bool
+        and not (spec.multi_label and spec.pretrained)
+        and len(spec.thresholds) in ((0, len(spec.classes)) if spec.multi_label else (0,))
+        and all(_is_share(number) for number in spec.thresholds)
         and 2 <= len(spec.classes) <= MAX_CLASSES
         and len(set(spec.classes)) == len(spec.classes)
         and all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME for name in spec.classes)

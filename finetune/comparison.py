@@ -174,8 +174,9 @@ def _right(run: runs.Run, report: Mapping[str, Any]) -> dict[tuple[str, str], bo
     wrong = {str(mistake["path"]) for mistake in report["mistakes"]}
     root = _root(wrong, [row["path"] for row in rows])
     right = {(row["sha256"], row["label"]): os.path.join(root, row["path"]) not in wrong for row in rows}
-    n, accuracy = report["test"]["n"], report["test"]["accuracy"]["value"]
-    if len(rows) != n or len(rows) - len(wrong) != round(n * accuracy):
+    test = report["test"]
+    n, right_share = test["n"], test.get("exact", test["accuracy"])["value"]  # of several labels, none may be wrong
+    if len(rows) != n or len(rows) - len(wrong) != round(n * right_share):
         raise DataError(
             f"{run.path}: report.json and splits.csv do not belong together "
             f"({n} test pictures there, {len(rows)} here).",

@@ -100,11 +100,22 @@ class Data(Section):
     path_column: str = option("path", "csv: column of the picture, relative to the csv file")
     label_column: str = option("label", "csv: column of the class name")
     split_column: str = option("split", "csv: column of train, validation or test; may be absent")
+    multi_label: bool = option(False, "csv: a picture has any number of labels, as a|b in one cell", strict=True)
+    label_columns: tuple[str, ...] | None = option(
+        None, "csv: columns of 0 and 1, one for each label, instead of label_column; means multi_label"
+    )
     classes: tuple[str, ...] | None = option(None, "only these classes, in this order")
     bad_images: Literal["error", "skip"] = option("error", "what to do about unreadable pictures")
     leaks: Literal["warn", "error", "drop"] = option("warn", "what to do about a picture in two splits")
 
-    @field_validator("classes")
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("label_columns") is not None:
+            return {"multi_label": True, **given}
+        return given
+
+    @field_validator("classes", "label_columns")
     @classmethod
     def _distinct(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if classes is not None and len(classes) < 2:
@@ -123,9 +134,21 @@ class Data(Section):
             raise ValueError(f"{' and '.join(given)} are given, keep one of them ({drop})")
         return self
 
-    @field_validator("path_column", "label_column", "split_column")
+    @field_validator("label_columns")
     @classmethod
-    def _used(cls, value: str, info: ValidationInfo) -> str:
+    def _instead(cls, columns: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if columns is not None:
+            if info.data.get("label_column", "label") != "label":
+                raise ValueError("stands instead of label_column; give one of them")
+            if not info.data.get("multi_label"):
+                raise ValueError("means that a picture has any number of labels; drop multi_label: false")
+            if divided := [name for name in columns if "|" in name]:
+                raise ValueError(f"{divided[0]!r} has a |, which stands between labels; rename the column")
+        return columns
+
+    @field_validator("path_column", "label_column", "split_column", "multi_label", "label_columns")
+    @classmethod
+    def _used(cls, value: Any, info: ValidationInfo) -> Any:
         if value != cls.model_fields[info.field_name or ""].default and not info.data.get("csv"):
             raise ValueError("is for csv data only, and would do nothing here")
         return value
@@ -353,6 +376,13 @@ class Config(Section):
         if isinstance(given.get("fine_tune"), Mapping | FineTune):
             given["fine_tune"] = (given["fine_tune"],)
         return given
+
+    @field_validator("imbalance")
+    @classmethod
+    def _for_labels(cls, value: str, info: ValidationInfo) -> str:
+        if (data := info.data.get("data")) and data.multi_label and value in ("oversample", "logit_adjust"):
+            raise ValueError(f"{value} needs one class a picture; with data.multi_label there is weights")
+        return value
 
     @field_validator("cache", mode="before")
     @classmethod

@@ -16,14 +16,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune import files
+from finetune import files, targets
 from finetune.config import Data, Split
 from finetune.errors import DataError
 from finetune.images import escape
@@ -54,16 +53,16 @@ SKIPPED = "skipped"  # in the split column: not used, and the record of it
 class Dataset:
     """Pictures with labels. Sequences of the same length: `names`, `labels`, `splits`, `hashes`.
 
-    `names` are relative to `root` (absolute), with "/" between; `labels` are positions in `classes`; `splits`
-    are 0 train, 1 validation, 2 test; `hashes` are the SHA-256 of the files; `skipped` are (name, why) of
-    files left out.
+    `names` are relative to `root` (absolute), with "/" between; `labels` (n,) are positions in `classes`, or, where a
+    picture has any number of them, (n, classes) of 0 and 1; `splits` are 0 train, 1 validation, 2 test; `hashes` are
+    the SHA-256 of the files; `skipped` are (name, why) of files left out.
     """
 
     name: str
     root: Path
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     splits: NDArray[np.int8]
     hashes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
@@ -71,6 +70,20 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def targets(self) -> targets.Targets:
+        """What the labels are."""
+        return targets.of(self.labels)
+
+    def counts(self, split: str | None = None) -> NDArray[Any]:
+        """How many pictures (of a split) have each class (classes,)."""
+        labels = self.labels if split is None else self.labels[self.indices(split)]
+        return self.targets.counts(labels, len(self.classes))
+
+    def text(self, index: int) -> str:
+        """The label of a picture in words."""
+        return self.targets.text(self.labels[index], self.classes)
 
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
@@ -91,7 +104,7 @@ class Dataset:
                 table.writerow(COLUMNS)
                 columns = zip(self.names, self.labels, self.splits, self.hashes, strict=True)
                 for name, label, split, digest in columns:
-                    table.writerow((name, self.classes[label], SPLITS[split], digest))
+                    table.writerow((name, self.targets.text(label, self.classes), SPLITS[split], digest))
                 table.writerows((name, "", SKIPPED, "") for name, _ in self.skipped)
 
         files.commit(path, write)
@@ -134,7 +147,7 @@ def open_labelled(
             listing,
             classes=tuple(classes),
             names=[listing.names[index] for index in kept],
-            labels=number[listing.labels[kept]],
+            labels=targets.of(listing.labels).renumber(listing.labels[kept], number, len(classes))[0],
             splits=np.full(len(kept), TEST, np.int8),
         ),
         config.bad_images,
@@ -193,7 +206,8 @@ def _check_bad(listing: Listing, bad: dict[int, str], bad_images: str) -> None:
         raise complain(what, items, "mend or delete them, or leave them out: data.bad_images=skip")
     if len(bad) > MOST_BAD * len(listing.names):
         raise complain(f"{what}, more than {MOST_BAD:.0%}, too many to skip", items, "mend or delete them")
-    counts = np.bincount(np.delete(listing.labels, list(bad)), minlength=len(listing.classes))
+    good = np.delete(listing.labels, list(bad), axis=0)
+    counts = targets.of(good).counts(good, len(listing.classes))
     if not counts.all():
         empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
         raise complain(f"{what}, and nothing is left of {some(empty)}", items, "mend them, or drop the class")
@@ -235,9 +249,9 @@ def _check_classes(listing: Listing) -> None:
     given = set(np.unique(listing.splits).tolist()) - {OPEN}
     if given and TRAIN not in given:
         raise DataError(f"{listing.name} has no train split, only {some(SPLITS[split] for split in sorted(given))}")
-    trained = set(listing.labels[listing.splits == TRAIN].tolist())
+    trained = _present(listing, TRAIN)
     for split in sorted(given - {TRAIN}):
-        found_in = set(listing.labels[listing.splits == split].tolist())
+        found_in = _present(listing, split)
         differences = [
             (what, some(listing.classes[label] for label in sorted(labels)))
             for what, labels in (("only there", found_in - trained), ("missing there", trained - found_in))
@@ -248,10 +262,15 @@ def _check_classes(listing: Listing) -> None:
             raise complain(what, differences, "complete the splits, or choose with data.classes")
 
 
+def _present(listing: Listing, split: int) -> set[int]:
+    """Numbers of the classes that occur in a split."""
+    labels = listing.labels[listing.splits == split]
+    return set(np.flatnonzero(targets.of(labels).counts(labels, len(listing.classes))).tolist())
+
+
 def _check_counts(dataset: Dataset, shares: Split) -> Iterator[str]:
     """Raise when a class cannot be trained or validated; remarks where it is only poor."""
-    counts = np.zeros((len(dataset.classes), 3), int)
-    np.add.at(counts, (dataset.labels, dataset.splits), 1)
+    counts = np.stack([dataset.counts(split) for split in SPLITS], axis=1)
     lacking = [
         (name, f"{train + validation + test} in all, {train} train, {validation} validation")
         for name, (train, validation, test) in zip(dataset.classes, counts.tolist(), strict=True)
@@ -260,6 +279,7 @@ def _check_counts(dataset: Dataset, shares: Split) -> Iterator[str]:
     if lacking:
         what = f"{dataset.name}: classes with too few pictures, each needs one in train and one in validation"
         raise complain(what, lacking, "add pictures, or leave the class out with data.classes")
+    _check_contrast(dataset)
     untested = [name for name, test in zip(dataset.classes, counts[:, TEST], strict=True) if not test]
     if untested and shares.test > 0:
         yield f"no test pictures of {some(untested, 5)}: too few pictures"
@@ -272,27 +292,30 @@ def _check_counts(dataset: Dataset, shares: Split) -> Iterator[str]:
         )
 
 
+def _check_contrast(dataset: Dataset) -> None:
+    """Raise where every training picture has the same label among others: nothing can be learned about it."""
+    train = dataset.labels[dataset.indices("train")]
+    if not dataset.targets.complete(train, len(dataset.classes)):
+        everywhere = np.flatnonzero(dataset.counts("train") == len(train))
+        raise DataError(
+            f"{dataset.name}: every training picture has {some(dataset.classes[at] for at in everywhere)}",
+            remedy="add pictures without it, or leave it out with data.classes",
+        )
+
+
 # ------------------------------------------------------------------------------------------------- the splits
 
 
 def _split(dataset: Dataset, shares: Split, seed: int) -> NDArray[np.int8]:
-    """Splits as given; those not given are cut from train, class by class, by `shares`."""
+    """Splits as given; those not given are cut from train by `shares`, every class alike."""
     splits = dataset.splits.copy()
     given = set(np.unique(splits).tolist()) - {OPEN}
-    rest = {VALIDATION: shares.validation, TEST: shares.test}
+    rest = {VALIDATION: shares.validation, TEST: shares.test}  # validation first: it must have one of each, and train
     wanted = {split: share for split, share in rest.items() if split not in given and share}
     whole = shares.train + sum(wanted.values())
     pool = np.flatnonzero((splits == OPEN) | (splits == TRAIN))
-    splits[pool] = TRAIN
     keys = np.array([_key(seed, dataset.names[index]) for index in pool], np.uint64)
-    pool = pool[np.lexsort((keys, dataset.labels[pool]))]
-    edges = np.searchsorted(dataset.labels[pool], np.arange(len(dataset.classes) + 1))
-    for start, end in pairwise(edges.tolist()):
-        size = end - start
-        for split, share in wanted.items():  # validation first: it must have one, and train too
-            count = min(max(1, round(size * share / whole)), end - start - 1)
-            splits[pool[start : start + count]] = split
-            start += count
+    splits[pool] = dataset.targets.divide(dataset.labels[pool], keys, wanted, whole, len(dataset.classes))
     return splits
 
 
@@ -336,8 +359,7 @@ def _same_content(hashes: Sequence[str]) -> Iterator[list[int]]:
 
 
 def _where(dataset: Dataset, index: int) -> str:
-    split, name = SPLITS[dataset.splits[index]], dataset.classes[dataset.labels[index]]
-    return f"{escape(dataset.names[index])} ({split}, {name})"
+    return f"{escape(dataset.names[index])} ({SPLITS[dataset.splits[index]]}, {dataset.text(index)})"
 
 
 def _other(group: Sequence[int], index: int) -> int:
@@ -362,7 +384,8 @@ def reopen(
     picture with its new content, one that vanished or cannot be read any more is left out, and none changes its split.
     """
     listing = find(config)
-    dataset = replace(read_splits(splits_csv, classes_txt, listing.root), name=listing.name)
+    known = read_splits(splits_csv, classes_txt, listing.root, targets.of(listing.labels))
+    dataset = replace(known, name=listing.name)
     hashes: list[str] = []
     changed: list[Problem] = []
     lost: dict[int, str] = {}
@@ -375,8 +398,8 @@ def reopen(
             changed.append((escape(dataset.names[index]), inspection.reason or "its content has changed"))
         if progress is not None:
             progress(index + 1, len(dataset))
-    known = {*dataset.names, *(name for name, _ in dataset.skipped)}
-    new = [name for name in listing.names if name not in known]
+    noted = {*dataset.names, *(name for name, _ in dataset.skipped)}
+    new = [name for name in listing.names if name not in noted]
     notes = [f"{len(new):,} pictures are new since the run began and not used: {some(new, 3)}"] if new else []
     if not changed:
         return replace(dataset, warnings=tuple(notes))
@@ -389,26 +412,26 @@ def reopen(
     return replace(dataset, warnings=tuple(notes))
 
 
-def read_splits(splits_csv: Path, classes_txt: Path, root: Path) -> Dataset:
+def read_splits(splits_csv: Path, classes_txt: Path, root: Path, kind: targets.Targets = targets.ONE_OF) -> Dataset:
     """What `Dataset.write_splits` wrote; nothing is looked at below `root`."""
     try:
         classes = tuple(classes_txt.read_text("utf-8").splitlines())
         with splits_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return _parse(file, classes, root)
+            return _parse(file, classes, root, kind)
     except OSError as error:
         raise DataError(f"{escape(error.filename)} cannot be read: {error.strerror}") from None
     except (csv.Error, ValueError, KeyError) as error:
         raise DataError(f"{escape(splits_csv)} is damaged: {escape(str(error))}") from None
 
 
-def _parse(file: IO[str], classes: tuple[str, ...], root: Path) -> Dataset:
+def _parse(file: IO[str], classes: tuple[str, ...], root: Path, kind: targets.Targets) -> Dataset:
     rows = csv.reader(file)
     if tuple(next(rows, ())) != COLUMNS:
         raise ValueError(f"its first line is not {','.join(COLUMNS)}")
     number = {name: index for index, name in enumerate(classes)}
     names: list[str] = []
     hashes: list[str] = []
-    labels: list[int] = []
+    labels: list[str] = []
     splits: list[int] = []
     skipped: list[tuple[str, str]] = []
     for name, label, split, digest in rows:
@@ -417,14 +440,14 @@ def _parse(file: IO[str], classes: tuple[str, ...], root: Path) -> Dataset:
             continue
         names.append(name)
         hashes.append(digest)
-        labels.append(number[label])
+        labels.append(label)
         splits.append(SPLITS.index(split))
     return Dataset(
         root.name,
         root,
         classes,
         tuple(names),
-        np.array(labels, np.int32),
+        kind.parse(labels, number),
         np.array(splits, np.int8),
         tuple(hashes),
         tuple(skipped),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_UPLOAD = "25mb"
 EXAMPLES = 12
 TOP = 5
+TICK = "\u2713 "  # before a label over its threshold
 Bars = dict[str, float]
 
 
@@ -65,7 +66,9 @@ class Demo:
             other = self.imagenet and self.imagenet.predict(path, top=TOP)[0].predictions
         except FinetuneError as error:
             return Shown(message=f"This picture cannot be used: {error.what}.")
-        return Shown(answers=_bars(found.predictions), seen=seen, imagenet=_bars(other) if other else None)
+        over = {self.classifier.classes[at] for at in found.labels}
+        answers = {f"{TICK}{name}" if name in over else name: share for name, share in _bars(found.predictions).items()}
+        return Shown(answers=answers, seen=seen, imagenet=_bars(other) if other else None)
 
     def page(self) -> Any:
         """The page as gradio Blocks."""
@@ -109,7 +112,8 @@ class Demo:
     def _about(self) -> str:
         names = self.classifier.classes
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
-        return f"{self.classifier.row.title}, {len(names):,} classes: {shown}. Nothing you drop leaves this computer."
+        what = f"{self.classifier.row.title}, {len(names):,} {self.classifier.targets.noun}: {shown}"
+        return f"{what}. Nothing you drop leaves this computer."
 
     def launch(self, *, host: str, port: int) -> tuple[Any, str]:
         """Starts the server in the background and returns it and its address; `close()` ends it.
@@ -161,18 +165,21 @@ def serve(model: str, *, host: str, port: int, quiet: bool = False) -> None:
 def examples(run: Path, count: int = EXAMPLES) -> list[str]:
     """Paths of some test pictures of a run, the classes in turn; none for anything but a run, or if they have gone."""
     from finetune import config, data, sources
+    from finetune.targets import named
 
     if not (run / "splits.csv").is_file():
         return []
     try:
-        root = sources.find(config.load(run / "config.yaml").data).root
-        dataset = data.read_splits(run / "splits.csv", run / "classes.txt", root)
+        described = config.load(run / "config.yaml").data
+        root, kind = sources.find(described).root, named(described.multi_label)
+        dataset = data.read_splits(run / "splits.csv", run / "classes.txt", root, kind)
     except FinetuneError:
         return []
     turn: Counter[int] = Counter()
     places = []
+    groups = kind.groups(dataset.labels)
     for index in dataset.indices("test").tolist():
-        label = int(dataset.labels[index])
+        label = int(groups[index])
         places.append((turn[label], label, index))
         turn[label] += 1
     paths = [dataset.path(index) for *_, index in sorted(places)[:count]]

@@ -137,8 +137,34 @@ def _lines(texts: Sequence[str], height: int, font: float, colour: str) -> Image
     return pixels[:, max(0, inked[0] - 6) if len(inked) else 0 :]
 
 
-def calibration(bins: Sequence[Bin]) -> bytes:
-    """What the model claims against what comes true, with 95 % intervals; below, how many images claim it."""
+def labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
+    """(label, pictures that have it, average precision) as bars with their 95 % intervals, the best found on top."""
+    known = sorted((row for row in rows if row[2]), key=lambda row: -row[2].value if row[2] else 0)
+    shown = known if len(known) <= 40 else [*known[:20], *known[-20:]]
+    figure = _figure(6.4, 1.0 + 0.28 * max(3, len(shown)))
+    axes = figure.subplots()
+    for place, (_, _, share) in enumerate(shown):
+        if share:
+            axes.barh(place, share.value, height=0.62, color=BLUE, alpha=0.75)
+            axes.plot([share.low, share.high], [place, place], color=INK, linewidth=1.2)
+    axes.set_yticks(range(len(shown)), [f"{_label(name, 28)}  {count:,}" for name, count, _ in shown])
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
+    _plain(axes)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.xaxis.set_major_formatter(_percent)
+    axes.set_xlabel("average precision; beside the name, how many pictures have the label")
+    if len(shown) < len(known):
+        axes.axhline(19.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_title(f"the 20 best and the 20 worst of {len(known)}", loc="left", fontsize=9, color=MUTED)
+    return _png(figure)
+
+
+def calibration(bins: Sequence[Bin], *, of_labels: bool = False) -> bytes:
+    """What the model claims against what comes true, with 95 % intervals; below, how many images claim it.
+
+    With `of_labels`, every label of every image has a claim of its own.
+    """
     figure = _figure(5.6, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     middle = [(item.low + item.high) / 2 for item in bins]
@@ -150,7 +176,7 @@ def calibration(bins: Sequence[Bin]) -> bytes:
     ]
     upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     upper.errorbar(claimed, right, yerr=spread, fmt="o-", color=BLUE, markersize=5, linewidth=1.8, elinewidth=1)
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that has the label" if of_labels else "share that is right")
     upper.text(0.97, 0.04, "claims too much", ha="right", color=MUTED, fontsize=9)
     upper.text(0.03, 0.95, "claims too little", color=MUTED, fontsize=9)
     upper.text(
@@ -158,7 +184,12 @@ def calibration(bins: Sequence[Bin]) -> bytes:
         transform_rotates_text=True,
     )  # fmt: skip
     lower.bar(middle, [item.n for item in bins], width=0.055, color=BLUE, alpha=0.75)
-    lower.set(ylabel="images", xlabel="probability of the answer")
+    if of_labels:  # most labels are absent from most images
+        lower.set(yscale="log", ylabel="labels", xlabel="probability of the label")
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        lower.yaxis.set_minor_formatter(lambda value, _: "")
+    else:
+        lower.set(ylabel="images", xlabel="probability of the answer")
     for axes in (upper, lower):
         _plain(axes)
     upper.yaxis.set_major_formatter(_percent)

@@ -41,10 +41,18 @@ class ClassMetrics:
     precision: float | None
     recall: Proportion | None
     f1: float | None
+    average_precision: Proportion | None = None  # this and the threshold only where pictures have several labels
+    threshold: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Flat, so that a list of these is a table: `pandas.DataFrame(report["test"]["per_class"])`."""
-        recall = self.recall
+        recall, average = self.recall, self.average_precision
+        labelled = {
+            "average_precision": average.value if average else None,
+            "average_precision_low": average.low if average else None,
+            "average_precision_high": average.high if average else None,
+            "threshold": self.threshold,
+        }
         return {
             "class": self.name,
             "n": self.n,
@@ -53,6 +61,7 @@ class ClassMetrics:
             "recall_low": recall.low if recall else None,
             "recall_high": recall.high if recall else None,
             "f1": self.f1,
+            **(labelled if self.threshold is not None else {}),
         }
 
 
@@ -81,6 +90,21 @@ class Metrics:
     calibration: tuple[Bin, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion: Ints  # (C, C)
+
+    @property
+    def headline(self) -> tuple[str, Proportion]:
+        """The one figure to look at, and its name."""
+        return "accuracy", self.accuracy
+
+    def summary(self) -> dict[str, Proportion | float]:
+        """All figures over all classes, by name."""
+        return {
+            "accuracy": self.accuracy,
+            **({"top-5 accuracy": self.top5} if self.top5 else {}),
+            "balanced accuracy": self.balanced_accuracy,
+            "log loss": self.log_loss,
+            "calibration error": self.calibration_error,
+        }
 
     @property
     def correct(self) -> int:
@@ -123,7 +147,11 @@ def measure(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> Metr
             (NaN by convention) must be taken out first: they are not wrong answers.
         ValueError: shapes, labels or sums that cannot be: a mistake of the caller.
     """
-    _check(probabilities, labels, classes)
+    check(probabilities, labels, classes)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
+    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
+        raise ValueError("the rows of probabilities must be positive and sum to 1: are these logits?")
     n, c = probabilities.shape
     own = probabilities[np.arange(n), labels]  # (N,) what the true class was given
     ranks = _ranks(probabilities, labels)
@@ -131,7 +159,7 @@ def measure(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> Metr
     confusion = confusion.reshape(c, c)
     per_class = tuple(_class_metrics(confusion, i, name) for i, name in enumerate(classes))
     recalls = [item.recall.value for item in per_class if item.recall]
-    bins = _calibration(probabilities.max(axis=1), ranks == 0)
+    bins = calibration_bins(probabilities.max(axis=1), ranks == 0)
     return Metrics(
         classes=tuple(classes),
         n=n,
@@ -159,31 +187,28 @@ def wilson(successes: int, n: int) -> Proportion:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two classifiers on the same n images: how often only one was right, and whether that can be chance."""
+    """Two classifiers on the same n images: how often only one was right (or one was righter than the other), and
+    whether that can be chance."""
 
     n: int
     only_first: int
     only_second: int
     p_value: float
-
-    @property
-    def difference(self) -> float:
-        """Accuracy of the second less accuracy of the first."""
-        return (self.only_second - self.only_first) / self.n
+    difference: float  # accuracy of the second less accuracy of the first
 
     @property
     def better(self) -> str | None:
         """`first` or `second` where the 5 % level speaks for one, else None: no evidence."""
         if self.p_value >= 0.05:
             return None
-        return "second" if self.difference > 0 else "first"
+        return "second" if self.only_second > self.only_first else "first"
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "difference": self.difference, "better": self.better}
+        return {**asdict(self), "better": self.better}
 
 
-def paired_test(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> PairedTest:
-    """McNemar's exact test (1947) on which images each got right: boolean arrays (N,) in the same order.
+def paired_test(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> PairedTest:
+    """McNemar's exact test (1947) on how right each was: arrays (N,) in the same order, boolean or from 0 to 1.
 
     Images on which both agree say nothing; of the others, each would win half if there were no difference.
     """
@@ -191,10 +216,11 @@ def paired_test(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> 
 
     if first.shape != second.shape or first.size == 0:
         raise ValueError(f"two answers for each image are needed, not shapes {first.shape}, {second.shape}")
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    only_first, only_second = int((first > second).sum()), int((second > first).sum())
     disagreements = only_first + only_second
     p_value = float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
-    return PairedTest(first.size, only_first, only_second, p_value)
+    difference = float(second.sum(dtype=np.float64) - first.sum(dtype=np.float64)) / first.size
+    return PairedTest(first.size, only_first, only_second, p_value, difference)
 
 
 @dataclass(frozen=True)
@@ -206,6 +232,7 @@ class Mistake:
     predicted: str
     probability: float
     true_probability: float
+    about: str = ""  # the class to look at, where `predicted` is more than its name
 
 
 def mistakes(probabilities: Floats, labels: Ints, classes: Sequence[str], paths: Sequence[Path]) -> list[Mistake]:
@@ -225,7 +252,8 @@ def mistakes(probabilities: Floats, labels: Ints, classes: Sequence[str], paths:
     ]
 
 
-def _check(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> None:
+def check(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> None:
+    """What `measure` raises for answers that are none."""
     if probabilities.ndim != 2 or probabilities.shape != (len(labels), len(classes)):
         raise ValueError(f"probabilities {probabilities.shape}, {len(labels)} labels, {len(classes)} classes")
     if len(labels) == 0:
@@ -236,10 +264,8 @@ def _check(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> None:
             f"{broken.size} of {len(labels)} predictions are not numbers (first: image {broken[0] + 1}).",
             remedy="Such images were not readable, or the weights of the model are damaged (NaN).",
         )
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
-    if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
-        raise ValueError("the rows of probabilities must be positive and sum to 1: are these logits?")
+    if probabilities.min() < 0 or probabilities.max() > 1.01:
+        raise ValueError("probabilities lie in 0..1, and the rows must be positive and sum to 1: are these logits?")
 
 
 def _ranks(probabilities: Floats, labels: Ints) -> Ints:
@@ -258,8 +284,11 @@ def _class_metrics(confusion: Ints, i: int, name: str) -> ClassMetrics:
     return ClassMetrics(name, n, precision, wilson(right, n), 2 * right / (n + predicted))
 
 
-def _calibration(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
-    """Those of 15 equal bins that hold images (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
+def calibration_bins(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
+    """Those of 15 equal bins of `confidence` (N,) that hold images.
+
+    Guo et al. 2017, On Calibration of Modern Neural Networks.
+    """
     index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     return tuple(
         Bin(

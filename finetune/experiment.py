@@ -38,6 +38,7 @@ from finetune import (
     reporting,
     runs,
     signals,
+    targets,
     training,
     weights,
 )
@@ -63,8 +64,8 @@ class Result:
 
     run: Run
     classifier: Classifier
-    metrics: evaluation.Metrics | None
-    head_metrics: evaluation.Metrics | None  # what the head alone had reached, if there was fine-tuning
+    metrics: targets.Metrics | None
+    head_metrics: targets.Metrics | None  # what the head alone had reached, if there was fine-tuning
     paired: evaluation.PairedTest | None  # is the difference between the two more than chance?
 
 
@@ -203,7 +204,8 @@ def _train_and_assess(job: Job) -> Result:
     run, config, dataset = job.run, job.config, job.dataset
     keras.utils.set_random_seed(config.seed)
     with job.watch.time("building"):
-        classifier = classifiers.build(config.model, dataset.classes, seed=config.seed)
+        several = config.data.multi_label
+        classifier = classifiers.build(config.model, dataset.classes, seed=config.seed, multi_label=several)
         phases = training.plan(config, classifier)
     _refuse_other_weights(run, classifier)
     run.require_space(space(classifier, phases))
@@ -228,7 +230,7 @@ def _train_and_assess(job: Job) -> Result:
             say=job.terminal.say,
         )
     head_answers = _run_phases(job, classifier, list(zip(phases, sources, strict=True)), checkpoint)
-    if config.calibrate:
+    if config.calibrate or config.data.multi_label:
         _calibrate(job, classifier, phases[-1], sources[-1])
     with job.watch.time("saving"):
         classifier.save(run.model_keras)
@@ -246,17 +248,19 @@ def _train_and_assess(job: Job) -> Result:
 
 
 def _calibrate(job: Job, classifier: Classifier, phase: training.Phase, source: features.Source) -> None:
-    """Makes the probabilities honest, and notes how sure is how right, both by the validation pictures."""
+    """Makes the probabilities honest, and notes what turns them into answers, both by the validation pictures."""
     indices = job.dataset.indices("validation")
     labels, logits = job.dataset.labels[indices], training.logits(classifier, phase, source, indices)
-    temperature = calibration.temperature(logits, labels)
-    classifier.cool(temperature)
-    table = calibration.confidences(assessment.softmax(logits / temperature), labels)
-    classifier.spec = dataclasses.replace(classifier.spec, confidences=table)
-    write_facts(job.run, temperature=temperature)
+    if job.config.calibrate:
+        temperature = calibration.temperature(logits, labels)
+        classifier.cool(temperature)
+        logits = logits / temperature
+        write_facts(job.run, temperature=temperature)
+    learned = calibration.decisions(classifier.targets.probabilities(logits), labels)
+    classifier.spec = dataclasses.replace(classifier.spec, **learned)
 
 
-def _accuracies(run: Run, metrics: evaluation.Metrics | None) -> dict[str, float]:
+def _accuracies(run: Run, metrics: targets.Metrics | None) -> dict[str, float]:
     """Of the kept weights, as far as there are pictures to measure them on."""
     validated = [phase["validation"] for phase in run.phases if phase["validation"]]
     found = {"validation": validated[-1]["accuracy"]} if validated else {}
@@ -268,15 +272,15 @@ def _conclude(job: Job, result: Result) -> None:
     run, say = shown(job.run.path), job.terminal.say
     job.terminal.head("\nDone.")
     if result.metrics:
-        accuracy = result.metrics.accuracy
+        name, share = result.metrics.headline
         job.terminal.head(
-            f"Test accuracy {accuracy.value:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}, "
+            f"Test {name} {share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
             f"n = {result.metrics.n:,})"
         )
     if result.head_metrics and result.paired:
         verdict = "no more than chance may do" if result.paired.better is None else "more than chance"
         say(
-            f"The head alone: {result.head_metrics.accuracy.value:.1%}. Fine-tuning changed that by "
+            f"The head alone: accuracy {result.head_metrics.accuracy.value:.1%}. Fine-tuning changed that by "
             f"{100 * result.paired.difference:+.1f} points, {verdict} (p = {result.paired.p_value:.2g})."
         )
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in job.watch.seconds.items())
@@ -333,7 +337,7 @@ def _both(first: Any, second: Any) -> Any:
 def _introduce(job: Job, classifier: Classifier) -> None:
     dataset, terminal = job.dataset, job.terminal
     parts = ", ".join(f"{len(dataset.indices(name)):,} {name}" for name in ("train", "validation", "test"))
-    terminal.head(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset):,} pictures ({parts})")
+    terminal.head(f"{dataset.name}: {len(dataset.classes)} {dataset.targets.noun}, {len(dataset):,} pictures ({parts})")
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     terminal.say(f"Backbone {classifier.row.title} at {classifier.spec.image_size} px on {device.describe()}")
@@ -395,7 +399,8 @@ def _run_phases(
                     check_stop=job.check_stop,
                 )
                 if phase.index == 0 and len(phases) > 1:
-                    kept = {answers: assessment.softmax(trainer.logits(job.dataset.indices("test")))}
+                    logits = trainer.logits(job.dataset.indices("test"))
+                    kept = {answers: classifier.targets.probabilities(logits)}
             run.finish_phase(dataclasses.asdict(result))
             standing = training.Progress(phase=phase.index + 1, step=standing.step)
             run.save_checkpoint(

@@ -52,6 +52,7 @@ class Map:
     target: Prediction
     predictions: tuple[Prediction, ...]
     method: str
+    labels: tuple[int, ...] = ()  # classes over their thresholds, where a picture has any number of them
 
     @property
     def blank(self) -> bool:
@@ -95,6 +96,7 @@ class Explainer:
             )
         self._transform = classifier.transform
         self._classes, self._ids = classifier.classes, classifier.ids
+        self._targets, self._thresholds = classifier.targets, classifier.thresholds
         self._name = classifier.name
         self._below = keras.Model(classifier.model.inputs[0], features)
         self._above = keras.Model(features, classifier.model.output)
@@ -120,6 +122,7 @@ class Explainer:
         seen = self._read(picture)
         cells, probabilities = self.maps(seen[None], None if number is None else [number], method=method)
         best = np.argsort(-probabilities[0], kind="stable")
+        said = self._targets.several(probabilities[0], self._thresholds)
 
         def prediction(at: int) -> Prediction:
             return Prediction(self._classes[at], self._ids[at], float(probabilities[0, at]))
@@ -131,6 +134,7 @@ class Explainer:
             target=prediction(int(best[0]) if number is None else number),
             predictions=tuple(prediction(int(at)) for at in best[:top]),
             method=method,
+            labels=() if said is None else tuple(np.flatnonzero(said).tolist()),
         )
 
     def maps(
@@ -177,14 +181,15 @@ class Explainer:
         return self._run[method]
 
     def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-        return _weighted(self._above, self._below(pictures, training=False), targets, weigh)
+        cells, logits = _weighted(self._above, self._below(pictures, training=False), targets, weigh)
+        return cells, self._targets.activate(logits)
 
 
 _EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
 
 
 def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
-    """Signed cells (N, h, w) for the likeliest class of each picture, and probabilities (N, classes), as tensors.
+    """Signed cells (N, h, w) for the likeliest class of each picture, and logits (N, classes), as tensors.
 
     `head` is the model above the feature map, `features` (N, h, w, c) what it gets: for who has these already.
     """
@@ -199,7 +204,7 @@ def _weighted(head: Any, features: Any, targets: Any, weigh: Callable[[Any, Any]
         targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
         score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
     weights = weigh(features, tape.gradient(score, features))  # (N, c)
-    return tf.einsum("nhwc,nc->nhw", features, weights), tf.nn.softmax(logits)
+    return tf.einsum("nhwc,nc->nhw", features, weights), logits
 
 
 def _mean_gradient(_features: Any, gradients: Any) -> Any:

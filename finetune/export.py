@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from finetune import (
     pipeline,
     prediction,
     runs,
+    targets,
 )
 from finetune import classifier as classifiers
 from finetune import config as configs
@@ -43,12 +45,13 @@ from finetune.classifier import Classifier
 from finetune.device import keras, tf
 from finetune.errors import CheckFailed, DataError, FinetuneError, UsageError, WeightsError
 from finetune.exporters import Format, Job
+from finetune.targets import Targets
 from finetune.terminal import Terminal, Update
 
 CALIBRATION = 200  # pictures for int8; more change nothing
 BATCH = 32
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # for which export.json has a threshold
-TIE = 2e-4  # of two classes this close in probability, either may come first after rounding
+TIE = 2e-4  # two classes, or a label and its threshold, this close in probability may change places in rounding
 UNIT = 1e-4  # largest difference of a probability that float32 is allowed
 
 
@@ -176,9 +179,10 @@ class _Work:
             self.format.write(job, folder)
         with self.terminal.stage(f"Comparing in {self.format.runtime}") as update:
             reference, exported, decoded = self._answers(folder, network, update)
-        parity = compare(reference, exported)
+        kind = self.classifier.targets, self.classifier.thresholds
+        parity = compare(reference, exported, *kind)
         _demand(parity, LIMITS[self.quantize], self.format.title, self.pictures)
-        bytes_parity = None if decoded is None else compare_decoded(reference, decoded)
+        bytes_parity = None if decoded is None else compare_decoded(reference, decoded, *kind)
         if bytes_parity is not None and bytes_parity.n:
             _demand(bytes_parity, BYTES_LIMIT, "SavedModel from image bytes", self.pictures)
         before, after = (self._accuracy(answers) for answers in (reference, exported))
@@ -243,7 +247,7 @@ class _Work:
         labels = self.pictures.labels
         if labels is None:
             return None
-        return evaluation.wilson(int((answers.argmax(1) == labels).sum()), len(labels))
+        return self.classifier.targets.accuracy(answers, labels, self.classifier.thresholds)
 
     def _report(self) -> dict[str, Any] | None:
         path = Path(self.source) / "report.json"
@@ -271,6 +275,9 @@ class _Work:
                 "classes": len(classifier.classes),
             },
             "thresholds": _thresholds(classifier),
+            "label_thresholds": dict(zip(classifier.classes, classifier.thresholds.tolist(), strict=True))
+            if classifier.spec.multi_label
+            else None,
             "runtime": self.format.runtime_version,
             "pictures": self.pictures.what,
             "calibration": self.pictures.calibration_what if self.quantize == "int8" else None,
@@ -300,12 +307,13 @@ def _thresholds(classifier: Classifier) -> list[dict[str, float]]:
 
 def _network(classifier: Classifier) -> Any:
     """Pixels -> probabilities as one Keras model in float32, whatever the device computes in."""
-    model = classifier.model
+    model, activation = classifier.model, classifier.targets.activation
     if any(layer.dtype_policy.name != "float32" for layer in model.layers):
         copy = keras.models.clone_model(model, clone_function=_in_float32)
         copy.set_weights(model.get_weights())
         model = copy
-    probabilities = keras.layers.Softmax(name="probabilities", dtype="float32")(model.output)
+    layers = {"softmax": keras.layers.Softmax, "sigmoid": partial(keras.layers.Activation, "sigmoid")}
+    probabilities = layers[activation](name="probabilities", dtype="float32")(model.output)
     return keras.Model(model.inputs[0], probabilities, name=model.name)
 
 
@@ -334,19 +342,24 @@ def _quietly() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ the proof
 
 
-def compare(reference: np.ndarray, exported: np.ndarray) -> Parity:
+def compare(
+    reference: np.ndarray, exported: np.ndarray, kind: Targets = targets.ONE_OF, thresholds: Any = None
+) -> Parity:
     """Probabilities (n, classes) before and after; what is not a number agrees with nothing."""
     if not len(reference):
         return Parity(0, 0.0, 0.0)
-    chosen = reference[np.arange(len(reference)), exported.argmax(axis=1)]
-    same = (reference.max(axis=1) - chosen <= TIE) & np.isfinite(exported).all(axis=1)
+    same = kind.same(reference, exported, thresholds, TIE) * np.isfinite(exported).all(axis=1)
     return Parity(len(reference), float(same.mean()), float(np.abs(reference - exported).max()))
 
 
-def compare_decoded(reference: np.ndarray, decoded: np.ndarray) -> Parity:
+def compare_decoded(
+    reference: np.ndarray, decoded: np.ndarray, kind: Targets = targets.ONE_OF, thresholds: Any = None
+) -> Parity:
     """As `compare`; a row of NaN is a file that the runtime could not decode, which is counted apart."""
     known = np.isfinite(decoded).all(axis=1)
-    return dataclasses.replace(compare(reference[known], decoded[known]), undecodable=int((~known).sum()))
+    return dataclasses.replace(
+        compare(reference[known], decoded[known], kind, thresholds), undecodable=int((~known).sum())
+    )
 
 
 def _demand(parity: Parity, limit: Limit, what: str, pictures: Pictures) -> None:
@@ -354,8 +367,8 @@ def _demand(parity: Parity, limit: Limit, what: str, pictures: Pictures) -> None
         return
     allowed = "" if limit.difference is None else f" (at most {limit.difference:g} is allowed)"
     raise CheckFailed(
-        f"{what} does not say what the classifier says: on {parity.n:,} pictures of {pictures.what} the likeliest "
-        f"class is the same in {parity.agreement:.1%} ({limit.agreement:.0%} is needed), and a probability differs by "
+        f"{what} does not say what the classifier says: on {parity.n:,} pictures of {pictures.what} the answer is "
+        f"the same in {parity.agreement:.1%} ({limit.agreement:.0%} is needed), and a probability differs by "
         f"{parity.largest_difference:.2g}{allowed}. Nothing was written.",
         remedy="Try another --format, or another or no --quantize.",
     )

@@ -25,8 +25,8 @@ from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune import config as configs
-from finetune import drawing, files, projector, samples
-from finetune.device import keras, tf
+from finetune import files, projector, reporting, samples
+from finetune.device import tf
 from finetune.errors import FinetuneError
 from finetune.terminal import Terminal, Update
 from finetune.training import PhaseResult, PhaseTraining, Watcher
@@ -158,22 +158,22 @@ class TensorBoard(Watcher):
                 _histograms(training)
 
     def phase_done(self, training: PhaseTraining, result: PhaseResult) -> None:
-        indices, classes = training.validation_indices, training.classifier.classes
-        predicted = training.logits(indices).argmax(axis=1)
-        truth = training.dataset.labels[indices]
-        matrix = np.zeros((len(classes), len(classes)), int)
-        np.add.at(matrix, (truth, predicted), 1)
+        indices, kind = training.validation_indices, training.dataset.targets
+        logits, truth = training.logits(indices), training.dataset.labels[indices]
         with _explained(self.folder), self.validation.as_default(step=training.progress.step):
-            _image(f"{result.name}/confusion", drawing.confusion(matrix, classes))
-        self._project(training, result.name, dict(zip(indices.tolist(), predicted.tolist(), strict=True)))
+            found = kind.measure(kind.probabilities(logits), truth, training.classifier.classes, 0.5)
+            for name, png in reporting.class_figure(found).items():
+                _image(f"{result.name}/{name}", png)
+        self._project(training, result.name, dict(zip(indices.tolist(), kind.decide(logits, 0.0), strict=True)))
 
-    def _project(self, training: PhaseTraining, name: str, answers: Mapping[int, int]) -> None:
+    def _project(self, training: PhaseTraining, name: str, answers: Mapping[int, Any]) -> None:
         """Adds the validation pictures, as the head sees them after this phase, to the projector."""
-        dataset, classes = training.dataset, training.classifier.classes
-        indices = samples.spread(training.validation_indices, dataset.labels, projector.POINTS, seed=training.seed)
+        dataset, kind = training.dataset, training.dataset.targets
+        groups = kind.groups(dataset.labels)
+        indices = samples.spread(training.validation_indices, groups, projector.POINTS, seed=training.seed)
         columns = {
-            "class": [classes[dataset.labels[index]] for index in indices],
-            "answer": [classes[answers[index]] for index in indices.tolist()],
+            "class": [kind.name(dataset.labels[index], dataset.classes) for index in indices],
+            "answer": [kind.name(answers[index], dataset.classes) for index in indices.tolist()],
             "file": [dataset.names[index] for index in indices],
         }
         vectors = samples.vectors(training, indices)
@@ -260,13 +260,15 @@ def _histograms(training: PhaseTraining) -> None:
 
     The gradients of a training step would cost that step more; and dropout here would take random numbers from it.
     """
-    labels = training.dataset.labels
-    indices = samples.spread(training.train_indices, labels, training.settings.batch_size, seed=training.seed)
+    labels, kind = training.dataset.labels, training.dataset.targets
+    groups, size = kind.groups(labels), training.settings.batch_size
+    indices = samples.spread(training.train_indices, groups, size, seed=training.seed)
     variables = training.above.trainable_variables
     (inputs,) = training.source.batches(indices, None, len(indices))
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    wanted = kind.encode(labels[indices], len(training.dataset.classes))
+    equal = tf.ones(len(training.dataset.classes))
     with tf.GradientTape() as tape:
-        loss = loss_of(labels[indices], tf.cast(training.above(inputs, training=False), tf.float32))
+        loss = kind.loss(0.0)(wanted, tf.cast(training.above(inputs, training=False), tf.float32), equal)
     for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
         tf.summary.histogram(f"weights/{variable.path}", variable)
         tf.summary.histogram(f"gradients/{variable.path}", gradient)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from finetune import files, images, remote, wordnet
+from finetune import files, images, remote, targets, wordnet
 from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
@@ -32,6 +32,12 @@ class Answers(Protocol):
 
     @property
     def ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> targets.Targets: ...
+
+    @property
+    def thresholds(self) -> np.ndarray: ...
 
     def probabilities(
         self, paths: Sequence[str | Path], *, batch_size: int, progress: Callable[[int, int], None] | None
@@ -55,6 +61,7 @@ class Answer:
     predictions: tuple[Prediction, ...] = ()
     error: str = ""
     levels: tuple[wordnet.Level, ...] = ()  # from the likeliest ImageNet class up to "animal", where asked for
+    labels: tuple[Prediction, ...] | None = None  # those over their thresholds, where a picture has any number of them
 
     def joined(self, others: Iterable["Answer"]) -> "Answer":
         """This answer, followed by what other classifiers said to the same picture."""
@@ -69,6 +76,7 @@ class Answer:
             "predictions": [
                 {"class": one.name, "id": one.id, "probability": round(one.probability, 6)} for one in self.predictions
             ],
+            **({"labels": [one.name for one in self.labels]} if self.labels is not None else {}),
             **({"levels": levels} if levels else {}),
         }
 
@@ -161,11 +169,11 @@ def _answer(classifier: Answers, path: str, row: np.ndarray, top: int, problem: 
         return Answer(path, error=problem)
     if not np.isfinite(row).all():
         return Answer(path, error="the network's output is not a number; its weights are damaged")
-    best = np.argsort(-row, kind="stable")[:top]
-    return Answer(
-        path,
-        tuple(Prediction(classifier.classes[at], classifier.ids[at], float(row[at])) for at in best),
-    )
+    ranked = np.argsort(-row, kind="stable")
+    predictions = [Prediction(classifier.classes[at], classifier.ids[at], float(row[at])) for at in ranked]
+    said = classifier.targets.several(row, classifier.thresholds)
+    labels = None if said is None else tuple(predictions[at] for at in np.flatnonzero(said[ranked]))
+    return Answer(path, tuple(predictions[:top]), labels=labels)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -189,29 +197,32 @@ class JsonArray:
 class CsvTable:
     """A row per picture: path, then class, id and probability of each of the `top` answers, then error.
 
+    With `labels`, for pictures that have any number of them, a column before the last with those over their thresholds.
     Every row is written out at once and is one line, so that an interrupted `predict` can be gone on with.
     """
 
-    def __init__(self, stream: TextIO, top: int, *, headed: bool = False) -> None:
+    def __init__(self, stream: TextIO, top: int, *, headed: bool = False, labels: bool = False) -> None:
         self._stream = stream
         self._writer = csv.writer(stream)
-        self._top = top
+        self._top, self._labels = top, labels
         if not headed:
-            self._writer.writerow(columns(top))
+            self._writer.writerow(columns(top, labels))
 
     def write(self, answer: Answer) -> None:
         cells: list[str] = []
         for one in answer.predictions:
             cells += [one.name, one.id, f"{one.probability:.6f}"]
         cells += [""] * (3 * self._top - len(cells))
+        if self._labels:
+            cells.append(targets.SEPARATOR.join(one.name for one in answer.labels or ()))
         self._writer.writerow(map(cell, (images.escape(answer.path), *cells, answer.error)))
         self._stream.flush()
 
 
-def columns(top: int) -> list[str]:
+def columns(top: int, labels: bool = False) -> list[str]:
     """The first row of a table with `top` answers a picture."""
     answers = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "id", "probability")]
-    return ["path", *answers, "error"]
+    return ["path", *answers, *(["labels"] if labels else []), "error"]
 
 
 def part_of(table: Path) -> Path:
@@ -236,25 +247,26 @@ class Begun:
         return cell(images.escape(path)) in self.paths
 
 
-def begun(table: Path, top: int) -> Begun:
+def begun(table: Path, top: int, labels: bool = False) -> Begun:
     """The rows so far of `table`; of nothing if it was never begun. UsageError when they have other columns."""
     found = Begun(next((file for file in (part_of(table), table) if file.exists()), None))
     if found.file is None:
         return found
-    header = (",".join(columns(top)) + "\r\n").encode()
+    head = columns(top, labels)
+    header = (",".join(head) + "\r\n").encode()
     with files.explained(found.file), found.file.open("rb") as stream:
         first = stream.readline()
         if not header.startswith(first):
             raise UsageError(
                 f"{found.file} has other columns than this command would write.",
-                remedy="Give the same --top and --imagenet as then, or start anew with --overwrite.",
+                remedy="Give the same --model, --top and --imagenet as then, or start anew with --overwrite.",
             )
         if first != header:
             return found
         found.size = len(first)
         for line in stream:
             row = next(csv.reader([line.decode("utf-8", "surrogateescape")]))
-            if not line.endswith(b"\r\n") or len(row) != len(columns(top)):
+            if not line.endswith(b"\r\n") or len(row) != len(head):
                 break
             found.size += len(line)
             found.paths.add(row[0])
@@ -266,7 +278,7 @@ def begun(table: Path, top: int) -> Begun:
 
 
 @contextmanager
-def table(target: Path, top: int, so_far: Begun) -> Iterator[CsvTable]:
+def table(target: Path, top: int, so_far: Begun, labels: bool = False) -> Iterator[CsvTable]:
     """Rows for `target`, behind those `so_far`. It appears when it is complete; until then, and if it never is, they
     are in `part_of(target)`. Raises ResourceError."""
     part = part_of(target)
@@ -276,5 +288,5 @@ def table(target: Path, top: int, so_far: Begun) -> Iterator[CsvTable]:
         with part.open("ab") as binary:
             binary.truncate(so_far.size)
         with part.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            yield CsvTable(stream, top, headed=so_far.size > 0)
+            yield CsvTable(stream, top, headed=so_far.size > 0, labels=labels)
         files.commit(target, part.replace)

@@ -41,7 +41,7 @@ def sheets(config: Config, dataset: Dataset, *, pictures: int = 4, augmented: in
     augmenter = pipeline.Augmenter(config.augment)
     train = dataset.indices("train")
     for label, name in enumerate(dataset.classes):
-        own = train[dataset.labels[train] == label]
+        own = train[dataset.targets.having(dataset.labels[train], label)]
         chosen = np.sort(np.random.default_rng([config.seed, label]).permutation(own)[:pictures])
         paths = dataset.paths(chosen)
         seen = np.stack([images.read_square(path, how) for path in paths])

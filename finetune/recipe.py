@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune import catalog, images
+from finetune import catalog, images, targets
 from finetune.config import Augment, Config, FineTune, Head, Model
 from finetune.data import Dataset
 
@@ -28,6 +28,7 @@ class Facts:
     pictures: int
     classes: int
     size: tuple[int, int] | None = None
+    several: bool = False  # a picture has any number of the classes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Decision:
 def facts(dataset: Dataset) -> Facts:
     """What the recipe looks at in `dataset`; only the headers of a few pictures are read."""
     train = dataset.indices("train")
-    return Facts(len(train), len(dataset.classes), images.typical_size(dataset.paths(train)))
+    size = images.typical_size(dataset.paths(train))
+    return Facts(len(train), len(dataset.classes), size, dataset.targets is targets.ANY_OF)
 
 
 def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:
@@ -106,7 +108,7 @@ def _fine_tune(facts: Facts) -> FineTune:
         batch_size=32 if facts.pictures < 100_000 else 128,
         learning_rate=3e-4,
         warmup=0.1,
-        label_smoothing=0.1,
+        label_smoothing=0 if facts.several else 0.1,  # it would say of every absent label that it may be there
         ema=0.99,
     )
 

@@ -74,7 +74,7 @@ def run(config: Config, dataset: Dataset, *, progress: Progress = lambda done, t
 
 def plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, list[training.Phase]]:
     """The network and the phases of `config`. Raises ConfigError and WeightsError."""
-    classifier = classifiers.build(config.model, classes, seed=config.seed)
+    classifier = classifiers.build(config.model, classes, seed=config.seed, multi_label=config.data.multi_label)
     return classifier, training.plan(config, classifier)
 
 
@@ -113,7 +113,7 @@ def _try_phase(
     )
     size = min(phase.settings.batch_size, len(trainer.train_indices))
     inputs = np.resize(rows, (size, *rows.shape[1:]))
-    labels = np.resize(dataset.labels[trainer.train_indices[: features.BATCH]], size)
+    labels = dataset.labels[np.resize(trainer.train_indices[: features.BATCH], size)]
     trainer.train_batch(inputs, labels)  # compiled
     step = _seconds(lambda: trainer.train_batch(inputs, labels))
     validation = FORWARD * step * len(trainer.validation_indices) / size

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune import drawing, files
+from finetune import drawing, files, multilabel
 from finetune.errors import FinetuneError
-from finetune.evaluation import ClassMetrics, Metrics, Mistake, PairedTest
+from finetune.evaluation import ClassMetrics, Mistake, PairedTest
 from finetune.images import escape
+from finetune.targets import Metrics
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 Picture = npt.NDArray[np.uint8]
-FIGURES = {"curves", "confusion", "calibration", "coverage", "mistakes"}
+FIGURES = {"curves", "confusion", "labels", "calibration", "coverage", "mistakes"}
 MISTAKES = 24
 PAIRS = 6
 CLASS_PICTURES = 60  # with more classes the table goes without
@@ -95,8 +96,8 @@ def draw(evidence: Evidence) -> dict[str, bytes]:
     if evidence.history:
         figures["curves"] = drawing.curves(evidence.history, _best_rows(evidence))
     if evidence.test:
-        figures["confusion"] = drawing.confusion(evidence.test.confusion, evidence.test.classes)
-        figures["calibration"] = drawing.calibration(evidence.test.calibration)
+        figures |= class_figure(evidence.test)
+        figures["calibration"] = drawing.calibration(evidence.test.calibration, of_labels=_has_labels(evidence.test))
     if len(evidence.confidences) > 1:
         figures["coverage"] = drawing.coverage(evidence.confidences)
     worst = evidence.mistakes[:18]
@@ -104,6 +105,18 @@ def draw(evidence: Evidence) -> dict[str, bytes]:
         captions = [f"{one.predicted} {one.probability:.0%}\n(is {one.true})" for one in worst]
         figures["mistakes"] = drawing.sheet([_look(evidence, str(one.path)) for one in worst], captions)
     return figures
+
+
+def class_figure(found: Metrics) -> dict[str, bytes]:
+    """{name: PNG} of how the classes fare: which is called what; or, where there may be several, how each is found."""
+    if isinstance(found, multilabel.Metrics):
+        rows = [(one.name, one.n, one.average_precision) for one in found.per_class]
+        return {"labels": drawing.labels(rows)}
+    return {"confusion": drawing.confusion(found.confusion, found.classes)}
+
+
+def _has_labels(found: Metrics | None) -> bool:
+    return isinstance(found, multilabel.Metrics)
 
 
 def _rows_on_lines(text: str) -> str:
@@ -122,6 +135,7 @@ def page(evidence: Evidence, figures: Mapping[str, bytes]) -> str:
     filters = {"percent": _percent, "shown": escape, "number": lambda value: f"{value:,}"}
     return template("report.html.j2", filters, autoescape=True).render(
         e=evidence,
+        several=_has_labels(evidence.test),
         figures={name: _data_uri(png, "png") for name, png in figures.items()},
         mistakes=[_card(evidence, one) for one in evidence.mistakes[:MISTAKES]],
         doubtful=[one for one in evidence.mistakes if one.probability >= SURE and one.true_probability <= 0.05],
@@ -148,11 +162,12 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _ranges(evidence: Evidence) -> dict[str, Any]:
-    """The accuracies as (label, low, value, high) in percent of an axis from `floor`, a round number, to 1."""
-    found = [("test accuracy", evidence.test.accuracy)] if evidence.test else []
+    """The headlines as (label, low, value, high) in percent of an axis from `floor`, a round number, to 1."""
+    found = [(f"test {evidence.test.headline[0]}", evidence.test.headline[1])] if evidence.test else []
     if evidence.head:
-        found = [("head alone", evidence.head.accuracy), *(("fine-tuned", share) for _, share in found)]
+        found = [("head alone", evidence.head.headline[1]), *(("fine-tuned", share) for _, share in found)]
     floor = math.floor(10 * min((share.low for _, share in found), default=0)) / 10
+    floor = min(floor, 0.9)
     rows = [
         (label, *(100 * (part - floor) / (1 - floor) for part in (share.low, share.value, share.high)))
         for label, share in found
@@ -161,14 +176,18 @@ def _ranges(evidence: Evidence) -> dict[str, Any]:
 
 
 def _worst_first(evidence: Evidence) -> list[ClassMetrics]:
-    """By recall, then by name; classes without test pictures last."""
-    rows = evidence.test.per_class if evidence.test else ()
-    return sorted(rows, key=lambda row: (row.recall.value if row.recall else 2, row.name))
+    """By average precision if there is one, else by recall, then by name; classes without test pictures last."""
+
+    def badness(row: ClassMetrics) -> tuple[float, str]:
+        share = row.average_precision or row.recall
+        return (share.value if share else 2, row.name)
+
+    return sorted(evidence.test.per_class if evidence.test else (), key=badness)
 
 
 def _card(evidence: Evidence, mistake: Mistake) -> dict[str, Any]:
     path, overlay = str(mistake.path), evidence.overlay
-    seen = None if overlay is None else _jpeg(_or_grey(lambda: overlay(path, mistake.predicted)))
+    seen = None if overlay is None else _jpeg(_or_grey(lambda: overlay(path, mistake.about or mistake.predicted)))
     return {"mistake": mistake, "picture": _jpeg(_look(evidence, path)), "seen": seen}
 
 

@@ -24,8 +24,9 @@ class Samples:
 
     def __init__(self, training: PhaseTraining) -> None:
         classifier, dataset = training.classifier, training.dataset
-        self.classes = classifier.classes
-        chosen = spread(training.validation_indices, dataset.labels, COUNT, seed=training.seed)
+        self.classes, self.targets = classifier.classes, classifier.targets
+        groups = dataset.targets.groups(dataset.labels)
+        chosen = spread(training.validation_indices, groups, COUNT, seed=training.seed)
         pictures, readable = _read(training, chosen, classifier.transform)
         self.indices, self.pictures = chosen[readable], pictures[readable]  # a file may have gone since the check
         self.truth = dataset.labels[self.indices]
@@ -40,23 +41,27 @@ class Samples:
     def sheet(self) -> bytes:
         """A JPEG: each picture, below it what spoke for the answer (Grad-CAM), then the answer."""
         found = self._below if self._rise is None else self._rise(self._below, training=False)
-        cells, probabilities = (array.numpy() for array in explanation.grad_cam(self._head, found))
-        answers = probabilities.argmax(axis=1)
+        cells, logits = (array.numpy() for array in explanation.grad_cam(self._head, found))
+        answers, probabilities = self.targets.decide(logits, 0.0), self.targets.probabilities(logits)
+        right = self.targets.agreement(answers, self.truth) == 1
         looks = [
             explanation.overlay(picture, explanation.heat(map, len(picture)))
             for picture, map in zip(self.pictures, cells, strict=True)
         ]
         captions = [
-            f"{self.classes[answer]}\n{row[answer]:.0%}" + ("" if answer == true else f", is {self.classes[true]}")
-            for answer, true, row in zip(answers, self.truth, probabilities, strict=True)
+            f"{self._name(answer)}\n{row.max():.0%}" + ("" if good else f", is {self._name(true)}")
+            for answer, true, row, good in zip(answers, self.truth, probabilities, right, strict=True)
         ]
-        return drawing.pairs(list(self.pictures), looks, captions, (answers == self.truth).tolist())
+        return drawing.pairs(list(self.pictures), looks, captions, right.tolist())
+
+    def _name(self, label: Any) -> str:
+        return self.targets.name(label, self.classes)
 
 
 def spread(indices: np.ndarray, labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """`count` of `indices` (or all, if fewer), in the order of their classes; each class once before any comes twice.
 
-    `labels` are those of the whole data set. The choice depends on nothing but the arguments.
+    `labels` (n,) are those of the whole data set, as groups. The choice depends on nothing but the arguments.
     """
     shuffled = indices[pipeline.order(len(indices), seed=seed, epoch=0)]
     seen: dict[int, int] = {}

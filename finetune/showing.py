@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import calibration, cluster, drawing, files, images, prediction, signals, wordnet
+from finetune import calibration, cluster, drawing, files, images, multilabel, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
-from finetune.evaluation import Metrics, Proportion
+from finetune.evaluation import Proportion
 from finetune.formats import cell
 from finetune.prediction import Answer
+from finetune.targets import Metrics
 from finetune.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def predict(
     reject = 0.0 if precision is None else _reject_below(networks[0], precision, terminal)
     for warning in filter(None, [one.warning for one in networks]):
         terminal.warn(warning)
-    begun = prediction.Begun()
+    begun, labelled = prediction.Begun(), networks[0].spec.multi_label
     if csv_file and resume:
-        begun = prediction.begun(csv_file, top * len(networks))
+        begun = prediction.begun(csv_file, top * len(networks), labelled)
         _refuse_other_model(begun, networks[0])
         terminal.say(f"{len(begun.paths):,} of {len(paths):,} pictures have their row already")
     problems = begun.problems
@@ -78,7 +79,7 @@ def predict(
     with ExitStack() as closing:  # everything is closed, though one of them fail
         sinks: list[Sink] = [lambda answer: problems.append(answer) if answer.error else None]
         if csv_file:
-            table = prediction.table(csv_file, top * len(networks), begun)
+            table = prediction.table(csv_file, top * len(networks), begun, labelled)
             sinks.append(closing.enter_context(table).write)
         if figure:
             drawn: list[Answer] = []
@@ -136,6 +137,11 @@ def _watched(answers: Iterator[Answer], count: int, terminal: Terminal, remedy: 
 def _reject_below(classifier: Classifier, precision: float, terminal: Terminal) -> float:
     """The probability below which an answer is withheld, so that those given are right as often as is wished."""
     table = classifier.spec.confidences
+    if classifier.spec.multi_label:
+        raise UsageError(
+            f"{classifier.name} gives a picture any number of labels, each from a threshold of its own on.",
+            remedy="--precision is for one class a picture. --json has the probabilities, to set other thresholds.",
+        )
     if not table:
         raise UsageError(
             f"{classifier.name} does not know how sure is how right.",
@@ -212,7 +218,8 @@ class _Lines:
                 self.console.print(f"{name}  [yellow]{escape(answer.error)}[/]")
             return
         if not self.detailed:
-            best = ", ".join(f"{escape(one.name)} {one.probability:.1%}" for one in answer.predictions[:3])
+            chosen = answer.predictions[:3] if answer.labels is None else answer.labels
+            best = ", ".join(f"{escape(one.name)} {one.probability:.1%}" for one in chosen) or multilabel.NOTHING
             self.console.print(f"{name}  {escape(wordnet.sentence(answer.levels)) or best}")
             return
         table = Table("class", "id", "probability", title=name, title_justify="left", box=None, header_style="dim")
@@ -221,6 +228,9 @@ class _Lines:
         self.console.print(table)
         if answer.levels:
             self.console.print(escape(wordnet.sentence(answer.levels)))
+        if answer.labels is not None:
+            names = ", ".join(one.name for one in answer.labels) or multilabel.NOTHING
+            self.console.print(f"labels: [bold]{escape(names)}[/]")
 
 
 def explain(
@@ -346,21 +356,20 @@ def metrics(measured: Metrics, *, console: Console | None = None) -> None:
     console = console or Console(highlight=False, soft_wrap=True)
     facts = Table(box=None, show_header=False)
     facts.add_row("pictures", f"{measured.n:,}")
-    facts.add_row("accuracy", interval(measured.accuracy))
-    if measured.top5:
-        facts.add_row("top-5 accuracy", interval(measured.top5))
-    facts.add_row("balanced accuracy", f"{measured.balanced_accuracy:.1%}")
-    facts.add_row("log loss", f"{measured.log_loss:.4f}")
-    facts.add_row("calibration error", f"{measured.calibration_error:.4f}")
+    for name, value in measured.summary().items():
+        facts.add_row(name, interval(value) if isinstance(value, Proportion) else f"{value:.4f}")
     console.print(facts)
     console.print()
     table = Table("class", box=None, header_style="dim")
-    for title in ("n", "precision", "recall", "F1"):
+    ranked = any(one.average_precision for one in measured.per_class)
+    for title in ("n", "precision", "recall", "F1", *(("average precision", "threshold") if ranked else ())):
         table.add_column(title, justify="right")
     for one in measured.per_class[:200]:
         if one.n or len(measured.per_class) <= 50:
-            recall = one.recall.value if one.recall else None
-            table.add_row(escape(one.name), str(one.n), _share(one.precision), _share(recall), _share(one.f1))
+            recall, average = (share.value if share else None for share in (one.recall, one.average_precision))
+            more = (_share(average), f"{one.threshold:.2f}") if ranked else ()
+            cells = (_share(one.precision), _share(recall), _share(one.f1), *more)
+            table.add_row(escape(one.name), str(one.n), *cells)
     console.print(table)
     pairs = measured.confused_pairs(5)
     if pairs:

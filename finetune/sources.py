@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune import prepared
+from finetune import prepared, targets
 from finetune.config import Data
 from finetune.errors import DataError, did_you_mean
 from finetune.formats import cell
@@ -34,6 +35,7 @@ SPLIT_WORDS = {
     "train": TRAIN, "training": TRAIN, "validation": VALIDATION, "val": VALIDATION, "valid": VALIDATION,
     "dev": VALIDATION, "test": TEST, "testing": TEST,
 }  # fmt: skip
+TICKS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 LAYOUT = """expected one folder per class:      or a folder per split:
   photos/cat/1.jpg                     photos/train/cat/1.jpg
   photos/cat/2.jpg                     photos/val/cat/2.jpg
@@ -42,13 +44,13 @@ LAYOUT = """expected one folder per class:      or a folder per split:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a source. `names[i]`, relative to `root`, shows `classes[labels[i]]`."""
+    """The pictures of a source. `names[i]`, relative to `root`, is labelled `labels[i]` (see `targets`)."""
 
     name: str
     root: Path  # absolute
     classes: tuple[str, ...]
     names: list[str]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]  # (n,) numbers of classes; or (n, classes) of 0 and 1
     splits: NDArray[np.int8]  # TRAIN, VALIDATION, TEST or OPEN
     warnings: list[str] = field(default_factory=list)
 
@@ -68,10 +70,9 @@ def _only(listing: Listing, classes: tuple[str, ...] | None) -> Listing:
         raise DataError(f"data.classes: {listing.name} has no class {', '.join(map(repr, unknown))}.{hint}")
     new = np.full(len(listing.classes), -1, np.int32)
     new[[listing.classes.index(name) for name in classes]] = np.arange(len(classes))
-    labels = new[listing.labels]
-    kept = np.flatnonzero(labels >= 0)
+    labels, kept = targets.of(listing.labels).renumber(listing.labels, new, len(classes))
     names = [listing.names[index] for index in kept]
-    return replace(listing, classes=classes, names=names, labels=labels[kept], splits=listing.splits[kept])
+    return replace(listing, classes=classes, names=names, labels=labels, splits=listing.splits[kept])
 
 
 # ----------------------------------------------------------------------------------------------------- folder
@@ -135,46 +136,94 @@ def _list_left_out(left_out: Counter[str]) -> str:
 
 def _csv(config: Data, progress: Progress | None) -> Listing:
     assert config.csv is not None
-    return read_table(config.csv, config.path_column, config.label_column, config.split_column)
+    columns = (config.path_column, config.label_column, config.split_column)
+    if config.multi_label:
+        return read_table(config.csv, *columns, multi_label=True, label_columns=config.label_columns)
+    listing = read_table(config.csv, *columns)
+    if "multi_label" not in config.model_fields_set:  # whoever said false knows
+        listing.warnings.extend(_divided(listing))
+    return listing
 
 
-def read_table(table: Path, path: str = "path", label: str = "label", split: str = "split") -> Listing:
-    """The pictures of a CSV file, a row each, paths relative to it. All bad rows are named at once."""
+def _divided(listing: Listing) -> Iterator[str]:
+    """A hint where cells look like several labels."""
+    if divided := [name for name in listing.classes if targets.SEPARATOR in name]:
+        yield (
+            f"{len(divided):,} classes have a {targets.SEPARATOR} in their name, such as {divided[0]!r}: if these are "
+            "several labels of a picture, say data.multi_label=true"
+        )
+
+
+def read_table(
+    table: Path,
+    path: str = "path",
+    label: str = "label",
+    split: str = "split",
+    *,
+    multi_label: bool = False,
+    label_columns: Sequence[str] | None = None,
+) -> Listing:
+    """The pictures of a CSV file, a row each, paths relative to it. All bad rows are named at once.
+
+    With `multi_label` a cell has any number of names with | between, or each of `label_columns` a 0 or 1.
+    """
     root = table.absolute().parent
-    reader = _Rows(table, root, path, label, split)
+    reader = _Rows(table, root, path, label, split, multi_label, label_columns)
     given = [word for word in reader.splits if word]
     if given and len(given) < len(reader.splits):
         empty = [f"line {line}" for line, word in zip(reader.lines, reader.splits, strict=True) if not word]
         reader.problems += [(line, f"no {split}, though other rows have one") for line in empty]
     if reader.problems:
-        raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems)
+        several = not multi_label and any(targets.SEPARATOR in label for label in reader.labels)
+        remedy = "if a picture may have several labels or none: data.multi_label=true" if several else ""
+        raise complain(f"{escape(table)}: {len(reader.problems)} rows cannot be used", reader.problems, remedy)
     if not reader.names:
         raise DataError(
             f"{escape(table)} has no rows",
-            remedy=f"expected a line {path},{label} and then a row per picture",
+            remedy=f"expected a line {','.join([path, *(label_columns or [label])])} and then a row per picture",
         )
     splits = [SPLIT_WORDS[word] if word else OPEN for word in reader.splits]
+    if multi_label:
+        return _labelled(table.stem, root, reader.names, reader.labels, splits, label_columns)
     return _listing(table.stem, root, reader.names, reader.labels, splits, [])
 
 
 class _Rows:
     """The rows of a table, checked one by one."""
 
-    def __init__(self, table: Path, root: Path, path: str, label: str, split: str) -> None:
+    def __init__(
+        self,
+        table: Path,
+        root: Path,
+        path: str,
+        label: str,
+        split: str,
+        multi_label: bool,
+        label_columns: Sequence[str] | None,
+    ) -> None:
         self.root = root
+        self.multi_label = multi_label
         self.lines: list[int] = []
         self.names: list[str] = []
         self.labels: list[str] = []
         self.splits: list[str] = []
         self.problems: list[Problem] = []
         self.seen: dict[str, int] = {}
-        for line, row in _read_csv(table, required=(path, label)):
+        for line, row in _read_csv(table, required=(path, *(label_columns or (label,)))):
             self._add(
                 line,
                 row.get(path) or "",
-                (row.get(label) or "").strip(),
+                self._ticked(line, row, label_columns) if label_columns else (row.get(label) or "").strip(),
                 (row.get(split) or "").strip().lower(),
             )
+
+    def _ticked(self, line: int, row: dict[str, str], columns: Sequence[str]) -> str:
+        """The names of the columns that hold a 1, as one cell would have them."""
+        cells = {column: (row.get(column) or "").strip().lower() for column in columns}
+        if strange := [column for column, text in cells.items() if text not in TICKS]:
+            text = f"{escape(cells[strange[0]])!r} in column {escape(strange[0])}, expected 0 or 1"
+            self.problems.append((f"line {line}", text))
+        return targets.SEPARATOR.join(column for column, text in cells.items() if TICKS.get(text))
 
     def _add(self, line: int, path: str, label: str, split: str) -> None:
         name = self._relative(path)
@@ -185,7 +234,7 @@ class _Rows:
             problem = f"{escape(path)} was in line {self.seen[name]} already"
         elif not os.path.isfile(self.root / name):
             problem = f"no such file: {escape(path)}"
-        elif not label:
+        elif not label and not self.multi_label:
             problem = f"no label for {escape(path)}"
         elif split and split not in SPLIT_WORDS:
             problem = f"unknown split {escape(split)!r}, expected {', '.join(SPLITS)}"
@@ -218,7 +267,7 @@ def _read_csv(table: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[
                 if column not in columns:
                     hint = did_you_mean(column, columns) or f" It has: {some(columns)}."
                     what = f"{escape(table)}: there is no column {column!r}.{hint}"
-                    raise DataError(what, remedy="data.path_column and data.label_column name the columns")
+                    raise DataError(what, remedy="data.path_column, data.label_column and data.label_columns name them")
             reader = csv.reader(file, delimiter=delimiter)
             last = 1
             for row in reader:
@@ -269,6 +318,27 @@ def _listing(
     labels = np.fromiter((number[one] for one in raw), np.int32, len(raw))
     classes = tuple(map(escape, order))  # printable, for a file with a class per line
     warnings += [f"are these one class? {some(map(repr, twins))}" for twins in _twins(classes)]
+    return Listing(name, root, classes, names, labels, np.array(splits, np.int8), warnings)
+
+
+def _labelled(
+    name: str,
+    root: Path,
+    names: list[str],
+    cells: Sequence[str],
+    splits: Sequence[int],
+    columns: Sequence[str] | None,
+) -> Listing:
+    """As `_listing`, for cells with any number of names; `columns` have an order of their own."""
+    parts = [[one.strip() for one in cell.split(targets.SEPARATOR)] for cell in cells]
+    order = list(columns or sorted({one for row in parts for one in row if one}))
+    number = {name: index for index, name in enumerate(order)}
+    labels = targets.ANY_OF.parse([targets.SEPARATOR.join(row) for row in parts], number)
+    classes = tuple(map(escape, order))
+    warnings = [f"are these one label? {some(map(repr, twins))}" for twins in _twins(classes)]
+    if (labels.sum(axis=1) == 1).all():
+        sign = "" if columns else f"; several stand with {targets.SEPARATOR} between them"
+        warnings.append(f"every picture has exactly one label, where data.multi_label expects any number{sign}")
     return Listing(name, root, classes, names, labels, np.array(splits, np.int8), warnings)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import blocks, device, features, gradients, optimizers, pipeline
+from finetune import blocks, device, features, gradients, optimizers, pipeline, targets
 from finetune.classifier import Classifier
 from finetune.config import Config, FineTune
 from finetune.config import Phase as Settings
@@ -49,7 +49,7 @@ class Progress:
     batch: int = 0
     step: int = 0  # over all phases, the axis of TensorBoard
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0  # the sum of how right the answers were
     seen: int = 0
     seconds: float = 0.0  # of this epoch
     best: dict[str, float] = field(default_factory=dict)  # {"epoch", "loss", "accuracy"} on validation
@@ -68,7 +68,11 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validation pictures say, one by one: cross-entropy in nats (n,) and whether the name was right (n,)."""
+    """What the validation pictures say, one by one: cross-entropy in nats (n,), and how right the answer was (n,).
+
+    That is whether the name was right; where pictures have any number of labels, the share of those said and those
+    true that both have, 0 to 1.
+    """
 
     losses: np.ndarray
     right: np.ndarray
@@ -211,7 +215,7 @@ class PhaseTraining:
         self.progress.batch += 1
         self.progress.step += 1
         self.progress.loss_sum += loss * len(labels)
-        self.progress.correct += int(correct)
+        self.progress.correct += correct
         self.progress.seen += len(labels)
         return float(loss), float(rate)
 
@@ -460,12 +464,9 @@ def _is_better(new: Validation, best: Mapping[str, float], monitor: str) -> bool
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> Validation:
-    """Cross-entropy and correctness of scores (n, classes) against labels (n,)."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    chosen = log_probability[np.arange(len(labels)), labels]
-    return Validation(-chosen, logits.argmax(axis=1) == labels)
+    """Cross-entropy and correctness of scores (n, classes) against labels."""
+    kind, logits = targets.of(labels), logits.astype(np.float64)
+    return Validation(kind.losses(logits, labels), kind.agreement(kind.decide(logits, 0.0), labels))
 
 
 def _recalibrate(training: PhaseTraining) -> None:
@@ -497,20 +498,20 @@ def _recalibrate(training: PhaseTraining) -> None:
 def _compile_step(training: PhaseTraining) -> Any:
     """`(inputs, labels) -> [loss, learning rate, correct, finite]`; a step that is not finite changes no weight."""
     above, optimizer, mixer = training.above, training.optimizer, training._mixer
-    classes = len(training.classifier.classes)
-    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.settings.label_smoothing)
+    classes, kind = len(training.classifier.classes), training.dataset.targets
+    loss_of = kind.loss(training.settings.label_smoothing)
     trainable = above.trainable_variables
     layers = [] if device.GPUS else list(_all_layers(above))
     weights, offsets = _against_imbalance(training)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any, labels: Any) -> Any:
-        targets = tf.one_hot(labels, classes)  # (N,) -> (N, classes)
+        wanted = kind.encode(labels, classes)  # (N, classes)
         if mixer:
-            inputs, targets = mixer(inputs, targets)
+            inputs, wanted = mixer(inputs, wanted)
         with tf.GradientTape() as tape, gradients.pointwise(layers):
             logits = tf.cast(above(inputs, training=True), tf.float32)
-            loss = loss_of(targets, logits + offsets, sample_weight=tf.linalg.matvec(targets, weights))
+            loss = loss_of(wanted, logits + offsets, weights)
             total = tf.add_n([loss, *above.losses])
         slopes = tape.gradient(total, trainable)
         rate = tf.cast(optimizer.learning_rate, tf.float32)
@@ -518,8 +519,7 @@ def _compile_step(training: PhaseTraining) -> Any:
         tf.cond(good, lambda: _apply(optimizer, slopes, trainable), lambda: tf.constant(False))
         # A ReLU that oneDNN has fused turns NaN into 0, so a healthy loss proves nothing about the weights.
         good &= tf.math.is_finite(tf.linalg.global_norm([variable.value for variable in trainable]))
-        correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
-        return tf.stack([loss, rate, correct, tf.cast(good, tf.float32)])
+        return tf.stack([loss, rate, kind.correct(logits, labels), tf.cast(good, tf.float32)])
 
     return step
 
@@ -527,13 +527,13 @@ def _compile_step(training: PhaseTraining) -> Any:
 def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
     """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
 
-    `weights`: the inverse of how common a class is, 1 on average. `logit_adjust`: the logarithm of how common it is,
+    `weights`: see `targets`. `logit_adjust`: the logarithm of how common it is,
     so that the logits themselves learn to do without it (Menon et al. 2021).
     """
     common = class_shares(training)
     weights, offsets = np.ones(len(common)), np.zeros(len(common))
     if training.config.imbalance == "weights":
-        weights = 1 / (len(common) * common)
+        weights = training.dataset.targets.weights(common)
     if training.config.imbalance == "logit_adjust":
         offsets = np.log(common)
     return tf.constant(weights, tf.float32), tf.constant(offsets, tf.float32)
@@ -542,7 +542,8 @@ def _against_imbalance(training: PhaseTraining) -> tuple[Any, Any]:
 def class_shares(training: PhaseTraining) -> np.ndarray:
     """How common each class is among the training pictures (classes,), in 0..1; above 0 for all."""
     labels = training.dataset.labels[training.train_indices]
-    return np.maximum(np.bincount(labels, minlength=len(training.classifier.classes)), 1) / max(1, len(labels))
+    counts = training.dataset.targets.counts(labels, len(training.classifier.classes))
+    return np.asarray(np.maximum(counts, 1) / max(1, len(labels)))
 
 
 def _apply(optimizer: Any, slopes: Any, variables: Any) -> Any:

@@ -103,7 +103,8 @@ class Bench:
             if self._network is not None:
                 self._network = None
                 keras.backend.clear_session()
-            built = classifiers.build(config.model, self.dataset.classes, seed=config.seed)
+            several = config.data.multi_label
+            built = classifiers.build(config.model, self.dataset.classes, seed=config.seed, multi_label=several)
             self._network = Network(key, built, tuple(variable.numpy() for variable in built.model.variables))
         return self._network.restart()
 

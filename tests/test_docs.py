@@ -24,6 +24,7 @@ ELSEWHERE = {  # run as they stand by another test, and too long to be run twice
     ("train", "digits"): "test_trust.py",
     ("zeroshot", "photos/"): "test_trust.py",
 }
+TAGS = ("beach", "dog", "sunset")
 RUN = """
 data: {folder: photos, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none}
@@ -76,6 +77,11 @@ def forge(tmp_path_factory, pictures):
     for name in ("labels.csv", "studies.csv"):
         (folder / name).write_text("\n".join(["path,label", *rows]))
     (folder / "list.txt").write_text("photos/red/00.png\nphotos/blue/01.png\n")
+    ticks = [[at >> bit & 1 for bit in range(3)] for at in range(len(rows))]
+    names = ["|".join(name for name, tick in zip(TAGS, row, strict=True) if tick) for row in ticks]
+    tagged = zip(sorted(pictures.glob("*/*.png")), names, ticks, strict=True)
+    lines = [",".join(map(str, (path, name, *row))) for path, name, row in tagged]
+    (folder / "tags.csv").write_text("\n".join([",".join(("path", "label", *TAGS)), *lines]))
     (folder / "photos.yaml").write_text(RUN)
     forge = Forge(folder)
     assert forge.run("train", "photos.yaml") == 0, forge.said()

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from finetune import prediction
+from finetune import prediction, targets
 from finetune.errors import DataError, UsageError
 from finetune.prediction import Answer, CsvTable, JsonArray, Prediction
 
@@ -19,6 +19,7 @@ class Fake:
 
     classes = ("a", "b", "c", "d", "e")
     ids = ("n1", "n2", "n3", "n4", "n5")
+    targets, thresholds = targets.ONE_OF, np.full(5, 0.5)
 
     def __init__(self, rows, problems=None):
         self.rows, self.problems = np.array(rows, np.float32), problems or {}
