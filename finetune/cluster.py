@@ -23,7 +23,6 @@ from finetune.prediction import Answer
 
 BLOCK = 512  # pictures that one worker is given at a time, and that are answered again if it dies
 CORES = 2  # of a worker without a GPU
-RETRIES = 5  # of a block; more deaths than that are not chance
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,6 @@ def answers(paths: Sequence[str], asked: Asked) -> Iterator[Answer]:
             fn_constructor_args=(asked, None if gpus else CORES),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, blocks)),
-            max_task_retries=RETRIES,
             **share,
         )
         for block in done.iter_batches(batch_size=None):
@@ -101,6 +99,7 @@ def answers(paths: Sequence[str], asked: Asked) -> Iterator[Answer]:
 def _cluster() -> Iterator[Any]:
     """Ray, connected to the cluster of RAY_ADDRESS or of this machine, or to a new one."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports to its maker
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it cannot mend comes as an exception
     import ray
     import ray.data
 
