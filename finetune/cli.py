@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   finetune check photos.yaml                         what could go wrong, and how long it will take
   finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
   finetune train --resume runs/photos-1              go on after an interruption
+  finetune sweep photos.yaml --set head.learning_rate=1e-4..1e-2 --trials 20
   finetune predict dog.jpg                           1000 ImageNet classes, no training
   finetune predict pictures/ --model runs/photos-1 --json
   finetune explain dog.jpg --class beagle            where in the picture it was seen
@@ -207,11 +208,38 @@ def _without(words: Sequence[str], option: str) -> list[str]:
     return [word for word in left if not (word == option and next(left)) and not word.startswith(f"{option}=")]
 
 
+def sweep(arguments: argparse.Namespace) -> None:
+    from finetune import signals, space
+
+    varied = space.read(arguments.varied)  # before TensorFlow: a wrong key answers at once
+    config = space.check(arguments.config, arguments.overrides, varied)
+    space.require_optuna()
+    with signals.surviving_output():
+        from finetune import sweep as sweeps
+        from finetune import terminal
+
+        screen = terminal.Terminal(quiet=arguments.quiet)
+        result = sweeps.sweep(
+            arguments.config,
+            arguments.overrides,
+            config,
+            varied,
+            trials=arguments.trials,
+            folder=arguments.output,
+            storage=arguments.storage,
+            terminal=screen,
+        )
+        sweeps.show(result, as_json=arguments.json, terminal=screen)
+
+
 def predict(arguments: argparse.Namespace) -> None:
     from finetune import prediction
 
-    paths = prediction.find_inputs(arguments.inputs)  # before TensorFlow: a wrong path answers at once
-    from finetune import showing
+    # Before TensorFlow: a wrong path answers at once.
+    paths = prediction.read_list(arguments.list) if arguments.list else prediction.find_inputs(arguments.inputs)
+    if arguments.shard:
+        paths = prediction.part(paths, *arguments.shard)
+    from finetune import showing, terminal
 
     showing.predict(
         paths,
@@ -226,6 +254,8 @@ def predict(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         batch_size=arguments.batch_size,
+        engine=arguments.engine,
+        terminal=terminal.Terminal(quiet=arguments.quiet),
     )
 
 
@@ -433,8 +463,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
     _add_assert_accuracy(sub)
 
+    sub = add(
+        "sweep", sweep, "try many settings and train the best", "finetune sweep flowers --set head.optimizer=adam,sgd"
+    )
+    sub.epilog += "; the same command goes on with an interrupted sweep, and beside a running one helps"
+    sub.add_argument("config", help="a YAML file, or the name of a shipped config")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that all trials share")
+    text = "what to vary: 1e-4..1e-2 is a range, adam,sgd a list; may be given several times"
+    sub.add_argument("--set", dest="varied", action="append", default=[], metavar="KEY=VALUES", help=text)
+    text = "how many, over all processes and restarts (default: %(default)s)"
+    sub.add_argument("--trials", type=_positive, default=20, metavar="N", help=text)
+    sub.add_argument("--output", type=Path, metavar="DIR", help="folder of the sweep (default: sweeps/NAME)")
+    text = "database on a server, for processes on several machines (default: a file in the folder)"
+    sub.add_argument("--storage", metavar="URL", help=text)
+    sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
+
     sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
-    sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
+    which = sub.add_mutually_exclusive_group(required=True)
+    text = "s3://, gs:// and other buckets too"
+    which.add_argument("inputs", nargs="*", default=[], metavar="IMAGE|FOLDER|GLOB|URL", help=text)
+    which.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of a picture a line")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
     sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
@@ -447,6 +495,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    text = "only the i-th of n parts of the pictures (1/n to n/n); the parts in order are the whole"
+    sub.add_argument("--shard", type=_shard, metavar="i/n", help=text)
+    text = "ray: workers on the Ray cluster of RAY_ADDRESS, or on this machine"
+    sub.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
 
     sub = add("explain", explain, "show where the answer was found", "finetune explain dog.jpg --class beagle")
     sub.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|GLOB")
@@ -582,6 +634,13 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.93")
     return share
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 1 to n, such as 1/4 to 4/4")
+    return int(number), int(count)
 
 
 def _positive(text: str) -> int:

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from finetune import remote
 from finetune.errors import DataError, ImageProblem
 from finetune.formats import CONVERT, FORMATS, SUFFIXES, identify
 from finetune.formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -237,6 +238,8 @@ def _bytes(path: str | Path) -> bytes:
 
 
 def _read_regular(path: str | Path) -> bytes:
+    if remote.is_remote(path):
+        return remote.read(str(path), most=MAX_BYTES)
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise ImageProblem("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")

@@ -214,10 +214,18 @@ class Profile(Watcher):
             self.terminal.say("  profile written; to see it: pip install xprof, then PROFILE in finetune tensorboard")
 
 
-def note_result(folder: Path, name: str, config: configs.Config, accuracies: Mapping[str, float]) -> None:
+def note_result(
+    folder: Path,
+    name: str,
+    config: configs.Config,
+    accuracies: Mapping[str, float],
+    *,
+    also: Mapping[str, str] | None = None,
+) -> None:
     """For TensorBoard's HPARAMS, which compares runs: the settings of the run `name`, and what came of them.
 
-    `folder` is for this alone, so that nothing else becomes a column; what was in it is replaced.
+    `also` are settings beyond those of HPARAMS (a sweep may vary anything). `folder` is for this alone, so that nothing
+    else becomes a column; what was in it is replaced.
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +233,7 @@ def note_result(folder: Path, name: str, config: configs.Config, accuracies: Map
             old.unlink()
         writer = tf.summary.create_file_writer(str(folder))
         with writer.as_default(step=0):
-            start = session_start_pb(_hparams(config), group_name=name)
+            start = session_start_pb({**(also or {}), **_hparams(config)}, group_name=name)
             for summary in (start, session_end_pb(STATUS_SUCCESS)):
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString())
             for split, accuracy in accuracies.items():

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from finetune import files, images, targets, wordnet
+from finetune import files, images, remote, targets, wordnet
 from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
@@ -82,13 +82,15 @@ class Answer:
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """Files as they are, folders with every picture below them, globs expanded; in order, each once.
+    """Files as they are, folders and buckets with every picture below them, globs expanded; in order, each once.
 
     Raises DataError, naming the input, when there is no such file, or no picture in a folder or glob.
     """
     found: list[str] = []
     for given in map(str, inputs):
-        if os.path.isdir(given):
+        if remote.is_remote(given):
+            pictures = remote.find(given)
+        elif os.path.isdir(given):
             pictures = [str(path) for path in images.find_images(given)[0]]
         elif os.path.lexists(given):
             pictures = [given]
@@ -98,6 +100,28 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
             raise _nothing(given)
         found.extend(pictures)
     return list(dict.fromkeys(found))
+
+
+def read_list(file: Path) -> list[str]:
+    """The pictures that `file` names, one a line, as they stand there. DataError when it cannot be read or is empty.
+
+    Whether they exist is seen when it is their turn: a list may have a hundred million lines.
+    """
+    try:
+        lines = file.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise DataError(f"{images.escape(str(file))}: cannot be read: {error.strerror}") from None
+    found = list(dict.fromkeys(filter(None, map(str.strip, lines))))
+    if not found:
+        raise DataError(f"{images.escape(str(file))}: names no picture.", remedy="One path or URL a line.")
+    return found
+
+
+def part(paths: Sequence[str], number: int, count: int) -> list[str]:
+    """Part `number` (1 to `count`) of `paths`: all parts, one after the other, are `paths`, and none is larger than
+    another by more than one."""
+    first, last = ((at * len(paths)) // count for at in (number - 1, number))
+    return list(paths[first:last])
 
 
 def _nothing(given: str) -> DataError:

@@ -120,7 +120,7 @@ def _refuse_finished(run: Run, config: Config) -> None:
 
 def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
     """Refuse what would be ignored; take over what may change. `output` only said where to search."""
-    before, now = dict(_flat(begun.model_dump(mode="json"))), dict(_flat(asked.model_dump(mode="json")))
+    before, now = dict(flat(begun.model_dump(mode="json"))), dict(flat(asked.model_dump(mode="json")))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
@@ -133,7 +133,7 @@ def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
         files.write_text(run.config_yaml, configs.dump(asked))
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """("head.epochs", 20) for every value inside; an only `fine_tune` goes without a number."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -143,7 +143,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, entry in value.items():
-        yield from _flat(entry, f"{key}.{name}" if key else name)
+        yield from flat(entry, f"{key}.{name}" if key else name)
 
 
 def _word(value: Any) -> str:

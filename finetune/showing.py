@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import calibration, drawing, files, images, multilabel, prediction, signals, wordnet
+from finetune import calibration, cluster, drawing, files, images, multilabel, prediction, signals, wordnet
 from finetune.classifier import Classifier, load
 from finetune.errors import DataError, ImageProblem, PartlyDone, UsageError
 from finetune.evaluation import Proportion
@@ -45,37 +45,41 @@ def predict(
     overwrite: bool = False,
     resume: bool = False,
     batch_size: int = 32,
+    engine: str = "local",
     terminal: Terminal | None = None,
 ) -> None:
     """Answers for `paths`, shown and written as they come, in constant memory.
 
     Raises PartlyDone when some pictures could not be read, DataError when none could, Stopped on Ctrl-C; what was
     answered until then is kept, and with `resume` the table `csv_file` goes on where it ended. With `precision` (0..1),
-    answers are withheld ("unknown") that are less sure than those which were right so often on validation.
+    answers are withheld ("unknown") that are less sure than those which were right so often on validation. The `engine`
+    is `local` (this process) or `ray` (a cluster).
     """
     terminal = terminal or Terminal()
     if resume and (csv_file is None or as_json or figure or overwrite):
         raise UsageError("--resume goes on with a table: give --csv FILE, and none of --json, --figure, --overwrite.")
+    if engine == "ray":
+        cluster.require_ray()
     files.refuse_existing(figure, overwrite)
     files.refuse_existing(csv_file, overwrite or resume)
     _refuse_begun(csv_file, overwrite or resume)
-    classifiers = _classifiers(model, imagenet)
+    networks = classifiers(model, imagenet)
     if level:
-        wordnet.require_imagenet(classifiers[0].ids)
-    reject = 0.0 if precision is None else _reject_below(classifiers[0], precision, terminal)
-    for warning in filter(None, [one.warning for one in classifiers]):
+        wordnet.require_imagenet(networks[0].ids)
+    reject = 0.0 if precision is None else _reject_below(networks[0], precision, terminal)
+    for warning in filter(None, [one.warning for one in networks]):
         terminal.warn(warning)
-    begun, labelled = prediction.Begun(), classifiers[0].spec.multi_label
+    begun, labelled = prediction.Begun(), networks[0].spec.multi_label
     if csv_file and resume:
-        begun = prediction.begun(csv_file, top * len(classifiers), labelled)
-        _refuse_other_model(begun, classifiers[0])
+        begun = prediction.begun(csv_file, top * len(networks), labelled)
+        _refuse_other_model(begun, networks[0])
         terminal.say(f"{len(begun.paths):,} of {len(paths):,} pictures have their row already")
     problems = begun.problems
     left = [path for path in paths if not begun.answered(path)] if begun.paths else paths
     with ExitStack() as closing:  # everything is closed, though one of them fail
         sinks: list[Sink] = [lambda answer: problems.append(answer) if answer.error else None]
         if csv_file:
-            table = prediction.table(csv_file, top * len(classifiers), begun, labelled)
+            table = prediction.table(csv_file, top * len(networks), begun, labelled)
             sinks.append(closing.enter_context(table).write)
         if figure:
             drawn: list[Answer] = []
@@ -88,7 +92,12 @@ def predict(
         elif not csv_file:
             sinks.append(_Lines(detailed=len(paths) == 1).write)
         remedy = f"Go on with the same command and --resume: {prediction.part_of(csv_file)}" if csv_file else ""
-        for answer in _answers(classifiers, left, top, level, reject, batch_size, terminal, remedy):
+        if engine == "ray":
+            asked = cluster.Asked(model, top, imagenet, level, reject, batch_size)
+            stream = cluster.answers(left, asked)
+        else:
+            stream = joined(networks, left, top, level, reject, batch_size)
+        for answer in _watched(stream, len(left), terminal, remedy):
             for sink in sinks:
                 sink(answer)
     for target in (csv_file, figure):
@@ -97,32 +106,31 @@ def predict(
     _judge(problems, len(paths))
 
 
-def _answers(
-    classifiers: Sequence[Classifier],
-    paths: Sequence[str],
-    top: int,
-    level: bool,
-    reject: float,
-    batch_size: int,
-    terminal: Terminal,
-    remedy: str,
+def joined(
+    networks: Sequence[Classifier], paths: Sequence[str], top: int, level: bool, reject: float, batch_size: int
 ) -> Iterator[Answer]:
-    """One answer a picture, those of several classifiers joined; raises Stopped, after a whole one, when asked to."""
+    """One answer a picture, in order, those of several classifiers joined; `level` and `reject` are for the first."""
+    streams = [
+        prediction.predict(
+            one,
+            paths,
+            top=top,
+            level=level and number == 0,
+            reject=0.0 if number else reject,
+            batch_size=batch_size,
+        )
+        for number, one in enumerate(networks)
+    ]
+    for together in zip(*streams, strict=True):
+        yield together[0].joined(together[1:])
+
+
+def _watched(answers: Iterator[Answer], count: int, terminal: Terminal, remedy: str) -> Iterator[Answer]:
+    """Shows how far the answers are; raises Stopped, after a whole one, when asked to."""
     with signals.graceful() as stop, terminal.stage("Predicting") as update:
-        streams = [
-            prediction.predict(
-                one,
-                paths,
-                top=top,
-                level=level and number == 0,
-                reject=0.0 if number else reject,
-                batch_size=batch_size,
-                progress=None if number else update,
-            )
-            for number, one in enumerate(classifiers)
-        ]
-        for together in zip(*streams, strict=True):
-            yield together[0].joined(together[1:])
+        for number, answer in enumerate(answers, start=1):
+            yield answer
+            update(number, count)
             stop.check(remedy)
 
 
@@ -162,7 +170,8 @@ def _refuse_other_model(begun: prediction.Begun, classifier: Classifier) -> None
         )
 
 
-def _classifiers(model: str, imagenet: bool) -> list[Classifier]:
+def classifiers(model: str, imagenet: bool) -> list[Classifier]:
+    """The one that is asked, and with `imagenet` the 1000-class one beside it."""
     asked = load(model)
     return [asked, imagenet_beside(asked)] if imagenet and not asked.spec.pretrained else [asked]
 

@@ -42,12 +42,14 @@ LIGHT = {
     "path": ["weights", "path", "resnet50"],
     "bad config": ["train", "bad.yaml", "head.epochs=-1"],
     "bad path": ["predict", "absent.jpg"],
+    "bad sweep": ["sweep", "digits", "--set", "head.learing_rate=1e-4..1e-2"],
     "nothing": [],
 }
 
 
 EXIT_CODES = {
-    "bad config": 2, "bad path": 3, "nothing": 2, "format that cannot be quantised": 2, "export of no pictures": 3,
+    "bad config": 2, "bad path": 3, "bad sweep": 2, "nothing": 2,
+    "format that cannot be quantised": 2, "export of no pictures": 3,
 }  # fmt: skip
 
 
@@ -75,6 +77,7 @@ def test_it_is_answered_without_tensorflow(answers, what):
 def test_help_names_every_command_and_shows_how(answers):
     for word in (
         "train",
+        "sweep",
         "predict",
         "evaluate",
         "export",

@@ -46,8 +46,9 @@ def told():
 
 
 NAMES = [words for words in told() if len(words) < 2]
+ABROAD = [words for words in told() if "ray" in words or any("://" in word for word in words)]  # other machines
 SERVERS = [words for words in told() if words and words[0] in ("demo", "tensorboard")]
-OTHERS = [words for words in told() if words not in [*NAMES, *SERVERS, *ELSEWHERE]]
+OTHERS = [words for words in told() if words not in [*NAMES, *SERVERS, *ABROAD, *ELSEWHERE]]
 
 
 @pytest.mark.parametrize("words", NAMES, ids=" ".join)
@@ -75,6 +76,7 @@ def forge(tmp_path_factory, pictures):
     rows = [f"{path},{path.parent.name}" for path in sorted(pictures.glob("*/*.png"))]
     for name in ("labels.csv", "studies.csv"):
         (folder / name).write_text("\n".join(["path,label", *rows]))
+    (folder / "list.txt").write_text("photos/red/00.png\nphotos/blue/01.png\n")
     ticks = [[at >> bit & 1 for bit in range(3)] for at in range(len(rows))]
     names = ["|".join(name for name, tick in zip(TAGS, row, strict=True) if tick) for row in ticks]
     tagged = zip(sorted(pictures.glob("*/*.png")), names, ticks, strict=True)
@@ -109,12 +111,20 @@ def test_a_command_that_is_told_does_what_it_says(words, forge, workspace):
         more = []
         shutil.rmtree(workspace / words[2])
         shutil.move(workspace / "broken" / "photos-1", workspace / words[2])
+    if words[0] == "sweep":
+        pytest.importorskip("optuna", reason="needs optuna: pip install 'finetune[sweep]'")
+        more = [*SHORT, "--trials", "2"]
     if words[0] == "init":
         (workspace / "photos.yaml").unlink()  # it overwrites nothing
     if words[:2] == ("weights", "fetch"):
         code = 4  # no network here: it says so
     assert forge.run(*words, *more) == code, forge.said()
     assert ("FINETUNE_OFFLINE" in forge.said()) == (code == 4)
+
+
+@pytest.mark.parametrize("words", ABROAD, ids=" ".join)
+def test_a_command_for_several_machines_is_understood(words):
+    assert cli._parser().parse_args(words).command
 
 
 @pytest.mark.parametrize("words", SERVERS, ids=" ".join)

@@ -225,3 +225,25 @@ def test_rows_of_another_command_are_refused(tmp_path):
     (tmp_path / "out.csv").write_bytes(HEADER + ROW)
     with pytest.raises(UsageError, match="other columns"):
         prediction.begun(tmp_path / "out.csv", 2)
+
+
+# ----------------------------------------------------------------------------------------------- parts and lists
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 3), (1, 3), (10, 3), (12, 4), (1000, 7)])
+def test_parts_in_order_are_the_whole(size, count):
+    paths = [f"{at}.jpg" for at in range(size)]
+    parts = [prediction.part(paths, number, count) for number in range(1, count + 1)]
+    assert [path for one in parts for path in one] == paths
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_list_names_pictures_as_they_stand_there(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_bytes(b"a.jpg\r\n\n  sub/b c.png \ns3://bucket/d.jpg\na.jpg\n\xff.jpg\n")
+    assert prediction.read_list(file) == ["a.jpg", "sub/b c.png", "s3://bucket/d.jpg", "\udcff.jpg"]
+    file.write_text("\n")
+    with pytest.raises(DataError, match="names no picture"):
+        prediction.read_list(file)
+    with pytest.raises(DataError, match="cannot be read"):
+        prediction.read_list(tmp_path)
