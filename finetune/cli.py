@@ -458,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     sub.add_argument("--output", metavar="DIR", help="folder for the run directory (default: runs)")
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
-    text = "N processes that train together, to try that out; on several machines, see docs/scale_training.md"
+    text = "N processes that train together, to try that out; on several machines, see docs/scale.md"
     sub.add_argument("--nproc", type=_positive, default=1, metavar="N", help=text)
     sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
     _add_assert_accuracy(sub)

@@ -52,7 +52,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Place:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{_NAMES[read]} cannot be understood: {type(error).__name__} {error}",
-                remedy="docs/scale_training.md says what it must hold. To train alone, unset it.",
+                remedy="docs/scale.md says what it must hold. To train alone, unset it.",
             ) from error
         if place is None:
             continue
