@@ -54,7 +54,7 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "a picture that is not there": ("predict pictures/red/9.pgn", 3, ("no such file", "Did you mean '9.png'")),
     "a pattern without a match": ("predict pictures/*.gif", 3, ("matches no file",)),
     "a folder without pictures": ("predict nothing", 3, ("no pictures in this folder", ".png")),
-    "no input": ("predict", 2, ("required: IMAGE",)),
+    "no input": ("predict", 2, ("IMAGE|FOLDER", "is required")),
     "top 0": ("predict pictures --top 0", 2, ("not a whole number above 0",)),
     "an unknown network": ("backbones resnet51", 2, ("resnet51", "Did you mean")),
     "a folder to init that is not there": ("init photos", 3, ("photos",)),

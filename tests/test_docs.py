@@ -18,7 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 COMMAND = re.compile(r"(?:^|`|&& |^#\s+)(finetune(?: [^`\n]*)?)", re.MULTILINE)
 SHORT = ["model.backbone=tiny", "model.weights=none", "head.epochs=1", "head.batch_size=8", "fine_tune=null"]
 TFDS = ["data.tfds=null", "data.folder=flower_photos/"]  # that data set cannot be had without a network
-ELSEWHERE = {  # run as they stand by another test, and too long to be run twice
+ELSEWHERE = {  # run by another test (with fewer processes), and too long to be run twice
+    ("train", "photos.yaml", "--nproc", "8"): "test_distribution.py",
     ("backbones", "--compare", "photos/"): "test_ranking.py",
     ("export", "efficientnet_lite0", "--format", "onnx"): "test_export.py",
     ("train", "digits"): "test_trust.py",
@@ -114,6 +115,8 @@ def test_a_command_that_is_told_does_what_it_says(words, forge, workspace):
     if words[0] == "sweep":
         pytest.importorskip("optuna", reason="needs optuna: pip install 'finetune[sweep]'")
         more = [*SHORT, "--trials", "2"]
+    if words == ("train", "photos.yaml", "--resume"):
+        shutil.rmtree(workspace / "runs")  # with a config it begins what has not begun
     if words[0] == "init":
         (workspace / "photos.yaml").unlink()  # it overwrites nothing
     if words[:2] == ("weights", "fetch"):
