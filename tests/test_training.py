@@ -139,7 +139,7 @@ EVERYTHING = {
 
 @pytest.mark.parametrize(
     ("number", "steps", "extra"),
-    [(n, s, {}) for n in (0, 1) for s in (1, 7, 10)] + [(1, 7, {"batch_norm": "recalibrate"}), (1, 10, EVERYTHING)],
+    [(0, 7, {}), (1, 1, {}), (1, 7, {"batch_norm": "recalibrate"}), (1, 10, EVERYTHING)],
 )
 def test_a_resumed_phase_ends_as_an_unbroken_one(settings, number, steps, extra):
     settings = {**settings, "imbalance": "oversample", "augment": {"mixup": 0.3, "cutmix": 1}} if extra else settings
