@@ -22,6 +22,7 @@ from finetune.errors import DataError, UsageError, did_you_mean
 from finetune.formats import cell
 
 UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
+BATCH = 32  # pictures that go through the network together
 
 
 class Answers(Protocol):
@@ -118,9 +119,13 @@ def read_list(file: Path) -> list[str]:
 
 
 def part(paths: Sequence[str], number: int, count: int) -> list[str]:
-    """Part `number` (1 to `count`) of `paths`: all parts, one after the other, are `paths`, and none is larger than
-    another by more than one."""
-    first, last = ((at * len(paths)) // count for at in (number - 1, number))
+    """Part `number` (1 to `count`) of `paths`: all parts, one after the other, are `paths`.
+
+    They are of whole batches, so that each picture is where it would be without parts: its place in a batch may change
+    the last bit of an answer. None is larger than another by more than one batch.
+    """
+    batches = -(-len(paths) // BATCH)
+    first, last = (batches * at // count * BATCH for at in (number - 1, number))
     return list(paths[first:last])
 
 
@@ -144,7 +149,7 @@ def predict(
     top: int = 5,
     level: bool = False,
     reject: float = 0.0,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Answer]:
     """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error.

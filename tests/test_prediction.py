@@ -235,7 +235,8 @@ def test_parts_in_order_are_the_whole(size, count):
     paths = [f"{at}.jpg" for at in range(size)]
     parts = [prediction.part(paths, number, count) for number in range(1, count + 1)]
     assert [path for one in parts for path in one] == paths
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert max(map(len, parts)) - min(map(len, parts)) <= prediction.BATCH
+    assert [len(one) % prediction.BATCH for one in parts[:-1]] == [0] * (count - 1)
 
 
 def test_a_list_names_pictures_as_they_stand_there(tmp_path):
