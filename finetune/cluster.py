@@ -21,7 +21,7 @@ import numpy as np
 from finetune.errors import ResourceError, UsageError
 from finetune.prediction import Answer
 
-BLOCK = 512  # pictures that one worker is given at a time, and that are answered again if it dies
+BLOCK = 512  # pictures that one worker is given at a time, in whole batches, and that are answered again if it dies
 CORES = 2  # of a worker without a GPU
 
 
@@ -59,7 +59,7 @@ class Worker:
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from finetune import showing
 
-        paths = [str(path) for path in block["path"]]
+        paths = [str(path) for paths in block["paths"] for path in paths]
         asked = self.asked
         found = np.empty(len(paths), object)
         found[:] = list(showing.joined(self.classifiers, paths, asked.top, asked.level, asked.reject, asked.batch_size))
@@ -82,9 +82,10 @@ def answers(paths: Sequence[str], asked: Asked) -> Iterator[Answer]:
         gpus, cores = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
         most = gpus or max(1, cores // CORES)
         share = {"num_gpus": 1} if gpus else {"num_cpus": min(CORES, cores)}
-        blocks = -(-len(paths) // BLOCK)
-        rows = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=blocks)
-        done = rows.map_batches(
+        # A block is one row: Ray would divide the paths themselves into blocks that end in the middle of a batch.
+        rows = [{"paths": list(paths[at : at + BLOCK])} for at in range(0, len(paths), BLOCK)]
+        blocks = len(rows)
+        done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             Worker,
             fn_constructor_args=(asked, None if gpus else CORES),
             batch_size=None,

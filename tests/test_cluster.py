@@ -52,7 +52,7 @@ def rows(file):
 
 
 def test_rows_are_those_of_plain_predict_and_resume_joins_them(ray, model, paths, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "BLOCK", 20)
+    monkeypatch.setattr(cluster, "BLOCK", 32)
     for engine in ("local", "ray"):
         with pytest.raises(PartlyDone, match="72 of 74 pictures answered"):
             showing.predict(paths, model=model, top=2, csv_file=tmp_path / f"{engine}.csv", engine=engine)
@@ -61,14 +61,14 @@ def test_rows_are_those_of_plain_predict_and_resume_joins_them(ray, model, paths
     assert len(plain) == 75
 
     content = (tmp_path / "ray.csv").read_bytes().splitlines(keepends=True)
-    (tmp_path / "resumed.csv.part").write_bytes(b"".join(content[:30]) + content[30][:9])
+    (tmp_path / "resumed.csv.part").write_bytes(b"".join(content[:33]) + content[33][:9])
     with pytest.raises(PartlyDone):
         showing.predict(paths, model=model, top=2, csv_file=tmp_path / "resumed.csv", engine="ray", resume=True)
     assert rows(tmp_path / "resumed.csv") == plain
 
 
 def test_a_worker_that_is_killed_is_survived(ray, model, paths, monkeypatch):
-    monkeypatch.setattr(cluster, "BLOCK", 40)
+    monkeypatch.setattr(cluster, "BLOCK", 32)
     many = paths[:40] * 4
     asked = cluster.Asked(model, top=2)
     plain = list(showing.joined(showing.classifiers(model, False), many, 2, False, 0.0, 32))
