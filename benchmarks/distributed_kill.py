@@ -15,20 +15,17 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests"), str(Path(__file__).resolve().parent)]
-from processes import Crowd, outcome  # noqa: E402
-from soak_kill import CONFIG, make_pictures  # noqa: E402
-
-EAGER = "training.CHECKPOINT_SECONDS = 0.0"  # a checkpoint after each batch
+from processes import EAGER, Crowd  # noqa: E402
+from soak_kill import Tally, conclude, workplace  # noqa: E402
 
 
-class Soak:
-    """Counts, and compares what runs leave with what the unbroken one left."""
+class Soak(Tally):
+    """Runs of several processes that train together."""
 
     def __init__(self, crowd: Crowd, folder: Path) -> None:
         self.crowd, self.folder = crowd, folder
@@ -36,10 +33,8 @@ class Soak:
         if any(crowd.run("train", "cfg.yaml", "--output", "unbroken")):
             raise SystemExit(crowd.said())
         self.seconds = time.monotonic() - began
-        self.unbroken = outcome(folder / "unbroken" / "colours-1")
-        self.kills = self.runs = self.equal = 0
+        super().__init__(folder / "unbroken")
         self.noticed: list[float] = []
-        self.failures: list[str] = []
 
     def run(self) -> None:
         """One run, killed a few times and then finished."""
@@ -52,7 +47,7 @@ class Soak:
                 break
         else:
             self._check(self.crowd.run(*command), [0])
-        self._compare(output)
+        self.compare(output, self.crowd.said)
 
     def _kill(self, command: list[str]) -> bool:
         """Whether it came in time."""
@@ -74,18 +69,6 @@ class Soak:
         if not set(codes) <= set(allowed):
             self.failures.append(f"run {self.runs}: exit codes {codes}\n{self.crowd.said()}")
 
-    def _compare(self, output: Path) -> None:
-        try:
-            found = outcome(output / "colours-1")
-        except Exception as error:  # a file that is not there, or not whole
-            found = {"error": repr(error)}
-        if different := [key for key in self.unbroken if found.get(key) != self.unbroken[key]]:
-            what = f"run {self.runs}: {', '.join(different)} differ {found.get('error', '')}"
-            self.failures.append(f"{what}; it is in {output}\n{self.crowd.said()}")
-        else:
-            self.equal += 1
-            shutil.rmtree(output)
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,9 +77,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    make_pictures(folder / "pictures")
-    (folder / "cfg.yaml").write_text(CONFIG)
+    folder = workplace()
     crowd = Crowd(folder, arguments.processes)
     soak = Soak(crowd, folder)
     while soak.kills < arguments.kills:
@@ -105,10 +86,7 @@ def main() -> int:
     crowd.close()
     print(f"{soak.kills} kills: {soak.equal} of {soak.runs} runs ended equal to the unbroken one")
     print(f"The others ended {statistics.median(soak.noticed):.1f} s after a kill, {max(soak.noticed):.1f} s at most")
-    print(*soak.failures, sep="\n\n")
-    if not soak.failures:
-        shutil.rmtree(folder)
-    return len(soak.failures)
+    return conclude(folder, soak.failures)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +61,22 @@ def make_pictures(root: Path) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index:02}.png")
 
 
+def workplace() -> Path:
+    """A new folder with the pictures and the config of a soak."""
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    make_pictures(folder / "pictures")
+    (folder / "cfg.yaml").write_text(CONFIG)
+    return folder
+
+
+def conclude(folder: Path, failures: list[str]) -> int:
+    """Tells the failures; the folder stays only if there are any. The exit code."""
+    print(*failures, sep="\n\n")
+    if not failures:
+        shutil.rmtree(folder)
+    return len(failures)
+
+
 def kill(forge: Forge, command: list[str], seconds: float, in_a_save: bool) -> int:
     """Starts `command` and kills it at a random moment; its exit code."""
     if in_a_save:
@@ -74,8 +91,29 @@ def kill(forge: Forge, command: list[str], seconds: float, in_a_save: bool) -> i
     return forge.wait()
 
 
-class Soak:
+class Tally:
     """Counts, and compares what runs leave with what the unbroken one left."""
+
+    def __init__(self, unbroken: Path) -> None:
+        self.unbroken = outcome(unbroken / "colours-1")
+        self.kills = self.runs = self.equal = 0
+        self.failures: list[str] = []
+
+    def compare(self, output: Path, said: Callable[[], str], code: int = 0) -> None:
+        try:
+            found = outcome(output / "colours-1") if code == 0 else {}
+        except Exception as error:  # a file that is not there, or not whole
+            found = {"error": repr(error)}
+        if different := [key for key in self.unbroken if found.get(key) != self.unbroken[key]]:
+            what = f"run {self.runs}, exit code {code}: {', '.join(different)} differ {found.get('error', '')}"
+            self.failures.append(f"{what}; it is in {output}\n{said()}")
+        else:
+            self.equal += 1
+            shutil.rmtree(output)
+
+
+class Soak(Tally):
+    """Runs of one process at a time."""
 
     def __init__(self, forge: Forge) -> None:
         self.forge = forge
@@ -83,9 +121,8 @@ class Soak:
         if forge.run("train", "cfg.yaml", "--output", "unbroken"):
             raise SystemExit(forge.said())
         self.seconds = time.monotonic() - self.began
-        self.unbroken = outcome(forge.folder / "unbroken" / "colours-1")
-        self.kills = self.saves = self.runs = self.equal = 0
-        self.failures: list[str] = []
+        super().__init__(forge.folder / "unbroken")
+        self.saves = 0
 
     def command(self) -> list[str]:
         """That of a new run, which may be given again and again."""
@@ -113,19 +150,7 @@ class Soak:
         output = Path(command[3])
         if code == -signal.SIGKILL:
             code = 0 if self.done(output) else self.forge.run(*command)
-        self.compare(output, code)
-
-    def compare(self, output: Path, code: int) -> None:
-        try:
-            found = outcome(output / "colours-1") if code == 0 else {}
-        except Exception as error:  # a file that is not there, or not whole
-            found = {"error": repr(error)}
-        if different := [key for key in self.unbroken if found.get(key) != self.unbroken[key]]:
-            what = f"run {self.runs}, exit code {code}: {', '.join(different)} differ {found.get('error', '')}"
-            self.failures.append(f"{what}; it is in {output}\n{self.forge.said()}")
-        else:
-            self.equal += 1
-            shutil.rmtree(output)
+        self.compare(output, self.forge.said, code)
 
     def report(self) -> None:
         print(f"{time.monotonic() - self.began:5.0f} s: {self.kills} kills ({self.saves} in a save), {self.runs} runs, "
@@ -159,9 +184,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    make_pictures(folder / "pictures")
-    (folder / "cfg.yaml").write_text(CONFIG)
+    folder = workplace()
     forge = Forge(folder)
     soak = Soak(forge)
     while soak.kills < arguments.kills:
@@ -175,10 +198,7 @@ def main() -> int:
         soak.report()
     forge.close()
     print(f"Killed at a random step: {soak.equal - equal} of {soak.runs - runs} equal to the bit")
-    print(*soak.failures, sep="\n\n")
-    if not soak.failures:
-        shutil.rmtree(folder)
-    return len(soak.failures)
+    return conclude(folder, soak.failures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import ResourceError, UsageError
-from finetune.prediction import Answer
+from finetune.prediction import BATCH, Answer
 
 BLOCK = 512  # pictures that one worker is given at a time, in whole batches, and that are answered again if it dies
 CORES = 2  # of a worker without a GPU
@@ -34,7 +34,7 @@ class Asked:
     imagenet: bool = False
     level: bool = False
     reject: float = 0.0
-    batch_size: int = 32
+    batch_size: int = BATCH
 
 
 def require_ray() -> None:

@@ -442,18 +442,7 @@ def _run_phases(
     answers = _head_answers(job.dataset)
     kept = {key: array for key, array in checkpoint.arrays.items() if key == answers} if checkpoint else {}
     lines = monitoring.Lines(job.terminal)
-    board = (
-        training.Watcher()
-        if not job.group.chief
-        else monitoring.TensorBoard(
-            run.tensorboard,
-            run.config_yaml.read_text("utf-8"),
-            first_step=standing.step,
-            histograms=job.config.tensorboard.histograms,
-        )
-    )
-    profile = [monitoring.Profile(run.tensorboard / "train", job.terminal)] if job.config.tensorboard.profile else []
-    watchers = [lines, board, *profile] if job.group.chief else []
+    watchers = [lines, *_boards(job, standing.step)] if job.group.chief else []
     has_start = False
     try:
         for phase, source in phases[standing.phase :]:
@@ -493,6 +482,14 @@ def _run_phases(
     finally:
         monitoring.All(watchers).close()
     return kept.get(answers)
+
+
+def _boards(job: Job, first_step: int) -> list[training.Watcher]:
+    """What writes for TensorBoard, from the step on at which a run begins or goes on."""
+    run, wanted = job.run, job.config.tensorboard
+    config = run.config_yaml.read_text("utf-8")
+    board = monitoring.TensorBoard(run.tensorboard, config, first_step=first_step, histograms=wanted.histograms)
+    return [board, monitoring.Profile(run.tensorboard / "train", job.terminal)] if wanted.profile else [board]
 
 
 def _settle(

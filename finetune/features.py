@@ -91,7 +91,7 @@ class Cached:
     def batches(
         self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
-        for batch in _cut_up(indices, batch_size, skip):
+        for batch in pipeline.chunks(indices, batch_size, skip=skip):
             yield self._rows(batch[rows(len(batch))], epoch)
 
     def _rows(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
@@ -121,7 +121,7 @@ class Live:
     def batches(
         self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
-        whole = list(_cut_up(indices, batch_size, skip))
+        whole = pipeline.chunks(indices, batch_size, skip=skip)
         read = pipeline.read_ahead(self.read, [batch[rows(len(batch))] for batch in whole])
         for number, batch in enumerate(read, start=skip):
             refuse_problems(batch, self.paths)
@@ -137,11 +137,6 @@ class Live:
         batch[rows(count)] = pictures
         changed: np.ndarray = self.augmenter(batch, key).numpy()
         return changed[rows(count)]
-
-
-def _cut_up(indices: np.ndarray, batch_size: int, skip: int) -> Iterator[np.ndarray]:
-    for start in range(skip * batch_size, len(indices), batch_size):
-        yield indices[start : start + batch_size]
 
 
 def refuse_problems(batch: pipeline.Batch, paths: Sequence[str]) -> None:

@@ -148,9 +148,7 @@ def run_local(count: int, words: Sequence[str]) -> int:
     The chief speaks for all. When one is killed, the others notice and end too; those that do not are killed.
     """
     with ExitStack() as stack:
-        workers = [
-            stack.enter_context(_worker(place, environment, words)) for place, environment in _environments(count)
-        ]
+        workers = [stack.enter_context(_worker(rank, place, words)) for rank, place in enumerate(local_places(count))]
         asked = stack.enter_context(_passed_on(workers))
         ended = _wait(workers)
         if ended is None:
@@ -165,24 +163,26 @@ class _Worker:
     said: IO[bytes] | None  # by all but the chief, shown only if it crashes
 
 
-def _environments(count: int) -> Iterator[tuple[int, dict[str, str]]]:
+def local_places(count: int) -> list[dict[str, str]]:
+    """For each of `count` processes on this machine the variables that tell it its place; their ports were free."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for rank in range(count):
-        place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        yield rank, {**os.environ, "TF_CONFIG": json.dumps(place), "LOCAL_RANK": str(rank)}
+    places = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}} for rank in range(count)]
+    return [{"TF_CONFIG": json.dumps(place), "LOCAL_RANK": str(rank)} for rank, place in enumerate(places)]
 
 
 @contextmanager
-def _worker(rank: int, environment: Mapping[str, str], words: Sequence[str]) -> Iterator[_Worker]:
+def _worker(rank: int, place: Mapping[str, str], words: Sequence[str]) -> Iterator[_Worker]:
     command = [sys.executable, "-m", "finetune.cli", *words]
     with tempfile.TemporaryFile() as file:
         said = file if rank else None
         try:
-            process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, env={**os.environ, **place}, stdout=said, stderr=said, stdin=subprocess.DEVNULL
+            )
         except OSError as error:
             raise ResourceError(f"cannot start a process: {error}") from None
         try:

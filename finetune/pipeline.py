@@ -41,8 +41,12 @@ def batches(read: Read, indices: np.ndarray, batch_size: int, *, workers: int | 
 
     Holds `AHEAD + 1` batches at most, however long `indices` is.
     """
-    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    return read_ahead(read, chunks, workers=workers)
+    return read_ahead(read, chunks(indices, batch_size), workers=workers)
+
+
+def chunks(indices: np.ndarray, batch_size: int, *, skip: int = 0) -> list[np.ndarray]:
+    """`indices` cut into batches; the first `skip` of them are left out."""
+    return [indices[start : start + batch_size] for start in range(skip * batch_size, len(indices), batch_size)]
 
 
 def read_ahead(read: Read, chunks: Sequence[np.ndarray], *, workers: int | None = None) -> Iterator[Batch]:

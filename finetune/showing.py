@@ -44,7 +44,7 @@ def predict(
     figure: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    batch_size: int = 32,
+    batch_size: int = prediction.BATCH,
     engine: str = "local",
     terminal: Terminal | None = None,
 ) -> None:

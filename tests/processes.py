@@ -8,8 +8,8 @@ product knows nothing of it.
 import hashlib
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,11 +17,13 @@ import time
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from finetune.launch import local_places
 
 PARENT = """
 import json, os, sys
@@ -72,6 +74,16 @@ from finetune import classifier, data, evaluation, features, files, images, moni
 from finetune import runs, scan, training
 from finetune.training import PhaseTraining
 """
+
+EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
+SLOW = EAGER + "slow(PhaseTraining, 'train_batch', 0.1)\n"
+
+
+def furnish(folder: Path, pictures: Path, config: str) -> Path:
+    """`folder` with what a training needs: the pictures, and the config in cfg.yaml."""
+    shutil.copytree(pictures, folder / "pictures")
+    (folder / "cfg.yaml").write_text(config)
+    return folder
 
 
 class Forge:
@@ -151,15 +163,9 @@ class Crowd:
 
     def start(self, *command: object, patches: Sequence[str] = (), **environment: str) -> None:
         """`patches[rank]` is for one of them, where there is one."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(closing(socket.socket())) for _ in self.forges]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-        for rank, forge in enumerate(self.forges):
-            place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+        for rank, (forge, place) in enumerate(zip(self.forges, local_places(len(self.forges)), strict=True)):
             patch = patches[rank] if rank < len(patches) else ""
-            forge.start(*command, patch=patch, TF_CONFIG=json.dumps(place), **environment)
+            forge.start(*command, patch=patch, **place, **environment)
 
     def wait(self) -> list[int]:
         """The exit codes, by rank."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from processes import Crowd, outcome
+from processes import EAGER, SLOW, Crowd, furnish, outcome
 
 from finetune import device, distribution
 from finetune.device import keras, tf
@@ -43,16 +43,11 @@ def announced(*args, **more):
     return found
 images.read_square, features.prepare = counting, announced
 """
-EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
-SLOW = EAGER + "slow(PhaseTraining, 'train_batch', 0.1)\n"
 
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Crowd]:
-    folder = tmp_path_factory.mktemp("together")
-    shutil.copytree(pictures, folder / "pictures")
-    (folder / "cfg.yaml").write_text(CONFIG)
-    crowd = Crowd(folder)
+    crowd = Crowd(furnish(tmp_path_factory.mktemp("together"), pictures, CONFIG))
     yield crowd
     crowd.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Forge, finetune, outcome, tree
+from processes import EAGER, SLOW, Forge, finetune, furnish, outcome, tree
 
 CONFIG = """
 name: colours
@@ -21,16 +21,11 @@ model: {backbone: tiny, weights: none, dropout: 0.2}
 head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
 """
-EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
-SLOW = EAGER + "slow(PhaseTraining, 'train_batch', 0.1)\n"
 
 
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Forge]:
-    folder = tmp_path_factory.mktemp("trust")
-    shutil.copytree(pictures, folder / "pictures")
-    (folder / "cfg.yaml").write_text(CONFIG)
-    forge = Forge(folder)
+    forge = Forge(furnish(tmp_path_factory.mktemp("trust"), pictures, CONFIG))
     yield forge
     forge.close()
 
