@@ -59,6 +59,8 @@ def main() -> None:
         said = [json.loads(worker.stdout.read()) for worker in workers if worker.stdout]
         for thread in threads:
             thread.join()
+        for worker in workers:
+            worker.wait()  # or its processor time is not counted
         seconds = time.monotonic() - started
         (run,) = Path(name, "runs").iterdir()
         winner = sum(json.loads((run / "run.json").read_text())["seconds"].values())

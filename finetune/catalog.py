@@ -54,6 +54,7 @@ class Backbone:
     layers: int  # with the 1000-class head
     top1: float | None
     top5: float | None
+    batch_norm: bool  # whether it has BatchNorm layers
     trained_on: str
     paper: str
     license: str  # of the published weights, or of the code they were published with
@@ -118,6 +119,7 @@ def _backbone(row: Mapping[str, str], files: Mapping[str, WeightFile]) -> Backbo
         layers=int(row["layers"]),
         top1=float(row["top1"]) if row["top1"] else None,
         top5=float(row["top5"]) if row["top5"] else None,
+        batch_norm=row["batch_norm"] == "yes",
         trained_on=row["trained_on"],
         paper=row["paper"],
         license=row["license"],

@@ -7,6 +7,7 @@
 Plain numpy: no model, no files. Sources stand at the functions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class Metrics:
     balanced_accuracy: float
     log_loss: float
     calibration_error: float
+    calibration_noise: float  # the error that honest probabilities would show on so few images
     calibration: tuple[Bin, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion: Ints  # (C, C)
@@ -132,6 +134,7 @@ class Metrics:
             "balanced_accuracy": self.balanced_accuracy,
             "log_loss": self.log_loss,
             "calibration_error": self.calibration_error,
+            "calibration_noise": self.calibration_noise,
             "calibration": [asdict(item) for item in self.calibration],
             "per_class": [item.to_json() for item in self.per_class],
             "classes": list(self.classes),
@@ -168,7 +171,8 @@ def measure(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> Metr
         balanced_accuracy=float(np.mean(recalls)),
         # clipped at the precision of the numbers, as in sklearn.metrics.log_loss: no error is infinitely bad
         log_loss=float(-np.log(own.clip(np.finfo(own.dtype).eps).astype(np.float64)).mean()),
-        calibration_error=sum(item.n / n * abs(item.accuracy - item.confidence) for item in bins),
+        calibration_error=calibration_error(bins),
+        calibration_noise=calibration_noise(bins),
         calibration=bins,
         per_class=per_class,
         confusion=confusion,
@@ -300,3 +304,22 @@ def calibration_bins(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tupl
         )
         for i in np.unique(index)
     )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error, 0..1: the mean distance between what is stated and what is right, over images."""
+    return sum(item.n * abs(item.accuracy - item.confidence) for item in bins) / sum(item.n for item in bins)
+
+
+def calibration_noise(bins: Sequence[Bin]) -> float:
+    """The calibration error to expect if every stated probability were true: chance alone, 0..1.
+
+    Each bin is then a binomial, whose mean absolute deviation De Moivre gave in 1730 (Diaconis & Zabell 1991).
+    """
+    from scipy.stats import binom  # type: ignore[import-untyped]  # comes with scikit-learn
+
+    def deviation(item: Bin) -> float:
+        above = math.floor(item.n * item.confidence) + 1
+        return float(2 * above * (1 - item.confidence) * binom.pmf(above, item.n, item.confidence))
+
+    return sum(deviation(item) for item in bins) / sum(item.n for item in bins)

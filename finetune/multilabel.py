@@ -41,6 +41,7 @@ class Metrics:
     macro_f1: Proportion  # the mean over labels
     log_loss: float  # binary cross-entropy in nats, the mean over labels
     calibration_error: float
+    calibration_noise: float
     calibration: tuple[Bin, ...]
     per_class: tuple[ClassMetrics, ...]
     expected: float  # labels a picture, by the probabilities
@@ -76,6 +77,7 @@ class Metrics:
             **{name: asdict(getattr(self, name)) for name in shares},
             "log_loss": self.log_loss,
             "calibration_error": self.calibration_error,
+            "calibration_noise": self.calibration_noise,
             "calibration": [asdict(item) for item in self.calibration],
             "labels_expected": self.expected,
             "labels_present": self.present,
@@ -109,7 +111,8 @@ def measure(probabilities: Floats, labels: Ints, classes: Sequence[str], thresho
         micro_f1=_interval(_ratio(2 * hits.sum(axis=1), claims.sum(axis=1) + there.sum(axis=1)), n),
         macro_f1=_interval(_mean(f1), n),
         log_loss=float(-np.where(truth, np.log(clipped), np.log1p(-clipped)).mean()),
-        calibration_error=sum(item.n / truth.size * abs(item.accuracy - item.confidence) for item in bins),
+        calibration_error=evaluation.calibration_error(bins),
+        calibration_noise=evaluation.calibration_noise(bins),
         calibration=bins,
         per_class=tuple(
             _label(name, truth[:, at], said[:, at], precisions[:, at], float(thresholds[at]))

@@ -10,9 +10,9 @@ keys have the defaults of `config`. The figures behind the numbers are in benchm
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from finetune import catalog, images, targets
+from finetune import catalog, device, images, targets
 from finetune.config import Augment, Config, FineTune, Head, Model
 from finetune.data import Dataset
 
@@ -29,6 +29,7 @@ class Facts:
     classes: int
     size: tuple[int, int] | None = None
     several: bool = False  # a picture has any number of the classes
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,17 @@ class Decision:
 
 
 def facts(dataset: Dataset) -> Facts:
-    """What the recipe looks at in `dataset`; only the headers of a few pictures are read."""
+    """What the recipe looks at in `dataset` and this machine; only the headers of a few pictures are read."""
     train = dataset.indices("train")
     size = images.typical_size(dataset.paths(train))
-    return Facts(len(train), len(dataset.classes), size, dataset.targets is targets.ANY_OF)
+    several, gpu = dataset.targets is targets.ANY_OF, bool(device.GPUS)
+    return Facts(len(train), len(dataset.classes), size, several, gpu)
 
 
 def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:
     """`config` with every open value chosen, and what was chosen. Nothing that the user has set is changed."""
     left = open_keys(config)
-    every = (*_model(config.model, facts), *_phases(facts), *_augment(facts))
+    every = (*_model(config.model, facts), *_phases(config.model, facts), *_augment(facts))
     decisions = tuple(decision for decision in every if decision.key in left)
     return _with(config, {decision.key: decision.value for decision in decisions}), decisions
 
@@ -87,39 +89,52 @@ def _model(model: Model, facts: Facts) -> list[Decision]:
     return found
 
 
-def _phases(facts: Facts) -> list[Decision]:
+def _phases(model: Model, facts: Facts) -> list[Decision]:
     count = f"{facts.pictures:,} training pictures"
     head = Head(epochs=10, batch_size=32, learning_rate=1e-3)
     if facts.pictures < FEW:
         return [Decision("head", head, f"{count} are too few to retrain the backbone: the head alone")]
-    fine = _fine_tune(facts)
+    fine, why = _fine_tune(model, facts)
     return [
         Decision("head", head.model_copy(update={"epochs": 0}), "the regression is the head; training goes on from it"),
-        Decision("fine_tune", (fine,), f"{count}: {fine.epochs} epochs, {float(fine.unfreeze):.0%} of the blocks"),
+        Decision("fine_tune", (fine,), "; ".join([f"{count}: {fine.epochs} epochs", *why])),
     ]
 
 
-def _fine_tune(facts: Facts) -> FineTune:
-    small = facts.size is not None and max(facts.size) <= SMALL
+def _fine_tune(model: Model, facts: Facts) -> tuple[FineTune, list[str]]:
+    """The phase, and what else than the number of pictures decided about it."""
+    small, row = facts.size is not None and max(facts.size) <= SMALL, catalog.find(model.backbone)
     epochs = 8 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
-    return FineTune(
-        unfreeze=0.6 if small else 0.4,
+    share = 1.0 if facts.gpu else 0.6 if small else 0.4
+    why = [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
+    why += [] if row.batch_norm else [f"small steps, {row.title} has no BatchNorm to steady them"]
+    fine = FineTune(
+        unfreeze=share,
         epochs=epochs,
         batch_size=32 if facts.pictures < 100_000 else 128,
-        learning_rate=3e-4,
+        learning_rate=3e-4 if row.batch_norm else 5e-5,  # as ConvNeXt was fine-tuned (Liu et al. 2022)
         warmup=0.1,
         label_smoothing=0 if facts.several else 0.1,  # it would say of every absent label that it may be there
         ema=0.99,
     )
+    return fine, why
 
 
 def _augment(facts: Facts) -> list[Decision]:
     if facts.size is not None and max(facts.size) <= SMALL:
-        chosen = Augment(rotate=8, zoom=0.1, shift=0.08, views=4)
-        return [Decision("augment", chosen, "small drawings: turned and moved a little, never mirrored")]
+        chosen, why = Augment(rotate=8, zoom=0.1, shift=0.08), "small drawings: turned and moved a little, not mirrored"
+    else:
+        chosen, why = Augment(preset="light"), "photos"
+    views, how = _views(facts)
+    return [Decision("augment", chosen.model_copy(update={"views": views}), f"{why}; {how}")]
+
+
+def _views(facts: Facts) -> tuple[int | Literal["live"], str]:
+    if facts.gpu:
+        return "live", "new ones in each epoch, the GPU has the time"
     if facts.pictures < 20_000:
-        return [Decision("augment", Augment(preset="light", views=3), "photos, and not very many of them")]
-    return [Decision("augment", Augment(preset="light", views=1), "many photos: one changed view of each")]
+        return 3, "three changed views of each, computed once"
+    return 1, "one changed view of each, there are many"
 
 
 def _with(config: Config, values: Mapping[str, Any]) -> Config:

@@ -59,6 +59,7 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     assert whole.count_params() == row.parameters
     assert backbone.count_params() == row.backbone_parameters
     assert len(whole.layers) == row.layers
+    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in whole.layers) == row.batch_norm
     assert whole.output.shape == (None, 1000)
     assert feature_map(whole, row).shape == backbone.output.shape
     _check_blocks(backbone, row)

@@ -112,6 +112,19 @@ def test_calibration_of_an_honest_and_of_a_boasting_model() -> None:
     assert boasting.log_loss < 36.1  # clipped, not infinite
 
 
+def test_error_of_true_probabilities_is_chance() -> None:
+    """What many draws of honest answers come to on average is what the report says to expect."""
+    rng = np.random.default_rng(0)
+    claims = rng.uniform(0.5, 1, (400, 300))
+    found = [
+        measure(np.stack([claim, 1 - claim], axis=1), (rng.uniform(size=300) > claim).astype(int), ("a", "b"))
+        for claim in claims
+    ]
+    errors, expected = ([getattr(one, name) for one in found] for name in ("calibration_error", "calibration_noise"))
+    assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.03)
+    assert measure(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b")).calibration_noise == 0
+
+
 def test_bins_hold_every_image_once() -> None:
     found = measure(*random_case(777, 4))
     assert sum(item.n for item in found.calibration) == 777

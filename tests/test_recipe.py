@@ -1,8 +1,11 @@
 """What `recipe: auto` chooses, and what it leaves alone."""
 
+import numpy as np
 import pytest
 
-from finetune import config, recipe
+from finetune import catalog, config, data, recipe, training
+from finetune import classifier as classifiers
+from finetune.device import keras
 from finetune.recipe import Facts
 
 PHOTOS = Facts(pictures=2936, classes=5, size=(320, 240))
@@ -88,3 +91,47 @@ def test_what_a_file_leaves_open_is_as_the_run_began():
     assert recipe.as_begun(again, begun) == begun
     mine = config.load({"data": {"folder": "."}, "head": {"epochs": 3}})
     assert recipe.as_begun(mine, begun).head.epochs == 3
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "convnext_base"])
+def test_networks_without_batch_norm_take_smaller_steps(name):
+    rates = [complete(PHOTOS, model={"backbone": each})[0].fine_tune[0].learning_rate for each in (name, "resnet50")]
+    assert rates[0] < rates[1]
+
+
+def test_a_gpu_trains_all_blocks_on_new_views():
+    chosen, decisions = complete(Facts(2936, 5, (320, 240), gpu=True))
+    assert chosen.fine_tune[0].unfreeze == 1.0
+    assert chosen.augment.views == "live"
+    assert any("GPU" in decision.reason for decision in decisions)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_v2_b0", "convnext_tiny", "resnet50", "mobilenet_v3_small"])
+def test_the_recipe_holds_for_other_networks(name, pictures):
+    """Random weights and numbers, a real step: the promised share of the blocks learns, and nothing else moves."""
+    chosen, _ = complete(PHOTOS, model={"backbone": name, "weights": "none", "image_size": 64})
+    dataset = data.open(config.load({"data": {"folder": str(pictures)}}).data, seed=0)
+    classifier = classifiers.build(chosen.model, dataset.classes, seed=0)
+    phase = training.plan(chosen, classifier)[1]
+    blocks = [block.name for block in catalog.blocks(name)]
+    assert list(phase.blocks) == blocks[-len(phase.blocks) :]
+    assert len(phase.blocks) == pytest.approx(0.4 * len(blocks), abs=1)
+
+    trained = training.PhaseTraining(
+        phase, classifier, None, dataset, config=chosen, progress=training.Progress(phase=1)
+    )
+    trained.optimizer.iterations.assign(2)  # in the warm-up the first step of all has a rate of 0
+    learning = {variable.path for variable in trained.above.trainable_variables}
+    normalised = [layer for layer in trained.above.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert bool(normalised) == catalog.find(name).batch_norm
+    assert learning.isdisjoint(weight.path for layer in normalised for weight in layer.weights)
+    before = [weight.numpy() for weight in classifier.model.weights]
+    inputs = np.random.default_rng(0).normal(size=(4, *phase.cut.shape[1:])).astype(np.float32)
+    trained.train_batch(inputs, np.array([0, 1, 2, 0], np.int32))
+    moved = {
+        weight.path
+        for weight, old in zip(classifier.model.weights, before, strict=True)
+        if (weight.numpy() != old).any()
+    }
+    assert moved <= learning
+    assert len(moved) > 0.8 * len(learning)  # some random kernels have slopes too small to move
