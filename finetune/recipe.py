@@ -79,7 +79,7 @@ def _model(model: Model, facts: Facts) -> list[Decision]:
     width, height = facts.size
     typical, found = f"the pictures are {width} x {height}", []
     row = catalog.find(model.backbone)
-    if max(width, height) <= SMALL:
+    if _small(facts):
         if row.size > SMALL_INPUT:
             least = max(SMALL_INPUT, row.min_size)
             found.append(Decision("model.image_size", least, f"{typical}: a small input is faster and loses nothing"))
@@ -103,16 +103,21 @@ def _phases(model: Model, facts: Facts) -> list[Decision]:
 
 def _fine_tune(model: Model, facts: Facts) -> tuple[FineTune, list[str]]:
     """The phase, and what else than the number of pictures decided about it."""
-    small, row = facts.size is not None and max(facts.size) <= SMALL, catalog.find(model.backbone)
+    small, row = _small(facts), catalog.find(model.backbone)
     epochs = 8 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
     share = 1.0 if facts.gpu else 0.6 if small else 0.4
+    rate = 5e-5 if not row.batch_norm else 1e-3 if small else 3e-4  # 5e-5: ConvNeXt's (Liu et al. 2022)
     why = [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
-    why += [] if row.batch_norm else [f"small steps, {row.title} has no BatchNorm to steady them"]
+    if small:
+        epochs += epochs // 2
+        why.append("more of all, small pictures are not what the network has learned from")
+    if not row.batch_norm:
+        why.append(f"small steps, {row.title} has no BatchNorm to steady them")
     fine = FineTune(
         unfreeze=share,
         epochs=epochs,
         batch_size=32 if facts.pictures < 100_000 else 128,
-        learning_rate=3e-4 if row.batch_norm else 5e-5,  # as ConvNeXt was fine-tuned (Liu et al. 2022)
+        learning_rate=rate,
         warmup=0.1,
         label_smoothing=0 if facts.several else 0.1,  # it would say of every absent label that it may be there
         ema=0.99,
@@ -121,7 +126,7 @@ def _fine_tune(model: Model, facts: Facts) -> tuple[FineTune, list[str]]:
 
 
 def _augment(facts: Facts) -> list[Decision]:
-    if facts.size is not None and max(facts.size) <= SMALL:
+    if _small(facts):
         chosen, why = Augment(rotate=8, zoom=0.1, shift=0.08), "small drawings: turned and moved a little, not mirrored"
     else:
         chosen, why = Augment(preset="light"), "photos"
@@ -129,11 +134,16 @@ def _augment(facts: Facts) -> list[Decision]:
     return [Decision("augment", chosen.model_copy(update={"views": views}), f"{why}; {how}")]
 
 
+def _small(facts: Facts) -> bool:
+    return facts.size is not None and max(facts.size) <= SMALL
+
+
 def _views(facts: Facts) -> tuple[int | Literal["live"], str]:
     if facts.gpu:
         return "live", "new ones in each epoch, the GPU has the time"
     if facts.pictures < 20_000:
-        return 3, "three changed views of each, computed once"
+        number = 4 if _small(facts) else 3
+        return number, f"{number} changed views of each, computed once"
     return 1, "one changed view of each, there are many"
 
 
