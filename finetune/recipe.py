@@ -18,6 +18,8 @@ from finetune.data import Dataset
 
 SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
+STEPS = 550
+MANY = 100_000
 FEW = 100  # training pictures; with fewer, deep retraining only memorises them
 
 
@@ -104,25 +106,28 @@ def _phases(model: Model, facts: Facts) -> list[Decision]:
 def _fine_tune(model: Model, facts: Facts) -> tuple[FineTune, list[str]]:
     """The phase, and what else than the number of pictures decided about it."""
     small, row = _small(facts), catalog.find(model.backbone)
-    epochs = 8 if facts.pictures < 10_000 else 6 if facts.pictures < 100_000 else 3
     share = 1.0 if facts.gpu else 0.6 if small else 0.4
     rate = 5e-5 if not row.batch_norm else 1e-3 if small else 3e-4  # 5e-5: ConvNeXt's (Liu et al. 2022)
     why = [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
     if small:
-        epochs += epochs // 2
-        why.append("more of all, small pictures are not what the network has learned from")
+        why.append("large steps, small pictures are not what the network has learned from")
     if not row.batch_norm:
         why.append(f"small steps, {row.title} has no BatchNorm to steady them")
     fine = FineTune(
         unfreeze=share,
-        epochs=epochs,
-        batch_size=32 if facts.pictures < 100_000 else 128,
+        epochs=_epochs(facts.pictures),
+        batch_size=32 if facts.pictures < MANY else 128,
         learning_rate=rate,
         warmup=0.1,
         label_smoothing=0 if facts.several else 0.1,  # it would say of every absent label that it may be there
         ema=0.99,
     )
     return fine, why
+
+
+def _epochs(pictures: int) -> int:
+    """As in BiT the steps are about the same for all small data sets, which gives few pictures more epochs."""
+    return 3 if pictures >= MANY else min(20, max(6, round(STEPS * 32 / pictures)))
 
 
 def _augment(facts: Facts) -> list[Decision]:
