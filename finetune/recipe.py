@@ -20,7 +20,7 @@ SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
 STEPS = 550
 MANY = 100_000
-FEW = 100  # training pictures; with fewer, deep retraining only memorises them
+FEW, FEW_EACH = 100, 5  # training pictures, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,9 @@ def _model(model: Model, facts: Facts) -> list[Decision]:
 def _phases(model: Model, facts: Facts) -> list[Decision]:
     count = f"{facts.pictures:,} training pictures"
     head = Head(epochs=10, batch_size=32, learning_rate=1e-3)
-    if facts.pictures < FEW:
-        return [Decision("head", head, f"{count} are too few to retrain the backbone: the head alone")]
+    if facts.pictures < max(FEW, FEW_EACH * facts.classes):
+        too_few = f"{count} of {facts.classes} classes are too few to retrain the backbone: the head alone"
+        return [Decision("head", head, too_few)]
     fine, why = _fine_tune(model, facts)
     return [
         Decision("head", head.model_copy(update={"epochs": 0}), "the regression is the head; training goes on from it"),
@@ -107,12 +108,13 @@ def _fine_tune(model: Model, facts: Facts) -> tuple[FineTune, list[str]]:
     """The phase, and what else than the number of pictures decided about it."""
     small, row = _small(facts), catalog.find(model.backbone)
     share = 1.0 if facts.gpu else 0.6 if small else 0.4
-    rate = 5e-5 if not row.batch_norm else 1e-3 if small else 3e-4  # 5e-5: ConvNeXt's (Liu et al. 2022)
-    why = [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
-    if small:
-        why.append("large steps, small pictures are not what the network has learned from")
+    rate, why = 3e-4, [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
     if not row.batch_norm:
+        rate = 5e-5  # with which ConvNeXt was fine-tuned (Liu et al. 2022)
         why.append(f"small steps, {row.title} has no BatchNorm to steady them")
+    elif small:
+        rate = 1e-3
+        why.append("large steps, small pictures are not what the network has learned from")
     fine = FineTune(
         unfreeze=share,
         epochs=_epochs(facts.pictures),

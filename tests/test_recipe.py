@@ -67,8 +67,9 @@ def test_long_pictures_are_kept_whole():
     assert chosen.model.resize == "pad"
 
 
-def test_very_few_pictures_train_the_head_alone():
-    chosen, _ = complete(Facts(pictures=40, classes=2, size=(300, 300)))
+@pytest.mark.parametrize(("pictures", "classes"), [(40, 2), (800, 200)])
+def test_very_few_pictures_train_the_head_alone(pictures, classes):
+    chosen, _ = complete(Facts(pictures, classes, size=(300, 300)))
     assert chosen.fine_tune == ()
     assert chosen.head.epochs > 0
 
