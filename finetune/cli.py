@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
-from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError
+from finetune.errors import FinetuneError, PartlyDone, ResourceError, UsageError, require
 
 if TYPE_CHECKING:
     from finetune.config import Config
@@ -213,7 +213,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
     varied = space.read(arguments.varied)  # before TensorFlow: a wrong key answers at once
     config = space.check(arguments.config, arguments.overrides, varied)
-    space.require_optuna()
+    require("sweep", "optuna", extra="sweep")
     with signals.surviving_output():
         from finetune import sweep as sweeps
         from finetune import terminal
@@ -317,7 +317,7 @@ def export(arguments: argparse.Namespace) -> None:
 def demo(arguments: argparse.Namespace) -> None:
     from finetune import demo as page
 
-    page.require_gradio()
+    require("demo", "gradio", extra="demo")
     page.serve(arguments.model, host=arguments.host, port=arguments.port, quiet=arguments.quiet)
 
 

@@ -13,12 +13,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from finetune.errors import ResourceError, UsageError
+from finetune.errors import ResourceError, require
 from finetune.prediction import BATCH, Answer
 
 BLOCK = 512  # pictures that one worker is given at a time, in whole batches, and that are answered again if it dies
@@ -39,8 +38,7 @@ class Asked:
 
 def require_ray() -> None:
     """UsageError with the command that installs it, where it is missing."""
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise UsageError("--engine ray needs Ray Data, not installed here.", remedy="pip install 'finetune[ray]'")
+    require("--engine ray", "ray", "pyarrow", extra="ray")
 
 
 class Worker:

@@ -6,7 +6,6 @@ Nothing leaves the machine: the page is served on the loopback address unless as
 elsewhere, and reports to nobody. Pictures that were dropped are deleted when the page is closed.
 """
 
-import importlib.util
 import os
 import tempfile
 import time
@@ -28,12 +27,6 @@ EXAMPLES = 12
 TOP = 5
 TICK = "\u2713 "  # before a label over its threshold
 Bars = dict[str, float]
-
-
-def require_gradio() -> None:
-    """UsageError where gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UsageError("demo needs gradio, not installed here.", remedy="pip install 'finetune[demo]'")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ A message says what is wrong, where, and what to do about it. Foreign exceptions
 arise, never here, so that the message can name the file or key concerned.
 """
 
+import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -85,3 +86,16 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     near = get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(by_lower[name]) for name in near)}?" if near else ""
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of `packages` that are not installed."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def require(what: str, *packages: str, extra: str) -> None:
+    """UsageError with the command that installs them, if `what` needs packages that are not here."""
+    if absent := missing(packages):
+        raise UsageError(
+            f"{what} needs {', '.join(absent)}, not installed here.", remedy=f"pip install 'finetune[{extra}]'"
+        )

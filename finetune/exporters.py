@@ -4,7 +4,6 @@ To add one, add a `Format` to `FORMATS`. Every format holds the same network: pi
 scaling inside, probabilities (N, classes) out.
 """
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.errors import UsageError
+from finetune.errors import UsageError, missing, require
 
 Forward = Callable[[np.ndarray], np.ndarray]  # pixels (n, S, S, 3) float32 -> probabilities (n, classes) float32
 
@@ -65,7 +64,7 @@ class Format:
 
     @property
     def missing(self) -> list[str]:
-        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+        return missing(self.packages)
 
     @property
     def runtime_version(self) -> str:
@@ -78,11 +77,7 @@ def find(name: str, quantize: str | None = None) -> Format:
     if quantize and quantize not in format.quantize:
         able = ", ".join(f"{other} ({', '.join(one.quantize)})" for other, one in FORMATS.items() if one.quantize)
         raise UsageError(f"{format.title} is not exported as {quantize}.", remedy=f"These are quantised: {able}.")
-    if missing := format.missing:
-        raise UsageError(
-            f"{format.title} needs {', '.join(missing)}, not installed here.",
-            remedy=f"pip install 'finetune[{format.extra}]'",
-        )
+    require(format.title, *format.packages, extra=format.extra)
     return format
 
 

@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +97,6 @@ def combinations(space: Space, most: int) -> list[dict[str, Any]]:
     if math.prod(map(len, axes)) > most:
         return []
     return [dict(zip((one.key for one in space), point, strict=True)) for point in itertools.product(*axes)]
-
-
-def require_optuna() -> None:
-    """UsageError with the command that installs it, where it is missing."""
-    if find_spec("optuna") is None:
-        raise UsageError("sweep needs optuna, not installed here.", remedy="pip install 'finetune[sweep]'")
 
 
 def read(options: Sequence[str]) -> Space:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from finetune import cli, space
 from finetune import config as configs
-from finetune import space
 from finetune.errors import ConfigError, UsageError
 
 
@@ -113,7 +113,7 @@ def test_the_config_as_it_stands_is_a_point_of_the_space_or_not():
     assert space.present(config, space.read(["head.learning_rate=1e-2..1e-1"])) is None
 
 
-def test_without_optuna_it_is_said_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(space, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'finetune\[sweep\]'"):
-        space.require_optuna()
+def test_without_optuna_it_is_said_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["sweep", "digits", "--set", "head.epochs=1,2"]) == 2
+    assert "pip install 'finetune[sweep]'" in capsys.readouterr().err
