@@ -10,7 +10,7 @@ keys have the defaults of `config`. The figures behind the numbers are in benchm
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from finetune import catalog, device, images, targets
 from finetune.config import Augment, Config, FineTune, Head, Model
@@ -19,7 +19,7 @@ from finetune.data import Dataset
 SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
 STEPS = 550
-MANY = 100_000
+PLENTY, MANY = 20_000, 100_000
 FEW, FEW_EACH = 100, 5  # training pictures, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
 
 
@@ -137,21 +137,22 @@ def _augment(facts: Facts) -> list[Decision]:
         chosen, why = Augment(rotate=8, zoom=0.1, shift=0.08), "small drawings: turned and moved a little, not mirrored"
     else:
         chosen, why = Augment(preset="light"), "photos"
-    views, how = _views(facts)
-    return [Decision("augment", chosen.model_copy(update={"views": views}), f"{why}; {how}")]
+    if facts.gpu:
+        more: dict[str, Any] = {"views": "live"}
+        how = "new views in each epoch, the GPU has the time"
+    elif facts.pictures >= PLENTY:
+        more, how = {"views": 1}, "one changed view of each, there are many"
+    elif _small(facts):
+        more, how = {"views": 4}, "four changed views of each, computed once"
+    elif facts.several:
+        more, how = {"views": 3}, "three changed views of each, computed once"
+    else:
+        more, how = {"views": 3, "mixup": 0.2}, "three changed views of each, mixed so that they are not memorised"
+    return [Decision("augment", chosen.model_copy(update=more), f"{why}; {how}")]
 
 
 def _small(facts: Facts) -> bool:
     return facts.size is not None and max(facts.size) <= SMALL
-
-
-def _views(facts: Facts) -> tuple[int | Literal["live"], str]:
-    if facts.gpu:
-        return "live", "new ones in each epoch, the GPU has the time"
-    if facts.pictures < 20_000:
-        number = 4 if _small(facts) else 3
-        return number, f"{number} changed views of each, computed once"
-    return 1, "one changed view of each, there are many"
 
 
 def _with(config: Config, values: Mapping[str, Any]) -> Config:
