@@ -144,10 +144,8 @@ def _augment(facts: Facts) -> list[Decision]:
         more, how = {"views": 1}, "one changed view of each, there are many"
     elif _small(facts):
         more, how = {"views": 4}, "four changed views of each, computed once"
-    elif facts.several:
-        more, how = {"views": 3}, "three changed views of each, computed once"
     else:
-        more, how = {"views": 3, "mixup": 0.2}, "three changed views of each, mixed so that they are not memorised"
+        more, how = {"views": 3}, "three changed views of each, computed once"
     return [Decision("augment", chosen.model_copy(update=more), f"{why}; {how}")]
 
 

@@ -93,14 +93,6 @@ def test_what_a_file_leaves_open_is_as_the_run_began():
     assert recipe.as_begun(mine, begun).head.epochs == 3
 
 
-def test_photos_are_mixed_where_their_views_repeat():
-    """Not drawings, not where every epoch has new views, and not several labels (it was not measured there)."""
-    small, live, many = DIGITS, Facts(2936, 5, (320, 240), gpu=True), Facts(50_000, 5, (320, 240))
-    several = Facts(2936, 5, (320, 240), several=True)
-    mixed = [complete(facts)[0].augment.mixup for facts in (PHOTOS, small, live, many, several)]
-    assert mixed == [0.2, 0, 0, 0, 0]
-
-
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "convnext_base"])
 def test_networks_without_batch_norm_take_smaller_steps(name):
     rates = [complete(PHOTOS, model={"backbone": each})[0].fine_tune[0].learning_rate for each in (name, "resnet50")]
