@@ -18,7 +18,7 @@ from finetune.data import Dataset
 
 SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
-STEPS = 500
+STEPS = 550
 PLENTY, MANY = 20_000, 100_000
 FEW, FEW_EACH = 100, 5  # training pictures, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
 
