@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune import catalog, device, images, targets
+from finetune import catalog, images, targets
 from finetune.config import Augment, Config, FineTune, Head, Model
 from finetune.data import Dataset
 
@@ -45,6 +45,8 @@ class Decision:
 
 def facts(dataset: Dataset) -> Facts:
     """What the recipe looks at in `dataset` and this machine; only the headers of a few pictures are read."""
+    from finetune import device  # where it is used: it loads TensorFlow
+
     train = dataset.indices("train")
     size = images.typical_size(dataset.paths(train))
     several, gpu = dataset.targets is targets.ANY_OF, bool(device.GPUS)
