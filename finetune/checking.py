@@ -195,7 +195,7 @@ def check(config: Config, *, compute_features: bool = False, terminal: Terminal 
     with terminal.stage("Checking the pictures") as update:
         dataset = _open(config, problems, update)
     if dataset is not None:
-        config, _ = recipe.complete(config, recipe.facts(dataset))
+        config, _ = recipe.complete(config, recipe.facts(dataset, config.device))
     row = catalog.find(config.model.backbone)
     source = _collect(problems, lambda: weights.resolve(row, config.model.weights, top=False))
     _collect(problems, lambda: _check_output(config))

@@ -129,7 +129,7 @@ def train(config: Config, *, command: Sequence[str] = (), terminal: Terminal | N
         with group.together():
             with watch.time("reading"), terminal.stage("Checking the pictures") as update:
                 dataset = data.open(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
-            config, decisions = recipe.complete(config, recipe.facts(dataset))
+            config, decisions = recipe.complete(config, recipe.facts(dataset, config.device))
             weights.resolve(catalog.find(config.model.backbone), config.model.weights, top=False)  # or no run begins
             # Inside a folder of classes a run would become a class; beside a table it does no harm.
             run = runs.create(config.output, config.name, config=configs.dump(config), data_root=config.data.folder)

@@ -8,6 +8,8 @@ keys have the defaults of `config`. The figures behind the numbers are in benchm
 """
 
 import operator
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from finetune.data import Dataset
 
 SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
 SMALL_INPUT = 96
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Linux within Windows
 STEPS = 550
 PLENTY, MANY = 20_000, 100_000
 FEW, FEW_EACH = 100, 5  # training pictures, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
@@ -43,14 +46,22 @@ class Decision:
     reason: str
 
 
-def facts(dataset: Dataset) -> Facts:
-    """What the recipe looks at in `dataset` and this machine; only the headers of a few pictures are read."""
-    from finetune import device  # where it is used: it loads TensorFlow
-
+def facts(dataset: Dataset, device: str = "auto") -> Facts:
+    """What the recipe looks at in `dataset` and the machine, used as the config's `device` says; of a few pictures the
+    headers are read."""
     train = dataset.indices("train")
     size = images.typical_size(dataset.paths(train))
-    several, gpu = dataset.targets is targets.ANY_OF, bool(device.GPUS)
+    several, gpu = dataset.targets is targets.ANY_OF, device != "cpu" and _has_gpu()
     return Facts(len(train), len(dataset.classes), size, several, gpu)
+
+
+def _has_gpu() -> bool:
+    """Whether TensorFlow has a GPU to use; where there is no driver for one, it need not be loaded to know."""
+    if sys.platform == "linux" and not any(os.path.exists(driver) for driver in DRIVERS):
+        return False
+    from finetune import device
+
+    return bool(device.GPUS)
 
 
 def complete(config: Config, facts: Facts) -> tuple[Config, tuple[Decision, ...]]:

@@ -142,7 +142,7 @@ def sweep(
     with signals.graceful() as stop, _quiet_optuna():
         with terminal.stage("Checking the pictures") as update:
             dataset = data.open(config.data, seed=config.seed, progress=partial(_tell, update, stop))
-        facts = recipe.facts(dataset)
+        facts = recipe.facts(dataset, config.device)
 
         def load(settings: Mapping[str, str]) -> Config:
             varied = [f"{key}={value}" for key, value in settings.items()]
