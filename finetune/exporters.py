@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.errors import UsageError, missing, require
+from finetune.errors import UsageError, require
 
 Forward = Callable[[np.ndarray], np.ndarray]  # pixels (n, S, S, 3) float32 -> probabilities (n, classes) float32
 
@@ -61,10 +61,6 @@ class Format:
     extra: str = ""
     packages: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> list[str]:
-        return missing(self.packages)
 
     @property
     def runtime_version(self) -> str:

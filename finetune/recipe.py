@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from finetune import catalog, images, targets
 from finetune.config import Augment, Config, FineTune, Head, Model
@@ -150,16 +150,18 @@ def _augment(facts: Facts) -> list[Decision]:
         chosen, why = Augment(rotate=8, zoom=0.1, shift=0.08), "small drawings: turned and moved a little, not mirrored"
     else:
         chosen, why = Augment(preset="light"), "photos"
+    views, how = _views(facts)
+    return [Decision("augment", chosen.model_copy(update={"views": views}), f"{why}; {how}")]
+
+
+def _views(facts: Facts) -> tuple[int | Literal["live"], str]:
     if facts.gpu:
-        more: dict[str, Any] = {"views": "live"}
-        how = "new views in each epoch, the GPU has the time"
-    elif facts.pictures >= PLENTY:
-        more, how = {"views": 1}, "one changed view of each, there are many"
-    elif _small(facts):
-        more, how = {"views": 4}, "four changed views of each, computed once"
-    else:
-        more, how = {"views": 3}, "three changed views of each, computed once"
-    return [Decision("augment", chosen.model_copy(update=more), f"{why}; {how}")]
+        return "live", "new views in each epoch, the GPU has the time"
+    if facts.pictures >= PLENTY:
+        return 1, "one changed view of each, there are many"
+    if _small(facts):
+        return 4, "four changed views of each, computed once"
+    return 3, "three changed views of each, computed once"
 
 
 def _small(facts: Facts) -> bool:

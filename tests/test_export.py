@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from finetune import api, assessment, card, cli, evaluation, experiment, export, exporters, tflite_metadata
+from finetune import api, assessment, card, cli, errors, evaluation, experiment, export, exporters, tflite_metadata
 from finetune import config as configs
 from finetune.errors import CheckFailed, UsageError, WeightsError
 
@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 
 
 def need(format_name):
-    if missing := exporters.FORMATS[format_name].missing:
+    if missing := errors.missing(exporters.FORMATS[format_name].packages):
         pytest.skip(f"needs {', '.join(missing)}")
 
 

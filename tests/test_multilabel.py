@@ -19,6 +19,7 @@ from finetune import (
     cli,
     data,
     demo,
+    errors,
     evaluation,
     experiment,
     export,
@@ -376,7 +377,7 @@ def test_explain_looks_at_any_label(capsys, run, tags, tmp_path):
 
 @pytest.mark.parametrize("name", ["keras", "litert", "onnx"])
 def test_exports_say_the_same(run, tmp_path, name):
-    if missing := export.exporters.FORMATS[name].missing:
+    if missing := errors.missing(export.exporters.FORMATS[name].packages):
         pytest.skip(f"needs {', '.join(missing)}")
     made = export.export(run.path, name, output=tmp_path / "out")
     assert made.agreement == 1
