@@ -16,19 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune import catalog, features, images, pipeline
-from finetune.classifier import Classifier, Spec, _network
-from finetune.device import keras, tf
+from finetune.backbones import registry as catalog
+from finetune.data import batches as pipeline, images
+from finetune.models import features
+from finetune.models.classifier import Classifier, ClassifierSpec, _network
+from finetune.utils.device import keras, tf
 
 ROUNDS, PICTURES = 3, 320
 
 
 def ours(classifier: Classifier, paths: list[str]) -> float:
-    extractor = features.Extractor(classifier, [classifier.head_input])
-    read = pipeline.reader(paths, classifier.transform)
+    extractor = features.FeatureExtractor(classifier, [classifier.head_input])
+    read = pipeline.image_reader(paths, classifier.transform)
     extractor(np.zeros((1, *classifier.model.input_shape[1:])))
     started = time.monotonic()
-    for batch in pipeline.batches(read, np.arange(len(paths)), features.BATCH):
+    for batch in pipeline.image_batches(read, np.arange(len(paths)), features.FEATURE_BATCH):
         extractor(batch.images)
     return len(paths) / (time.monotonic() - started)
 
@@ -45,8 +47,8 @@ def bare(classifier: Classifier, ready: np.ndarray) -> float:
 
 
 def network(name: str) -> Classifier:
-    row = catalog.find(name)
-    return _network(Spec(row.name, row.size, classes=("a", "b")), name=name)
+    row = catalog.find_backbone(name)
+    return _network(ClassifierSpec(row.name, row.size, classes=("a", "b")), name=name)
 
 
 def in_a_process(name: str) -> float:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from finetune import explanation
-from finetune.classifier import Classifier, build
-from finetune.config import Model
-from finetune.device import keras, tf
+from finetune.config.schema import ModelConfig
+from finetune.evaluation import explain as explanation
+from finetune.models.classifier import Classifier, build_classifier
+from finetune.utils.device import keras, tf
 
 ROUNDS = 30
 NAMES = ("efficientnet_lite0", "mobilenet_v2", "resnet50", "vgg16", "convnext_tiny")
@@ -43,10 +43,10 @@ def seconds(call: Callable[[np.ndarray], object], picture: np.ndarray) -> float:
 
 def main(*names: str) -> None:
     for name in names or NAMES:
-        classifier = build(Model(backbone=name, weights="none"), ["cat", "dog"])
+        classifier = build_classifier(ModelConfig(backbone=name, weights="none"), ["cat", "dog"])
         size = classifier.spec.image_size
         picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
-        ours, whole = explanation.explainer(classifier).maps, there_and_back(classifier)
+        ours, whole = explanation.make_explainer(classifier).maps, there_and_back(classifier)
         seconds(ours, picture), seconds(whole, picture)  # compile
         rounds = [(seconds(ours, picture), seconds(whole, picture)) for _ in range(ROUNDS)]
         first, second = (1000 * statistics.median(column) for column in zip(*rounds, strict=True))

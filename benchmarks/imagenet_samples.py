@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune import classifier as classifiers
-from finetune import evaluation, images
+from finetune.data import images
+from finetune.evaluation import metrics as evaluation
+from finetune.models import classifier as classifiers
 
 
 def main(folder: str, *names: str) -> None:
     paths = images.find_images(Path(folder))[0]
     for name in names or ("efficientnet_lite0",):
-        classifier = classifiers.load(name)
+        classifier = classifiers.load_classifier(name)
         labels = np.array([classifier.ids.index(path.name.split("_")[0]) for path in paths])
         answers = np.concatenate([rows for _, rows, _ in classifier.probabilities(paths)])
-        found = evaluation.measure(answers, labels, classifier.classes)
+        found = evaluation.multiclass_metrics(answers, labels, classifier.classes)
         top5 = found.top5.value if found.top5 else 1.0
         print(f"{name:<20} top-1 {found.accuracy.value:.1%}  top-5 {top5:.1%}  n = {found.n}", flush=True)
 

@@ -21,12 +21,15 @@ def backbone(name: str, size: int):
     if name == "mobilenet_v2":
         base = keras.applications.MobileNetV2(input_shape=(size, size, 3), include_top=False, weights="imagenet")
         return base, keras.layers.Rescaling(1 / 127.5, offset=-1), 100
-    from finetune import catalog, networks, weights  # the guide cannot know this network; its weights are the same
-    from finetune.networks import efficientnet_lite
+    from finetune.backbones import (
+        registry as catalog,  # the guide cannot know this network; its weights are the same
+        weights,
+    )
+    from finetune.backbones.networks import efficientnet_lite, loading as networks
 
-    row = catalog.find(name)
+    row = catalog.find_backbone(name)
     base = efficientnet_lite.EfficientNetLite0(include_top=False, weights=None, input_shape=(size, size, 3))
-    networks.load_into(base, weights.resolve(row, "imagenet", top=False), row)
+    networks.load_weights(base, weights.resolve_weights(row, "imagenet", top=False), row)
     first = next(index for index, layer in enumerate(base.layers) if layer.name.startswith("block5c"))
     return base, keras.layers.Rescaling(1 / 128, offset=-127 / 128), first
 

@@ -24,7 +24,7 @@ HERE = Path(__file__)
 
 def low_rank(rank: int) -> None:
     """From here on unfreezing a kernel means learning a product of rank `rank` beside it."""
-    from finetune import training
+    from finetune.training import trainer as training
 
     unfreeze = training.freeze_below
 
@@ -44,16 +44,17 @@ def low_rank(rank: int) -> None:
 
 def measure(config: Path, rank: int) -> dict[str, Any]:
     """One arm, in this process."""
-    from finetune import config as configs
-    from finetune import data, training, tryout
+    from finetune.config import schema as configs
+    from finetune.data import dataset as data
+    from finetune.training import trainer as training, tryout
 
     if rank:
         low_rank(rank)
-    loaded = configs.load(config)
-    dataset = data.open(loaded.data, seed=loaded.seed)
+    loaded = configs.load_config(config)
+    dataset = data.open_dataset(loaded.data, seed=loaded.seed)
     trained: list[int] = []
 
-    class Clock(training.Watcher):
+    class Clock(training.Callback):
         began = 0.0
 
         def phase_started(self, phase: Any) -> None:

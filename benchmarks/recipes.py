@@ -53,10 +53,10 @@ def make_patches(target: Path, arguments: argparse.Namespace) -> None:
 
 
 def make_groups(target: Path, arguments: argparse.Namespace) -> None:
-    from finetune import wordnet
+    from finetune.backbones import wordnet
 
     for path in sorted(arguments.samples.glob("*.JPEG")):
-        names = {wordnet.synsets()[above].name for above in wordnet.ancestors(path.name.partition("_")[0])}
+        names = {wordnet.load_synsets()[above].name for above in wordnet.ancestors(path.name.partition("_")[0])}
         if group := next((name for name in GROUPS if name in names), None):
             link(path, target / group / path.name)
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from finetune import images
+from finetune.data import images
 
 
 def tree(root: int) -> list[int]:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune import images
-from finetune.errors import ImageProblem
-from finetune.scan import scan
+from finetune.data import images
+from finetune.data.scan import scan_images
+from finetune.utils.errors import ImageError
 
 GROUP = 500
 SIDE = 64
@@ -79,7 +79,7 @@ def main() -> int:
                 suffix, content = random.choice(sound)
                 paths.append(folder / f"{number:03}{suffix}")
                 paths[-1].write_bytes(damaged(content))
-            for path, inspection in zip(paths, scan(map(str, paths)), strict=True):
+            for path, inspection in zip(paths, scan_images(map(str, paths)), strict=True):
                 counts["files"] += 1
                 counts["refused" if inspection.reason else "accepted"] += 1
                 if "crashed" in (inspection.reason or ""):
@@ -90,7 +90,7 @@ def main() -> int:
                         shape = images.read_square(str(path), transform).shape
                         if shape != (SIDE, SIDE, 3):
                             trouble.append(keep(path, f"shape {shape}"))
-                    except ImageProblem as problem:
+                    except ImageError as problem:
                         trouble.append(keep(path, f"accepted by the scan, then refused: {problem.what}"))
                     except Exception as error:
                         trouble.append(keep(path, repr(error)))

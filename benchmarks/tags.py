@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import finetune
-from finetune import showing
+from finetune.cli import showing
 
 SIDE = 160  # of a tile, in pixels
 SHARES = (0.1, 0.3, 0.35, 0.25)  # of the sheets, by how many flowers they have

@@ -24,10 +24,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from finetune import images, sources
-from finetune.config import Data
-from finetune.errors import ImageProblem, WeightsError
-from finetune.scan import scan
+from finetune.config.schema import DataConfig
+from finetune.data import images, sources
+from finetune.data.scan import scan_images
+from finetune.utils.errors import ImageError, WeightsError
 
 SIZE = (500, 375)
 
@@ -39,7 +39,7 @@ def cost(call: Callable[[], object]) -> tuple[float, float, Exception | None]:
     begin = time.perf_counter()
     try:
         call()
-    except (ImageProblem, WeightsError) as refusal:
+    except (ImageError, WeightsError) as refusal:
         error = refusal
     return time.perf_counter() - begin, _memory("VmHWM") - before, error
 
@@ -68,8 +68,8 @@ def bombs(folder: Path, shared: Path) -> None:
         with (odd / "manifest.csv").open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (row["group"], row["verdict"]) == ("bomb", "reject")]
         paths |= {row["file"]: odd / row["file"] for row in rows if (odd / row["file"]).exists()}
-    images.read(_photo(folder / "warm.jpg", 0))
-    told("Bombs", {name: cost(lambda path=path: images.read(path)) for name, path in paths.items()}, 0.05, 64)
+    images.read_image(_photo(folder / "warm.jpg", 0))
+    told("Bombs", {name: cost(lambda path=path: images.read_image(path)) for name, path in paths.items()}, 0.05, 64)
 
 
 def odd_images(shared: Path) -> None:
@@ -88,21 +88,21 @@ def odd_images(shared: Path) -> None:
 def hostile_models(folder: Path) -> None:
     import test_hostile_models as hostile
 
-    from finetune import classifier
+    from finetune.models import classifier
 
     honest = folder / "model.keras"
-    spec = classifier.Spec(**{**hostile.SPEC, "classes": tuple(hostile.CLASSES)})
+    spec = classifier.ClassifierSpec(**{**hostile.SPEC, "classes": tuple(hostile.CLASSES)})
     classifier._network(spec, name="tiny").save(honest)
-    classifier.load(honest)
+    classifier.load_classifier(honest)
     warnings.filterwarnings("ignore", message="Skipping nested container")  # Keras on files of others
     costs = {}
     for name, (spoil, _) in hostile.SPOILED.items():
         path = hostile.pack(folder / "spoiled.keras", spoil(hostile.members(honest)))
-        costs[name] = cost(lambda path=path: classifier.load(path))
+        costs[name] = cost(lambda path=path: classifier.load_classifier(path))
     for name, (spoil, _) in hostile.WHOLE.items():
         path = folder / "spoiled.keras"
         path.write_bytes(spoil(honest.read_bytes()))
-        costs[name] = cost(lambda path=path: classifier.load(path))
+        costs[name] = cost(lambda path=path: classifier.load_classifier(path))
     told("Hostile model files", costs, 1.0, 200)
 
 
@@ -116,7 +116,7 @@ def scanning(folder: Path, shared: Path, count: int) -> None:
     cores = len(os.sched_getaffinity(0))
     for title, target in (("first", "600 per core"), ("second", "50,000")):
         begin, spent = time.perf_counter(), _cpu()
-        good = sum(one.ok for one in scan(paths, cache=folder / "scan.sqlite"))
+        good = sum(one.ok for one in scan_images(paths, cache=folder / "scan.sqlite"))
         wall, cpu = time.perf_counter() - begin, _cpu() - spent
         print(
             f"Scan, the {title} time: {good:,} of {count:,} good; {count / wall:,.0f} a second on {cores} cores, "
@@ -131,7 +131,7 @@ def index(folder: Path, count: int) -> None:
     for number in range(count):
         (folder / f"class{number % 100:02}" / f"{number:07}.jpg").touch()
     found: list[sources.Listing] = []
-    seconds, megabytes, _ = cost(lambda: found.append(sources.find(Data(folder=folder))))
+    seconds, megabytes, _ = cost(lambda: found.append(sources.list_source(DataConfig(folder=folder))))
     print(
         f"List of {len(found[0].names):,} files: {seconds:.1f} s, {megabytes:.0f} MB; target 60 s, 500 MB for a million"
     )

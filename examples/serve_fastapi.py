@@ -15,8 +15,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
 import finetune
-from finetune import images
-from finetune.errors import ImageProblem
+from finetune.data import images
+from finetune.utils.errors import ImageError
 
 MAX_BYTES = 20_000_000
 TOP = 5
@@ -48,7 +48,7 @@ def create(source: str) -> FastAPI:
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(decoders, images.decode_square, content, classifier.transform)
-        except ImageProblem as problem:
+        except ImageError as problem:
             raise HTTPException(422, problem.what) from None
         return {"predictions": await loop.run_in_executor(network, answer, pixels)}
 

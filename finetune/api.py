@@ -4,29 +4,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune import assessment, checking, experiment, targets
-from finetune import classifier as classifiers
-from finetune import config as configs
-from finetune.classifier import Classifier
-from finetune.experiment import Result
-from finetune.terminal import Terminal
+from finetune.config import load_config
+from finetune.evaluation import Metrics, evaluate_classifier
+from finetune.models import Classifier, load_classifier
+from finetune.training import CheckResult, Result, check_config, train_config
+from finetune.utils import Terminal
 
 
 def load(source: str | Path) -> Classifier:
     """A run directory, a `.keras` file of finetune, or the name of a backbone for its 1000 ImageNet classes."""
-    return classifiers.load(source)
+    return load_classifier(source)
 
 
-def check(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool = True) -> checking.Check:
+def check(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool = True) -> CheckResult:
     """Everything that could go wrong with a training, found without training; problems are collected, not raised."""
-    return checking.check(configs.load(source, overrides), terminal=Terminal(quiet=quiet))
+    return check_config(load_config(source, overrides), terminal=Terminal(quiet=quiet))
 
 
 def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool = False) -> Result:
     """Trains what a config file, a shipped config's name or a mapping describes; overrides as on the command line."""
-    return experiment.train(configs.load(source, overrides), terminal=Terminal(quiet=quiet))
+    return train_config(load_config(source, overrides), terminal=Terminal(quiet=quiet))
 
 
-def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> targets.Metrics:
+def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> Metrics:
     """Measures a run (on its own test pictures, or on `data`) or a backbone (on `data`)."""
-    return assessment.evaluate(source, data, split=split, terminal=Terminal(quiet=True))
+    return evaluate_classifier(source, data, split=split, terminal=Terminal(quiet=True))

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from finetune.launch import local_places
+from finetune.training.distributed.launch import local_process_environments
 
 PARENT = """
 import json, os, sys
 import keras, tensorflow
-from finetune import cli, experiment, resuming, showing, terminal
+from finetune.cli.main import main as cli, showing
+from finetune.training.trainer import experiment, resume
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -70,13 +71,17 @@ def slow(owner, name, seconds=0.05):
         time.sleep(seconds)
         return real(*args, **more)
     setattr(owner, name, fake)
-from finetune import classifier, data, evaluation, features, files, images, monitoring, pipeline, reporting
-from finetune import runs, scan, training
-from finetune.training import PhaseTraining
+from finetune.data.dataset import batches, dataset as data, images, scan
+from finetune.evaluation.metrics import metrics, report
+from finetune.models import classifier, features
+from finetune.runs.run import run as runs
+from finetune.training.trainer import callbacks, trainer
+from finetune.training.trainer import Trainer
+from finetune.utils import io
 """
 
-EAGER = "training.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
-SLOW = EAGER + "slow(PhaseTraining, 'train_batch', 0.1)\n"
+EAGER = "trainer.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
+SLOW = EAGER + "slow(Trainer, 'train_batch', 0.1)\n"
 
 
 def furnish(folder: Path, pictures: Path, config: str) -> Path:
@@ -163,7 +168,9 @@ class Crowd:
 
     def start(self, *command: object, patches: Sequence[str] = (), **environment: str) -> None:
         """`patches[rank]` is for one of them, where there is one."""
-        for rank, (forge, place) in enumerate(zip(self.forges, local_places(len(self.forges)), strict=True)):
+        for rank, (forge, place) in enumerate(
+            zip(self.forges, local_process_environments(len(self.forges)), strict=True)
+        ):
             patch = patches[rank] if rank < len(patches) else ""
             forge.start(*command, patch=patch, **place, **environment)
 

@@ -41,7 +41,7 @@ def test_the_public_names_are_these():
 
 
 def test_errors_reach_the_caller_as_they_are():
-    from finetune.errors import ConfigError, FinetuneError
+    from finetune.utils.errors import ConfigError, FinetuneError
 
     with pytest.raises(ConfigError, match="resnet50") as caught:
         finetune.load("resnet51")

@@ -1,0 +1,176 @@
+"""Looking through an HDF5 weight file before anything in it is believed.
+
+    vet_h5(path)           refuses what no honest weight file has, names what is damaged
+    layers_of(path)        the weights in it, layer by layer, as `keras.applications` publishes them
+
+HDF5 can point to other files (external and soft links, virtual and external data), promise sizes that it does
+not hold and loop; h5py follows all that without asking.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from finetune.backbones.torch_file import Array
+from finetune.utils import WeightsError
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 20  # groups within groups; Keras needs about 6
+MAX_EXPANSION = 16  # bytes of arrays per byte of file; Keras does not compress, so an honest file has 1
+
+
+def shape_counts(shapes: Iterable[tuple[int, ...]]) -> Counter[tuple[int, ...]]:
+    """How many weights of each shape a network has, for `vet_h5`."""
+    return Counter(tuple(shape) for shape in shapes)
+
+
+def check_h5(path: Path, expected_shapes: Counter[tuple[int, ...]] | None = None) -> None:
+    """WeightsError unless `path` is a sound HDF5 file of plain, finite numbers.
+
+    Links, virtual or external data, sizes beyond what the file can hold and anything but numbers are
+    refused before an array is allocated. With `expected_shapes`, each of them must be there, and at most
+    three times as much besides (an optimizer keeps up to two copies). Then all values are read: NaN and
+    infinity are refused.
+    """
+    with _opened(path) as file:
+        datasets = list(_datasets(file, path))
+        size = sum(dataset.size * dataset.dtype.itemsize for dataset in datasets)
+        if size > MAX_EXPANSION * path.stat().st_size:
+            raise WeightsError(f"{path}: promises {size} bytes of weights, more than such a file can hold")
+        if expected_shapes is not None:
+            _compare(path, Counter(dataset.shape for dataset in datasets), expected_shapes)
+        for dataset in datasets:
+            if dataset.dtype.kind == "f" and not np.isfinite(dataset[()]).all():
+                raise WeightsError(f"{path}: NaN or infinity in {dataset.name}")
+
+
+class _opened:
+    """`with _opened(path) as file:` — h5py's many exceptions become a WeightsError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            with self.path.open("rb") as file:
+                start = file.read(60)
+            if not start.startswith(MAGIC):
+                size = self.path.stat().st_size
+                raise WeightsError(f"{self.path}: not an HDF5 file: {size} bytes that start with {start!r}")
+            self.file = h5py.File(self.path, "r")
+        except FileNotFoundError:
+            raise WeightsError(f"{self.path}: there is no such weight file") from None
+        except OSError as error:
+            raise WeightsError(f"{self.path}: damaged, or cut short ({error})") from None
+        return self.file
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.file.close()
+        if isinstance(error, OSError | RuntimeError | KeyError | ValueError | TypeError):
+            raise WeightsError(f"{self.path}: damaged ({error})") from None
+
+
+def _datasets(file: Any, path: Path) -> Iterator[Any]:
+    """Every dataset of `file`, each checked by its header alone; nothing is followed that leads elsewhere."""
+    seen: set[int] = set()
+    groups = [(file, 0)]
+    while groups:
+        group, depth = groups.pop()
+        for name in group:
+            where = f"{path}: {group.name.rstrip('/')}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise WeightsError(f"{where} is a link to somewhere else, and weight files have none")
+            entry = group[name]
+            address = h5py.h5o.get_info(entry.id).addr
+            if address in seen or len(seen) >= MAX_OBJECTS:
+                raise WeightsError(f"{where} is there twice, or one of too many objects")
+            seen.add(address)
+            if depth >= MAX_DEPTH:
+                raise WeightsError(f"{where} is too deep inside the file")
+            if isinstance(entry, h5py.Group):
+                groups.append((entry, depth + 1))
+            else:
+                _check_header(entry, where)
+                yield entry
+
+
+def _check_header(dataset: Any, where: str) -> None:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise WeightsError(f"{where} is not an array")
+    if dataset.is_virtual or dataset.external:
+        raise WeightsError(f"{where} has its data in another file, and weight files have none")
+    if dataset.dtype.kind not in "fiub":
+        raise WeightsError(f"{where} holds {dataset.dtype}, not numbers")
+    if dataset.size and not dataset.id.get_storage_size():
+        raise WeightsError(f"{where} promises {dataset.size} numbers and holds none")
+
+
+def _compare(path: Path, found: Counter[tuple[int, ...]], expected: Counter[tuple[int, ...]]) -> None:
+    missing = expected - found
+    if missing:
+        shapes = ", ".join(f"{count} of shape {shape}" for shape, count in list(missing.items())[:5])
+        raise WeightsError(f"{path}: its weights are not those of this network: missing {shapes}")
+    if _numbers(found - expected) > 3 * _numbers(expected) + 10_000:
+        raise WeightsError(f"{path}: holds far more than the weights of this network")
+
+
+def _numbers(counts: Counter[tuple[int, ...]]) -> int:
+    return sum(int(np.prod(shape, dtype=object)) * count for shape, count in counts.items())
+
+
+# ---------------------------------------------------------------------------------------------------- content
+
+
+def layers_of(path: Path) -> list[tuple[str, list[Array]]]:
+    """The layers that have weights, with their arrays, in the order of the network that was saved.
+
+    For the older of Keras' two formats, in which `keras.applications` publishes; vet the file first. A file
+    that holds a whole model, not only its weights, will do too.
+    """
+    with _opened(path) as file:
+        root = _root(file)
+        names = _names(root, "layer_names")
+        if not names:
+            raise WeightsError(f"{path}: no weights in the layout of keras.applications")
+        weights = {name: _names(root[name], "weight_names") for name in names}
+        return [(name, [root[name][each][()] for each in weights[name]]) for name in names if weights[name]]
+
+
+def arrays_of(path: Path) -> dict[str, Array]:
+    """The arrays of a file in the newer of Keras' two formats: {"conv2d_1/vars/0": ...}; vet it first."""
+    with _opened(path) as file:
+        return {entry.name.removeprefix("/layers/"): entry[()] for entry in _datasets(_root(file), path)}
+
+
+def elements_of(path: Path) -> int:
+    """How many numbers the weights of the model have, without those of its optimizer."""
+    with _opened(path) as file:
+        return sum(int(dataset.size) for dataset in _datasets(_root(file), path))
+
+
+def is_keras3(path: Path) -> bool:
+    """Whether the file is in the newer of Keras' two formats, that of `model.save_weights`."""
+    with _opened(path) as file:
+        return "layers" in file and "layer_names" not in file.attrs
+
+
+def _root(file: Any) -> Any:
+    """The group with the weights: in a whole model, in the newer format, in the older."""
+    return next((file[name] for name in ("model_weights", "layers") if name in file), file)
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """A list of names; long lists are kept in pieces: layer_names0, layer_names1, ..."""
+    pieces = [attribute] if attribute in group.attrs else []
+    while not pieces or pieces[-1] != attribute:
+        piece = f"{attribute}{len(pieces)}"
+        if piece not in group.attrs:
+            break
+        pieces.append(piece)
+    names = [name for piece in pieces for name in group.attrs[piece]]
+    return [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names]

@@ -1,0 +1,87 @@
+"""AlexNet: the network that began it all, in the one-tower form of torchvision.
+
+Papers: https://papers.nips.cc/paper/4824 (2012, two towers) and https://arxiv.org/abs/1404.5997 (this form,
+2014). Input: images (N, H, W, 3), scaled outside with the mean and deviation of ImageNet ("torch").
+Weights: torchvision's `alexnet-owt-7be5be79.pth`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune.backbones.networks.loading import build_model, image_input, pool_features, set_weights
+from finetune.backbones.torch_file import Array
+from finetune.utils import keras
+
+TORCH_NAMES = {
+    "conv1": "features.0",
+    "conv2": "features.3",
+    "conv3": "features.6",
+    "conv4": "features.8",
+    "conv5": "features.10",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "predictions": "classifier.6",
+}
+
+
+def AlexNet(
+    include_top: bool = True,
+    weights: None = None,
+    input_tensor: Any = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    name: str = "alexnet",
+) -> "keras.Model":
+    """AlexNet, native size 224; the top works at that size only. Arguments as in `keras.applications`."""
+    start = image_input(input_tensor, input_shape, 224)
+    x = keras.layers.ZeroPadding2D(2, name="pad1")(start)  # (N, 224, 224, 3) -> (N, 228, 228, 3)
+    x = keras.layers.Conv2D(64, 11, strides=4, activation="relu", name="conv1")(x)  # -> (N, 55, 55, 64)
+    x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)  # -> (N, 27, 27, 64)
+    x = keras.layers.Conv2D(192, 5, padding="same", activation="relu", name="conv2")(x)
+    x = keras.layers.MaxPooling2D(3, strides=2, name="pool2")(x)  # -> (N, 13, 13, 192)
+    x = keras.layers.Conv2D(384, 3, padding="same", activation="relu", name="conv3")(x)
+    x = keras.layers.Conv2D(256, 3, padding="same", activation="relu", name="conv4")(x)
+    x = keras.layers.Conv2D(256, 3, padding="same", activation="relu", name="conv5")(x)
+    x = keras.layers.MaxPooling2D(3, strides=2, name="pool5")(x)  # -> (N, 6, 6, 256)
+    if include_top:
+        x = keras.layers.Flatten(name="flatten")(x)  # -> (N, 9216)
+        x = keras.layers.Dropout(0.5, name="dropout6")(x)
+        x = keras.layers.Dense(4096, activation="relu", name="fc6")(x)
+        x = keras.layers.Dropout(0.5, name="dropout7")(x)
+        x = keras.layers.Dense(4096, activation="relu", name="fc7")(x)
+        x = keras.layers.Dense(classes, activation=classifier_activation, name="predictions")(x)
+    else:
+        x = pool_features(x, pooling)
+    return build_model(x, input_tensor, start, name)
+
+
+def assign(model: "keras.Model", tensors: Mapping[str, Array]) -> None:
+    """Put the tensors of torchvision's AlexNet into `model` (with or without top).
+
+    Every tensor must find its layer and every layer its tensors: WeightsError with a report by layer
+    otherwise.
+    """
+    keras_names = {torch: name for name, torch in TORCH_NAMES.items()}
+    found: dict[str, dict[str, Array]] = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        found.setdefault(keras_names.get(layer, layer), {})[part] = tensor
+    converted = {name: _convert(name, parts) for name, parts in found.items()}
+    set_weights(model, converted, what="the torch file", optional=["fc6", "fc7", "predictions"])
+
+
+def _convert(name: str, parts: Mapping[str, Array]) -> list[Array]:
+    """Kernel and bias of one torch layer in the layout of Keras."""
+    arrays = [parts[part] for part in ("weight", "bias") if part in parts]
+    kernel = arrays[0]
+    if name == "fc6" and kernel.shape[1:] == (9216,):  # torch flattens (c, h, w), Keras (h, w, c)
+        arrays[0] = np.transpose(kernel.reshape(-1, 256, 6, 6), (2, 3, 1, 0)).reshape(9216, -1)
+    elif kernel.ndim == 4:  # (out, in, h, w) -> (h, w, in, out)
+        arrays[0] = np.transpose(kernel, (2, 3, 1, 0))
+    elif kernel.ndim == 2:
+        arrays[0] = kernel.T
+    return arrays

@@ -1,0 +1,120 @@
+"""What the 1000 ImageNet classes have in common: poodles are dogs, dogs are animals.
+
+    levels(probabilities, ids, names)     # standard poodle 0.61 < poodle 0.87 < dog 0.99 < animal 1.00
+
+A network that wavers between three poodles is sure of the dog; adding up what lies under each word of WordNet shows
+how far up one must go to be sure. `wordnet.csv` has the classes and all that is above them in WordNet 3.0 (Miller
+1995; its licence is in `wordnet_license.txt`), whose numbers are the ids of ImageNet; a test compares it with the
+original.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.utils import UsageError
+
+GAIN = 0.01  # a word that adds less than that to the one below says nothing new
+# Words that say nothing about a picture, whichever class it has.
+EMPTY: Mapping[str, str] = MappingProxyType(
+    {
+        "n00001740": "entity", "n00001930": "physical entity", "n00002137": "abstraction", "n00002684": "object",
+        "n00003553": "whole", "n00004258": "living thing", "n00004475": "organism", "n00007347": "causal agent",
+        "n00019128": "natural object", "n00019613": "substance", "n00020090": "substance", "n00020827": "matter",
+        "n00024264": "attribute", "n00027167": "location", "n00027807": "shape", "n00033020": "communication",
+        "n15046900": "solid", "n08620061": "point",
+    }
+)  # fmt: skip
+
+
+class Synset(NamedTuple):
+    """A word of WordNet ("n02084071", "dog") and the ids of those above it, the most usual first."""
+
+    id: str
+    name: str
+    parents: tuple[str, ...]
+
+
+class Level(NamedTuple):
+    """A word, and the probability that it is true of the picture."""
+
+    name: str
+    id: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.probability:.2f}"
+
+
+@cache
+def load_synsets() -> Mapping[str, Synset]:
+    """All words of the table, by id."""
+    text = resources.files("finetune.backbones").joinpath("wordnet.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    found = (Synset(row["id"], row["name"], tuple(row["parents"].split())) for row in rows)
+    return MappingProxyType({synset.id: synset for synset in found})
+
+
+@cache
+def ancestors(synset: str) -> frozenset[str]:
+    """The ids of all that is above `synset`, by any way, and of itself."""
+    return frozenset((synset,)).union(*(ancestors(parent) for parent in load_synsets()[synset].parents))
+
+
+def lineage(synset: str) -> tuple[Synset, ...]:
+    """From `synset` up the usual way, to the last word that means something ("animal", "artifact")."""
+    found = [load_synsets()[synset]]
+    while found[-1].parents and found[-1].parents[0] not in EMPTY:
+        found.append(load_synsets()[found[-1].parents[0]])
+    return tuple(found)
+
+
+def roll_up(probabilities: npt.NDArray[np.floating], ids: Sequence[str]) -> dict[str, float]:
+    """The probability of every word above the classes `ids`, from those of the classes, (C,): id -> 0..1.
+
+    UsageError where the classes are not those of ImageNet.
+    """
+    require_imagenet_ids(ids)
+    sums = dict.fromkeys(load_synsets(), 0.0)
+    for synset, probability in zip(ids, probabilities.tolist(), strict=True):
+        for above in ancestors(synset):
+            sums[above] += probability
+    return {synset: min(total, 1.0) for synset, total in sums.items() if total > 0}
+
+
+def require_imagenet_ids(ids: Sequence[str]) -> None:
+    """UsageError where some class has no place in the table."""
+    if not all(synset in load_synsets() for synset in ids):
+        raise UsageError(
+            "only ImageNet classes have a place in WordNet, and this model has classes of its own.",
+            hint="Leave out --level, or take an ImageNet model: finetune predict IMAGE --level",
+        )
+
+
+def wordnet_levels(
+    probabilities: npt.NDArray[np.floating], ids: Sequence[str], names: Sequence[str]
+) -> tuple[Level, ...]:
+    """From the likeliest class up: each word that gains at least `GAIN`, and the last that means something.
+
+    `probabilities` (C,) belong to classes with these `ids` and `names`. UsageError as in `rollup`.
+    """
+    sums = roll_up(probabilities, ids)
+    best = int(probabilities.argmax())
+    line = lineage(ids[best])
+    found = [Level(names[best], ids[best], float(probabilities[best]))]
+    for synset in line[1:]:
+        gained = sums[synset.id] - found[-1].probability >= GAIN
+        if gained or synset is line[-1]:
+            found.append(Level(synset.name, synset.id, sums[synset.id]))
+    return tuple(found)
+
+
+def levels_sentence(levels: Sequence[Level]) -> str:
+    """`standard poodle 0.61 < poodle 0.87 < dog 0.99 < animal 1.00`"""
+    return " < ".join(map(str, levels))

@@ -1,0 +1,1 @@
+"""Words in, tables out, an exit code: one file per command."""

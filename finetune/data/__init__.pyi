@@ -1,0 +1,54 @@
+from .batches import (
+    Augmenter as Augmenter,
+    Batch as Batch,
+    MixUpCutMix as MixUpCutMix,
+    ReadImage as ReadImage,
+    WaitMeter as WaitMeter,
+    balanced_epoch_order as balanced_epoch_order,
+    epoch_order as epoch_order,
+    image_batches as image_batches,
+    image_reader as image_reader,
+    index_batches as index_batches,
+    pad_batch as pad_batch,
+    read_ahead as read_ahead,
+)
+from .buckets import is_bucket_url as is_bucket_url, list_bucket as list_bucket
+from .dataset import (
+    Dataset as Dataset,
+    data_facts as data_facts,
+    open_dataset as open_dataset,
+    open_labelled_dataset as open_labelled_dataset,
+    read_splits as read_splits,
+    reopen_dataset as reopen_dataset,
+)
+from .duplicates import (
+    LEAST_FEATURES as LEAST_FEATURES,
+    LEAST_FINGERPRINT as LEAST_FINGERPRINT,
+    SimilarPair as SimilarPair,
+    feature_vectors as feature_vectors,
+    find_similar as find_similar,
+    fingerprint_vectors as fingerprint_vectors,
+)
+from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES, csv_cell as csv_cell, printable as printable
+from .images import (
+    Inspection as Inspection,
+    Transform as Transform,
+    find_images as find_images,
+    inspect_image as inspect_image,
+    list_images as list_images,
+    read_image as read_image,
+    read_square as read_square,
+    resize_square as resize_square,
+    typical_size as typical_size,
+)
+from .labels import (
+    MULTICLASS as MULTICLASS,
+    MULTILABEL as MULTILABEL,
+    NO_LABEL as NO_LABEL,
+    SEPARATOR as SEPARATOR,
+    LabelType as LabelType,
+    label_type as label_type,
+    label_type_of as label_type_of,
+)
+from .scan import scan_images as scan_images
+from .sources import SPLITS as SPLITS, list_source as list_source

@@ -1,0 +1,44 @@
+from .calibration import (
+    fit_decisions as fit_decisions,
+    fit_temperature as fit_temperature,
+    threshold_for_precision as threshold_for_precision,
+)
+from .comparison import show_comparison as show_comparison
+from .evaluate import (
+    display_path as display_path,
+    evaluate_classifier as evaluate_classifier,
+    evaluate_on_test as evaluate_on_test,
+    report_evidence as report_evidence,
+    require_accuracy as require_accuracy,
+)
+from .explain import (
+    Explanation as Explanation,
+    explain_image as explain_image,
+    find_class as find_class,
+    grad_cam as grad_cam,
+    heatmap as heatmap,
+    make_explainer as make_explainer,
+    overlay_heatmap as overlay_heatmap,
+)
+from .figures import (
+    Image as Image,
+    draw_blocks as draw_blocks,
+    draw_explanation as draw_explanation,
+    draw_lr_curve as draw_lr_curve,
+    draw_pairs as draw_pairs,
+    draw_prediction as draw_prediction,
+    draw_schedule as draw_schedule,
+    draw_similar_pairs as draw_similar_pairs,
+    draw_sweep as draw_sweep,
+)
+from .metrics import PairedTest as PairedTest, Proportion as Proportion, wilson_interval as wilson_interval
+from .preview import write_preview as write_preview
+from .ranking import show_ranking as show_ranking
+from .report import class_figure as class_figure, load_template as load_template, write_report as write_report
+from .tasks import (
+    Metrics as Metrics,
+    ValidationScores as ValidationScores,
+    score_logits as score_logits,
+    task_for as task_for,
+)
+from .zeroshot import show_survey as show_survey

@@ -1,0 +1,298 @@
+"""Where in the picture a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM.
+
+    found = explain(classifier, "dog.jpg")                     the likeliest class
+    found = explain(classifier, "dog.jpg", target="beagle")    what speaks for another one
+    found.heat                                                 (S, S) in 0..1
+    overlay(found.picture, found.heat)                         (S, S, 3) uint8
+
+It works for every network of the catalogue. A map is made from the last feature map, so it is as coarse as that
+(7 x 7 cells in most networks at 224 px) and says where, not why. It costs one pass through the backbone and one
+there and back through the head.
+
+* grad-cam    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391
+* grad-cam++  Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063: kinder to several objects of one class
+* cam         Zhou et al. 2016, https://arxiv.org/abs/1512.04150: only where the head is a global mean and one
+              dense layer; its scale spans what speaks against the class too, where Grad-CAM begins at zero
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from finetune.data import read_square, resize_square
+from finetune.models import Classifier, ClassScore, activate
+from finetune.utils import UsageError, did_you_mean, keras, tf
+
+Method = Literal["grad-cam", "grad-cam++", "cam"]
+EXPLAIN_METHODS: tuple[str, ...] = get_args(Method)
+Picture = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What in `picture`, (S, S, 3) uint8 as the network saw it, speaks for one class.
+
+    `heat` is (S, S) float32 in 0..1, 1 where the most does; `blank` if nothing does. `cells` is the same as the
+    network made it, (h, w), in units of its own. `predictions` are the likeliest classes, best first.
+    """
+
+    picture: Picture
+    heat: Floats
+    cells: Floats
+    target: ClassScore
+    predictions: tuple[ClassScore, ...]
+    method: str
+    labels: tuple[int, ...] = ()  # classes over their thresholds, where a picture has any number of them
+
+    @property
+    def blank(self) -> bool:
+        return not self.heat.any()
+
+
+def explain_image(
+    classifier: Classifier,
+    picture: str | Path | Picture,
+    *,
+    target: str | int | None = None,
+    method: str = "grad-cam",
+    top: int = 5,
+) -> Explanation:
+    """The map of one picture: a file, or pixels (H, W, 3) uint8 (of the network's own size: taken as they are).
+
+    `target` is a class by name, WordNet id or number; None is the likeliest. Raises UsageError for a class or
+    method that there is not, and for a network without a feature map; ImageProblem for a file that cannot be read.
+    """
+    return make_explainer(classifier).explain(picture, target=target, method=method, top=top)
+
+
+def make_explainer(classifier: Classifier) -> "Explainer":
+    """The `Explainer` of `classifier`, made once. It follows the weights when they are trained on."""
+    if classifier not in _EXPLAINERS:
+        _EXPLAINERS[classifier] = Explainer(classifier)
+    return _EXPLAINERS[classifier]
+
+
+class Explainer:
+    """Maps for many pictures of one classifier."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        features = classifier.feature_map
+        shape = tuple(features.shape[1:])
+        if len(shape) != 3 or shape[0] * shape[1] < 2:
+            raise UsageError(
+                f"{classifier.name} has no feature map to explain: at {classifier.spec.image_size} px its features are "
+                f"{' x '.join(map(str, shape))}, which keep no places apart.",
+                hint="Train with a larger model.image_size.",
+            )
+        self._transform = classifier.transform
+        self._classes, self._ids = classifier.classes, classifier.ids
+        self._label_type, self._thresholds = classifier.label_type, classifier.thresholds
+        self._name = classifier.name
+        self._below = keras.Model(classifier.model.inputs[0], features)
+        self._above = keras.Model(features, classifier.model.output)
+        self._run: dict[str, Callable[..., Any]] = {}
+
+    @cached_property
+    def has_linear_head(self) -> bool:
+        """Whether class scores are a weighted mean of the feature map, so that plain CAM means something."""
+        return all(map(_keeps_linear, self._above.layers)) and any(
+            isinstance(layer, keras.layers.GlobalAveragePooling2D) for layer in self._above.layers
+        )
+
+    def explain(
+        self,
+        picture: str | Path | Picture,
+        *,
+        target: str | int | None = None,
+        method: str = "grad-cam",
+        top: int = 5,
+    ) -> Explanation:
+        """See the function `explain`."""
+        number = None if target is None else find_class(target, self._classes, self._ids)
+        seen = self._read(picture)
+        cells, probabilities = self.maps(seen[None], None if number is None else [number], method=method)
+        best = np.argsort(-probabilities[0], kind="stable")
+        said = self._label_type.predicted_classes(probabilities[0], self._thresholds)
+
+        def prediction(at: int) -> ClassScore:
+            return ClassScore(self._classes[at], self._ids[at], float(probabilities[0, at]))
+
+        return Explanation(
+            picture=seen,
+            heat=heatmap(cells[0], seen.shape[0], method=method),
+            cells=cells[0],
+            target=prediction(int(best[0]) if number is None else number),
+            predictions=tuple(prediction(int(at)) for at in best[:top]),
+            method=method,
+            labels=() if said is None else tuple(np.flatnonzero(said).tolist()),
+        )
+
+    def maps(
+        self, pictures: Picture, targets: Sequence[int] | None = None, *, method: str = "grad-cam"
+    ) -> tuple[Floats, Floats]:
+        """Pictures (N,S,S,3) -> cells (N,h,w), signed, and probabilities (N, classes).
+
+        `targets` has a class number per picture; None is the likeliest. `heat` makes of cells what is shown.
+        """
+        chosen = np.full(len(pictures), -1) if targets is None else np.asarray(targets)
+        cells, probabilities = self._function(method)(tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32))
+        return cells.numpy(), probabilities.numpy()
+
+    def _read(self, picture: str | Path | Picture) -> Picture:
+        if isinstance(picture, str | Path):
+            return read_square(picture, self._transform)
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ValueError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
+        if picture.shape[:2] == (self._transform.size, self._transform.size):
+            return picture
+        return np.array(resize_square(Image.fromarray(picture), self._transform))
+
+    def _function(self, method: str) -> Callable[..., Any]:
+        """(pictures, targets) -> (cells, probabilities) as one TensorFlow function, traced at its first use."""
+        if method not in EXPLAIN_METHODS:
+            raise UsageError(
+                f"there is no method {method!r}.{did_you_mean(method, EXPLAIN_METHODS)}",
+                hint=f"Known: {', '.join(EXPLAIN_METHODS)}",
+            )
+        if method == "cam" and not self.has_linear_head:
+            raise UsageError(
+                f"{self._name}: plain CAM needs a head of one global mean and one dense layer, and this one has more.",
+                hint="Use --method grad-cam, which works for every head and equals CAM where CAM is possible.",
+            )
+        weigh = {"grad-cam": _mean_gradient, "grad-cam++": _plus_plus, "cam": _mean_gradient}[method]
+        if method not in self._run:
+            any_number = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
+            signature = (any_number, tf.TensorSpec((None,), tf.int32))
+            self._run[method] = tf.function(
+                lambda pictures, targets: self._cells(pictures, targets, weigh),
+                input_signature=signature,
+                autograph=False,
+            )
+        return self._run[method]
+
+    def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+        cells, logits = _weighted(self._above, self._below(pictures, training=False), targets, weigh)
+        return cells, activate(self._label_type, logits)
+
+
+_EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
+
+
+def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
+    """Signed cells (N, h, w) for the likeliest class of each picture, and logits (N, classes), as tensors.
+
+    `head` is the model above the feature map, `features` (N, h, w, c) what it gets: for who has these already.
+    """
+    return _weighted(head, features, tf.fill([len(features)], -1), _mean_gradient)
+
+
+def _weighted(head: Any, features: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    features = tf.cast(features, tf.float32)  # (N, h, w, c)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
+        logits = tf.cast(head(features, training=False), tf.float32)  # (N, classes)
+        targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
+        score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
+    weights = weigh(features, tape.gradient(score, features))  # (N, c)
+    return tf.einsum("nhwc,nc->nhw", features, weights), logits
+
+
+def _mean_gradient(_features: Any, gradients: Any) -> Any:
+    return tf.reduce_mean(gradients, axis=(1, 2))
+
+
+def _plus_plus(features: Any, gradients: Any) -> Any:
+    """Weights of Grad-CAM++ for the score exp(logit), whose derivatives are powers of the logit's (section 3.2)."""
+    squares, cubes = gradients**2, gradients**3
+    below = 2 * squares + cubes * tf.reduce_sum(features, axis=(1, 2), keepdims=True)
+    share = tf.math.divide_no_nan(squares, below)
+    return tf.reduce_sum(share * tf.nn.relu(gradients), axis=(1, 2))
+
+
+def _keeps_linear(layer: Any) -> bool:
+    kl = keras.layers
+    if isinstance(layer, kl.Dense | kl.Conv2D):
+        return layer.activation is keras.activations.linear and getattr(layer, "kernel_size", (1, 1)) == (
+            1,
+            1,
+        )
+    if isinstance(layer, kl.Activation):
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, kl.InputLayer | kl.GlobalAveragePooling2D | kl.Dropout | kl.Flatten | kl.Reshape)
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
+    """Signed cells (h, w) -> (size, size) in 0..1, enlarged smoothly.
+
+    What speaks against the class is 0 in both kinds of Grad-CAM; plain CAM spans from its lowest cell to its
+    highest.
+    """
+    lowest = float(cells.min()) if method == "cam" else 0.0
+    positive = np.maximum(cells - lowest, 0)
+    highest = positive.max()
+    if not np.isfinite(highest) or highest <= 0:
+        return np.zeros((size, size), np.float32)
+    small = Image.fromarray((positive / highest).astype(np.float32))
+    return np.clip(np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.float32), 0, 1)
+
+
+def overlay_heatmap(picture: Picture, heat: Floats) -> Picture:
+    """`picture` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is none, in warm colours where much."""
+    from matplotlib import colormaps
+
+    grey = picture.mean(axis=2, keepdims=True)  # a picture's own colours would be taken for heat
+    ground = 0.35 * picture + 0.65 * grey
+    colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
+    strength = (0.72 * np.sqrt(heat))[..., None]
+    mixed = ground * (0.8 * (1 - strength)) + colours * strength
+    result: Picture = np.clip(mixed, 0, 255).astype(np.uint8)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------- classes
+
+
+def find_class(wanted: str | int, classes: Sequence[str], ids: Sequence[str] = ()) -> int:
+    """The number of the class `wanted`: a number, a WordNet id, a name whatever its case, or a word of one name.
+
+    Raises UsageError with the nearest names, or with all that have the word.
+    """
+    if isinstance(wanted, int):
+        if not 0 <= wanted < len(classes):
+            raise UsageError(f"there is no class number {wanted}.", hint=f"Classes are 0 to {len(classes) - 1}.")
+        return wanted
+    for found in (_same(wanted, ids), _same(wanted, classes)):
+        if found:
+            return found[0]
+    words = _words(wanted)
+    holding = [at for at, name in enumerate(classes) if words and f" {words} " in f" {_words(name)} "]
+    if len(holding) == 1:
+        return holding[0]
+    if holding:
+        names = [classes[at] for at in holding]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise UsageError(f"{wanted!r} may be any of {len(names)} classes: {shown}.", hint="Give one of them.")
+    near = did_you_mean(wanted, classes)
+    known = f"Known: {', '.join(classes)}" if len(classes) <= 20 else "`finetune predict` shows how classes are called."
+    raise UsageError(f"the model has no class {wanted!r}.{near}", hint=known)
+
+
+def _same(wanted: str, names: Sequence[str]) -> list[int]:
+    """Where `wanted` stands in `names`: to the letter, else whatever its case, dashes and underscores."""
+    exact = [at for at, name in enumerate(names) if name == wanted != ""]
+    return exact or [at for at, name in enumerate(names) if _words(name) == _words(wanted) != ""]
+
+
+def _words(name: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())

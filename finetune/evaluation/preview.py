@@ -1,0 +1,126 @@
+"""What goes into a training, to be looked at before it begins: a sheet of pictures for every class.
+
+    for name, png in sheets(config, dataset): ...
+    crop_sentence(config, dataset)      # the center crop removes 31 % of the pixels on median
+
+Everything comes from where the training gets it: the split, the evaluation transform, the augmentation.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.backbones import find_backbone
+from finetune.config import Config
+from finetune.data import Augmenter, Dataset, Transform, inspect_image, open_dataset, read_image, read_square
+from finetune.evaluation.figures import draw_preview
+from finetune.models import ClassifierSpec, transform_of
+from finetune.utils import Terminal, UsageError, explain_os_errors, write_bytes
+
+MEASURED = 300  # pictures whose shape is looked at
+SHOWN = 512  # short side of an original on a sheet, in pixels at least
+
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+def transform(config: Config) -> Transform:
+    """How pictures of this config become the squares that its network sees."""
+    row = find_backbone(config.model.backbone)
+    size = config.model.image_size or row.size
+    return transform_of(ClassifierSpec(row.name, size, resize=config.model.resize))
+
+
+def preview_sheets(
+    config: Config, dataset: Dataset, *, pictures: int = 4, augmented: int = 4
+) -> Iterator[tuple[str, bytes]]:
+    """(class name, PNG) for every class: up to `pictures` training pictures, each with `augmented` versions.
+
+    Without augmentation in the config there are none. ImageProblem for a picture that has become unreadable.
+    """
+    how = transform(config)
+    augmenter = Augmenter(config.augment)
+    train = dataset.indices("train")
+    for label, name in enumerate(dataset.classes):
+        own = train[dataset.label_type.indices_with(dataset.labels[train], label)]
+        chosen = np.sort(np.random.default_rng([config.seed, label]).permutation(own)[:pictures])
+        paths = dataset.paths(chosen)
+        seen = np.stack([read_square(path, how) for path in paths])
+        versions = _augment(augmenter, seen, augmented if augmenter else 0, config.seed)
+        rows = []
+        for at, path in enumerate(paths):
+            original = read_image(path, near=SHOWN // 2)
+            rows.append((original, kept(original.shape[1], original.shape[0], how), seen[at], versions[at]))
+        yield name, draw_preview(rows, f"{name}: {len(own):,} training pictures, {how.size} x {how.size} pixels")
+
+
+def _augment(
+    augmenter: Augmenter, seen: npt.NDArray[np.uint8], count: int, seed: int
+) -> list[list[npt.NDArray[np.uint8]]]:
+    """`count` versions of each picture in `seen`, (n, S, S, 3)."""
+    views = [np.asarray(augmenter(seen, (seed, number, 0))).round().astype(np.uint8) for number in range(1, count + 1)]
+    return [[view[at] for view in views] for at in range(len(seen))]
+
+
+def kept(width: int, height: int, how: Transform) -> Box | None:
+    """The part of a picture that survives the evaluation transform; None where all of it does."""
+    if how.resize != "crop":
+        return None
+    side = max(1, round(how.crop * min(width, height)))
+    return ((width - side) // 2, (height - side) // 2, side, side)
+
+
+def crop_sentence(config: Config, dataset: Dataset) -> str:
+    """What the transform does to the pictures of `dataset`, in figures from up to `MEASURED` of them."""
+    how = transform(config)
+    chosen = np.random.default_rng(config.seed).permutation(len(dataset))[:MEASURED]
+    found = [inspect_image(path) for path in dataset.paths(chosen)]
+    sizes = np.array([(one.width, one.height) for one in found if one.ok])
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+    if how.resize == "crop":
+        boxes = [kept(int(width), int(height), how) for width, height in sizes]
+        sides = np.array([box[2] for box in boxes if box])
+        left = sides**2 / (shorter * longer)
+        what = f"The center crop removes {1 - np.median(left):.0%} of the pixels on median"
+        hint = "; model.resize=squash or pad would keep them" if np.median(left) < 0.6 else ""
+        enlarged = float(np.mean(sides < how.size))
+    elif how.resize == "squash":
+        what = f"Whole pictures are squeezed to a square, {np.median(longer / shorter):.2g} to 1 on median"
+        hint, enlarged = "", float(np.mean(shorter < how.size))
+    else:
+        what = f"Whole pictures are fitted on black, which makes up {1 - np.median(shorter / longer):.0%} on median"
+        hint, enlarged = "", float(np.mean(longer < how.size))
+    small = f" {enlarged:.0%} of the pictures are smaller than that and are enlarged." if enlarged >= 0.01 else ""
+    return f"{what}{hint}. The network sees {how.size} x {how.size} pixels.{small}"
+
+
+def write_preview(
+    config: Config, *, output: Path, pictures: int, augmented: int, overwrite: bool, terminal: Terminal
+) -> None:
+    """Writes the sheets of `config` into `output` and prints the sentence. UsageError for files that exist."""
+    with terminal.stage("Checking the pictures") as update:
+        dataset = open_dataset(config.data, seed=config.seed, progress=update)
+    for warning in dataset.warnings:
+        terminal.warn(warning)
+    places = [output / f"{name}.png" for name in _file_names(dataset.classes)]
+    taken = [place for place in places if place.exists()]
+    if taken and not overwrite:
+        raise UsageError(f"{taken[0]} exists already.", hint="Give another --output, or add --overwrite.")
+    with explain_os_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with terminal.stage("Drawing") as update:
+        drawn = preview_sheets(config, dataset, pictures=pictures, augmented=augmented)
+        for done, (place, (_, png)) in enumerate(zip(places, drawn, strict=True), 1):
+            write_bytes(place, png)
+            update(done, len(places))
+    print(crop_sentence(config, dataset))
+    if not config.augment.active:
+        print("Training pictures are not augmented (augment: none).")
+    terminal.say(f"Wrote {len(places)} sheets to {output}")
+
+
+def _file_names(classes: tuple[str, ...]) -> list[str]:
+    """Class names as file names, no two the same."""
+    plain = ["".join(c if c.isalnum() or c in "-_ " else "_" for c in name) or "_" for name in classes]
+    return [name if plain.count(name) == 1 else f"{name}-{at}" for at, name in enumerate(plain)]

@@ -1,0 +1,178 @@
+"""Which network to take: those whose weights are at hand, by speed on this machine and by accuracy on one's own folder.
+
+    for one in rank(Path("photos")):
+        one.name, one.rate, one.accuracy
+
+Speed is the frozen pass, which is what head training and prediction cost. Accuracy is that of a probe: logistic
+regression on pooled features, cross-validated on the same few hundred pictures for every network. A head that is
+trained on all pictures does better, and fine-tuning better still; the order is what is asked for.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from finetune.backbones import BACKBONES, Backbone, list_weights
+from finetune.config import AugmentConfig, DataConfig, ModelConfig
+from finetune.data import Dataset, list_source, printable, scan_images
+from finetune.evaluation.linear_probe import cross_validate, fit_linear_probe, sample_per_class, stratified_folds
+from finetune.evaluation.metrics import Proportion, wilson_interval
+from finetune.models import FEATURE_BATCH, Classifier, FeatureExtractor, build_classifier, prepare_features
+from finetune.utils import DataError, ProgressCallback, Terminal, WeightsError, cache_folder, describe_device, keras
+
+PICTURES = 500  # of a folder, all classes together
+PROBE_SECONDS = 60.0  # for the features of one network; a slow one gets fewer pictures
+TIMED_SECONDS = 1.0
+LEAST = 5  # pictures of each class, below which nothing is said of the accuracy
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One network: pictures a second through its frozen part in batches of 32, and its probe on `n` pictures."""
+
+    name: str
+    size: int
+    parameters: int  # without the 1000-class head
+    top1: float | None  # percent, on ImageNet
+    rate: float
+    accuracy: Proportion | None
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rank_backbones(folder: Path | None = None, *, seed: int = 0, terminal: Terminal | None = None) -> list[Ranked]:
+    """The networks whose weights are on this machine: the most accurate on `folder` first, without one the fastest.
+
+    Raises DataError for a folder without class folders or with too few pictures, before anything is timed.
+    """
+    terminal = terminal or Terminal(quiet=True)
+    dataset = _sample(folder, seed, terminal) if folder else None
+    found = []
+    for row in backbones_at_hand():
+        with terminal.stage(row.name) as update:
+            try:
+                network = build_classifier(ModelConfig(backbone=row.name), ["a", "b"], seed=seed)
+            except WeightsError as error:
+                terminal.warn(f"{row.name} is left out: {error}")
+                continue
+            rate = _rate(network)
+            accuracy, n = _probe(network, dataset, rate, seed, update) if dataset else (None, 0)
+            found.append(Ranked(row.name, row.size, row.backbone_parameters, row.top1, rate, accuracy, n))
+        keras.backend.clear_session()
+    return sorted(found, key=lambda one: (-(one.accuracy.value if one.accuracy else 0), -one.rate))
+
+
+def backbones_at_hand() -> Iterator[Backbone]:
+    """The networks whose ImageNet weights are on this machine."""
+    names = {stored.backbone for stored in list_weights() if stored.path}
+    return (row for row in BACKBONES.values() if row.name in names)
+
+
+def _rate(network: Classifier) -> float:
+    """Pictures a second through the frozen part, reading not counted."""
+    extract = FeatureExtractor(network, [network.head_input])
+    side = network.spec.image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (FEATURE_BATCH, side, side, 3)).astype(np.uint8)
+    extract(pictures)  # compiled
+    started, batches = time.monotonic(), 0
+    while time.monotonic() - started < TIMED_SECONDS:
+        extract(pictures)
+        batches += 1
+    return batches * FEATURE_BATCH / (time.monotonic() - started)
+
+
+def _sample(folder: Path, seed: int, terminal: Terminal) -> Dataset:
+    """Up to PICTURES readable pictures of `folder`, the classes taking turns, so that any first part is even."""
+    listing = list_source(DataConfig(folder=folder.absolute()))
+    if len(listing.classes) < 2:
+        raise DataError(f"{folder}: only one class folder.", hint="Two at least are needed to tell apart.")
+    chosen = sample_per_class(listing.labels, max(LEAST, PICTURES // len(listing.classes)), seed)
+    turn = np.concatenate([np.arange(count) for count in np.bincount(listing.labels[chosen])])
+    chosen = chosen[np.argsort(turn, kind="stable")]
+    paths = [str(Path(listing.root, listing.names[at])) for at in chosen]
+    looks = list(scan_images(paths, cache=cache_folder() / "scan.sqlite"))
+    for look in looks:
+        if look.reason:
+            terminal.warn(f"{printable(look.path)} is left out: {look.reason}")
+    good = np.array([at for at, look in zip(chosen, looks, strict=True) if look.ok], int)
+    counts = np.bincount(listing.labels[good], minlength=len(listing.classes))
+    if counts.min() < LEAST:
+        poor = listing.classes[int(counts.argmin())]
+        raise DataError(
+            f"{folder}: {counts.min()} readable pictures of {printable(poor)}.",
+            hint=f"{LEAST} of each class are the least that a probe needs; some dozens are better.",
+        )
+    return Dataset(
+        name=listing.name,
+        root=listing.root,
+        classes=listing.classes,
+        names=tuple(listing.names[at] for at in good),
+        labels=listing.labels[good],
+        splits=np.zeros(len(good), np.int8),
+        hashes=tuple(look.sha256 for look in looks if look.ok),
+    )
+
+
+def _probe(
+    network: Classifier, dataset: Dataset, rate: float, seed: int, update: ProgressCallback
+) -> tuple[Proportion | None, int]:
+    """Accuracy of the probe and on how many pictures; None for a network that is too slow for enough of them."""
+    count = min(len(dataset), int(rate * PROBE_SECONDS))
+    labels = dataset.labels[:count].astype(np.int64)
+    if np.bincount(labels, minlength=len(dataset.classes)).min() < LEAST:
+        return None, count
+    part = replace(
+        dataset, names=dataset.names[:count], labels=dataset.labels[:count], splits=dataset.splits[:count],
+        hashes=dataset.hashes[:count],
+    )  # fmt: skip
+    (source,) = prepare_features(
+        network, part, [network.head_input], augment=AugmentConfig(), seed=seed, progress=update
+    )
+    rows = np.concatenate(list(source.batches(np.arange(count), None, FEATURE_BATCH)))
+    right = cross_validate(labels, stratified_folds(labels, seed), lambda *fold: fit_linear_probe(rows, labels, *fold))
+    return wilson_interval(int(right.sum()), count), count
+
+
+# ------------------------------------------------------------------------------------------------------ showing
+
+
+def show_ranking(folder: Path | None, *, as_json: bool = False, terminal: Terminal | None = None) -> None:
+    """Prints the ranking."""
+    terminal = terminal or Terminal()
+    found = rank_backbones(folder, terminal=terminal)
+    if as_json:
+        print(json.dumps([one.to_json() for one in found], indent=1))
+        return
+    table = Table(box=None, header_style="dim")
+    table.add_column("network", no_wrap=True)
+    for title in [*(["accuracy (95 %)", "n"] if folder else []), "per s", "px", "params", "top-1"]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in found:
+        rate = f"{one.rate:.1f}" if one.rate < 10 else f"{one.rate:.0f}"
+        facts = (rate, str(one.size), f"{one.parameters / 1e6:.1f} M", "-" if one.top1 is None else f"{one.top1:.1f}")
+        table.add_row(one.name, *((_accuracy(one), f"{one.n:,}") if folder else ()), *facts)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"\n[dim]Pictures per second: the frozen part on {describe_device()}, 32 at a time, reading not counted.[/]"
+    )
+    if folder:
+        console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same pictures.[/]")
+        if len({one.n for one in found}) > 1:
+            console.print("[dim]A smaller n: too slow for all of them, and from fewer pictures less is learnt.[/]")
+    console.print("[dim]finetune weights fetch NAME brings another network here.[/]")
+
+
+def _accuracy(one: Ranked) -> str:
+    if one.accuracy is None:
+        return "too slow"
+    return f"{one.accuracy.value:.1%} ({one.accuracy.low:.1%} to {one.accuracy.high:.1%})"

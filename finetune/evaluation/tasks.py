@@ -1,0 +1,181 @@
+"""How predictions are scored: against one class per image, or against any number of labels. In numpy.
+
+    task = task_of(labels)
+    task.metrics(task.probabilities(logits), labels, classes, thresholds)
+
+The same two tasks as in `data.labels`, which knows what a label is; the losses are in `training.losses`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.data import MULTILABEL, LabelType, label_type_of
+from finetune.evaluation.metrics import (
+    Mistake,
+    MulticlassMetrics,
+    Proportion,
+    multiclass_metrics,
+    multiclass_mistakes,
+    wilson_interval,
+)
+from finetune.evaluation.multilabel import (
+    MultilabelMetrics,
+    bootstrap_mean,
+    jaccard,
+    multilabel_metrics,
+    multilabel_mistakes,
+)
+
+Array = npt.NDArray[Any]
+Metrics = MulticlassMetrics | MultilabelMetrics
+
+
+class Task(ABC):
+    """Multiclass or multilabel: which numbers say how good predictions are. Without state."""
+
+    @abstractmethod
+    def probabilities(self, logits: Array) -> Array:
+        """(n, classes) of class scores."""
+
+    @abstractmethod
+    def losses(self, logits: Array, labels: Array) -> Array:
+        """Cross-entropy in nats of float64 logits (n,)."""
+
+    @abstractmethod
+    def agreement(self, predicted: Array, labels: Array) -> Array:
+        """How correct each prediction is (n,), 0 to 1; the accuracy is its mean."""
+
+    @abstractmethod
+    def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
+        """How far two sets of probabilities predict the same (n,); what is closer than `tie` may go either way."""
+
+    @abstractmethod
+    def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
+        """The mean agreement with its interval."""
+
+    @abstractmethod
+    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
+        """All metrics: `MulticlassMetrics` or `MultilabelMetrics`."""
+
+    @abstractmethod
+    def mistakes(
+        self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
+    ) -> list[Mistake]:
+        """What was predicted wrong, the surest first."""
+
+
+class MulticlassTask(Task):
+    """Softmax; the likeliest class is the prediction."""
+
+    def probabilities(self, logits: Array) -> Array:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    def losses(self, logits: Array, labels: Array) -> Array:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return np.asarray(-log_probability[np.arange(len(labels)), labels])
+
+    def agreement(self, predicted: Array, labels: Array) -> Array:
+        return np.asarray(predicted == labels)
+
+    def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
+        chosen = before[np.arange(len(before)), after.argmax(axis=1)]
+        return np.asarray(before.max(axis=1) - chosen <= tie)
+
+    def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
+        return wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
+
+    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
+        return multiclass_metrics(probabilities, labels, classes)
+
+    def mistakes(
+        self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
+    ) -> list[Mistake]:
+        return multiclass_mistakes(probabilities, labels, classes, paths)
+
+
+class MultilabelTask(Task):
+    """A sigmoid for each label; every label above its threshold is predicted."""
+
+    def probabilities(self, logits: Array) -> Array:
+        powers = np.exp(-np.abs(logits))  # of a number below 0, so that none is too large
+        return np.asarray(np.where(logits >= 0, 1, powers) / (1 + powers))
+
+    def losses(self, logits: Array, labels: Array) -> Array:
+        """The mean over the labels, so that the number of them changes no learning rate."""
+        return np.asarray((np.logaddexp(0, logits) - logits * labels).mean(axis=1))
+
+    def agreement(self, predicted: Array, labels: Array) -> Array:
+        return jaccard(predicted > 0, labels > 0)
+
+    def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
+        predicted = after >= thresholds
+        near = np.abs(before - thresholds) <= tie
+        return jaccard(np.where(near, predicted, before >= thresholds), predicted)
+
+    def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
+        return bootstrap_mean(self.agreement(MULTILABEL.decide(probabilities, thresholds), labels))
+
+    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
+        return multilabel_metrics(probabilities, labels, classes, thresholds)
+
+    def mistakes(
+        self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
+    ) -> list[Mistake]:
+        return multilabel_mistakes(probabilities, labels, classes, paths, thresholds)
+
+
+MULTICLASS_TASK = MulticlassTask()
+MULTILABEL_TASK = MultilabelTask()
+
+
+def task_for(label_type: LabelType) -> Task:
+    """The task that belongs to labels of this type."""
+    return MULTILABEL_TASK if label_type is MULTILABEL else MULTICLASS_TASK
+
+
+def task_of(labels: Array) -> Task:
+    """The task that belongs to these `labels`: class numbers (n,), or 0 and 1 (n, classes)."""
+    return task_for(label_type_of(labels))
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """The validation images one by one: cross-entropy in nats (n,), and how correct each prediction is (n,).
+
+    That is whether the class is the true one; where images have any number of labels, the intersection of predicted
+    and true labels over their union, 0 to 1.
+    """
+
+    losses: np.ndarray
+    correct: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {"loss": self.loss, "accuracy": self.accuracy}
+
+    def scores(self, monitor: str) -> np.ndarray:
+        """What `monitor` looks at, per image (n,); more is better."""
+        return self.correct.astype(np.float64) if monitor == "accuracy" else -self.losses
+
+
+def score_logits(logits: np.ndarray, labels: np.ndarray) -> ValidationScores:
+    """Loss and correctness of class scores (n, classes) against `labels`, image by image."""
+    task, logits = task_of(labels), logits.astype(np.float64)
+    predicted = label_type_of(labels).decide(logits, 0.0)
+    return ValidationScores(task.losses(logits, labels), task.agreement(predicted, labels))

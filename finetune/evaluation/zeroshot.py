@@ -1,0 +1,188 @@
+"""What a 1000-class network already knows of a folder of pictures, and what a new head would make of it.
+
+    found = survey(Path("photos"))
+    found.folders[0].classes              # the ImageNet classes that its pictures are called
+    found.without_training.value          # accuracy when those stand for the folder
+    found.with_head.value                 # estimate for a head on the frozen backbone
+
+A few pictures of each folder go through the network once. Both accuracies come from cross-validation: the pictures
+that say which ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
+Nothing of the network is trained.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune.config import DataConfig
+from finetune.data import image_batches, image_reader, list_source, pad_batch, printable
+from finetune.evaluation.linear_probe import (
+    Floats,
+    Ints,
+    cross_validate,
+    fit_linear_probe,
+    sample_per_class,
+    stratified_folds,
+)
+from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wilson_interval
+from finetune.models import Classifier, inference_function, load_classifier
+from finetune.utils import DataError, Terminal, UsageError, keras, tf
+
+PICTURES = 20  # of each folder: enough to see, and some seconds for a handful of folders
+BATCH = 16
+NAMED = 3  # ImageNet classes shown for a folder
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One class of the user's, and the ImageNet classes that its pictures are called most: (name, share)."""
+
+    name: str
+    pictures: int
+    classes: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known before any training. `paired` holds the head against the untouched network."""
+
+    model: str
+    folders: tuple[Folder, ...]
+    without_training: Proportion
+    with_head: Proportion
+    paired: PairedTest
+    skipped: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and numbers only, for `json.dump`."""
+        return asdict(self)
+
+
+def survey_folders(
+    folder: Path,
+    *,
+    model: str = "efficientnet_lite0",
+    pictures: int = PICTURES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Looks at up to `pictures` pictures of each class folder in `folder` with the 1000-class network `model`.
+
+    Raises DataError for a folder without classes or with too few readable pictures, UsageError for a `model` that has
+    no ImageNet classes, WeightsError when its weights cannot be had.
+    """
+    listing = list_source(DataConfig(folder=folder.absolute()))
+    if len(listing.classes) < 2:
+        raise DataError(f"{folder}: only one class folder.", hint="Two at least are needed to tell apart.")
+    subject = load_classifier(model)
+    if not subject.spec.pretrained:
+        raise UsageError(
+            f"{model} answers with classes of its own, not those of ImageNet.",
+            hint="zeroshot takes a backbone: finetune zeroshot FOLDER --model mobilenet_v2",
+        )
+    chosen = sample_per_class(listing.labels, pictures, seed)
+    paths = [str(Path(listing.root, listing.names[index])) for index in chosen]
+    features, probabilities, problems = _look(subject, paths, progress)
+    good = np.array([at for at in range(len(paths)) if at not in problems], int)
+    labels = listing.labels[chosen][good].astype(np.int64)
+    _check(labels, listing.classes)
+    features, probabilities = features[good], probabilities[good]
+    folds = stratified_folds(labels, seed)
+    mapped = cross_validate(labels, folds, lambda train, test: _vote(probabilities, labels, train, test))
+    fitted = cross_validate(labels, folds, lambda train, test: fit_linear_probe(features, labels, train, test))
+    return Survey(
+        model=subject.row.title,
+        folders=tuple(
+            _describe(name, probabilities[labels == number], subject.classes)
+            for number, name in enumerate(listing.classes)
+        ),
+        without_training=wilson_interval(int(mapped.sum()), len(labels)),
+        with_head=wilson_interval(int(fitted.sum()), len(labels)),
+        paired=paired_test(mapped, fitted),
+        skipped=tuple((paths[at], reason) for at, reason in problems.items()),
+    )
+
+
+def _look(
+    subject: Classifier, paths: Sequence[str], progress: Callable[[int, int], None] | None
+) -> tuple[Floats, Floats, dict[int, str]]:
+    """Pooled features (N, c) and probabilities (N, 1000) in one pass, and why pictures could not be read."""
+    pooled = keras.layers.GlobalAveragePooling2D()(subject.feature_map)
+    run = inference_function(keras.Model(subject.model.inputs[0], [pooled, subject.model.output]))
+    read = image_reader(paths, subject.transform)
+    features, answers = [], []
+    problems: dict[int, str] = {}
+    for batch in image_batches(read, np.arange(len(paths)), BATCH):
+        count = len(batch.indices)
+        one, logits = run(pad_batch(batch.images, BATCH))
+        features.append(one.numpy()[:count])
+        answers.append(tf.nn.softmax(logits).numpy()[:count])
+        problems |= batch.problems
+        if progress:
+            progress(int(batch.indices[-1]) + 1, len(paths))
+    return np.concatenate(features), np.concatenate(answers), problems
+
+
+def _check(labels: Ints, classes: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    few = [name for name, count in zip(classes, counts, strict=True) if count < 2]
+    if few:
+        raise DataError(
+            f"too few readable pictures of {', '.join(map(printable, few[:10]))}.",
+            hint="Two of each class are the least that can be said anything about; twenty are better.",
+        )
+
+
+def _vote(probabilities: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
+    """Every ImageNet class stands for the folders in proportion to how much of it was seen in them."""
+    seen = np.stack([probabilities[train][labels[train] == label].mean(axis=0) for label in np.unique(labels)], axis=1)
+    weight = (seen + 1e-6) / (seen + 1e-6).sum(axis=1, keepdims=True)  # (1000, folders); unseen ones say nothing
+    votes: Ints = (probabilities[test] @ weight).argmax(axis=1)
+    return votes
+
+
+def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folder:
+    counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
+    best = np.argsort(-counts, kind="stable")[:NAMED]
+    named = tuple((classes[at], float(counts[at] / len(probabilities))) for at in best if counts[at])
+    return Folder(name, len(probabilities), named)
+
+
+# ----------------------------------------------------------------------------------------------------- showing
+
+
+def show_survey(folder: Path, *, model: str, pictures: int, as_json: bool, terminal: Terminal) -> None:
+    """Prints the survey of `folder`."""
+    with terminal.stage("Looking") as update:
+        found = survey_folders(folder, model=model, pictures=pictures, progress=update)
+    for path, reason in found.skipped:
+        terminal.warn(f"{printable(path)} is left out: {reason}")
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("folder", "pictures", f"{found.model} calls them", box=None, header_style="dim")
+    for one in found.folders:
+        named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
+        table.add_row(escape(printable(one.name)), str(one.pictures), escape(named))
+    console.print(table)
+    console.print(f"\nWithout training, its classes standing for yours:  {_interval(found.without_training)}")
+    console.print(f"With a new head on it (estimate):                  {_interval(found.with_head)}")
+    paired = found.paired
+    verdict = "more than chance" if paired.better else "no evidence of a difference"
+    console.print(f"The head makes {paired.difference * 100:+.1f} points: {verdict} (p = {paired.p_value:.2g})")
+    console.print(
+        f"Both from {sum(one.pictures for one in found.folders):,} pictures; a head trained on all does better."
+    )
+    terminal.say(f"Next: finetune init {printable(folder)}")
+
+
+def _interval(share: Proportion) -> str:
+    return f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%})"

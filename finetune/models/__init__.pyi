@@ -1,0 +1,35 @@
+from .classifier import (
+    Classifier as Classifier,
+    ClassifierSpec as ClassifierSpec,
+    activate as activate,
+    build_classifier as build_classifier,
+    inference_function as inference_function,
+    load_classifier as load_classifier,
+    transform_of as transform_of,
+)
+from .features import (
+    FEATURE_BATCH as FEATURE_BATCH,
+    CachedFeatures as CachedFeatures,
+    FeatureExtractor as FeatureExtractor,
+    FeatureSource as FeatureSource,
+    all_rows as all_rows,
+    plan_features as plan_features,
+    prepare_features as prepare_features,
+    refuse_unreadable as refuse_unreadable,
+    sha256_of as sha256_of,
+)
+from .predictor import (
+    PREDICT_BATCH as PREDICT_BATCH,
+    UNKNOWN as UNKNOWN,
+    ClassScore as ClassScore,
+    JsonWriter as JsonWriter,
+    PartialTable as PartialTable,
+    Prediction as Prediction,
+    find_inputs as find_inputs,
+    open_table as open_table,
+    partial_path as partial_path,
+    predict_images as predict_images,
+    read_partial as read_partial,
+    read_path_list as read_path_list,
+    shard as shard,
+)

@@ -1,0 +1,9 @@
+from .run import (
+    Checkpoint as Checkpoint,
+    HistoryRow as HistoryRow,
+    ReadOnlyRun as ReadOnlyRun,
+    Run as Run,
+    create_run as create_run,
+    open_run as open_run,
+    refuse_run_folder as refuse_run_folder,
+)

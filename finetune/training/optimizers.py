@@ -1,0 +1,117 @@
+"""How a phase turns gradients into steps: optimizer, schedule of the learning rate, slower steps for earlier blocks.
+
+    optimizer = build(settings, total_steps)              Keras' own optimizer, set up as the config says
+    slow_down(optimizer, {variable: 0.8, ...})            these variables take shorter steps
+
+All state is in `optimizer.variables`, so that a checkpoint holds it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.backbones import Block
+from finetune.config import PhaseConfig
+from finetune.utils import keras, tf
+
+MOMENTUM = 0.9  # of SGD, with Nesterov's look ahead
+PLATEAU_PATIENCE = 2  # epochs without progress until the rate falls
+PLATEAU_FACTOR = 0.2
+NO_DECAY = ["bias", "gamma", "beta"]  # weight decay on these only hurts (He et al. 2019, Bag of Tricks, section 3.1)
+
+
+def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
+    """The optimizer of a phase that will take `total_steps` steps; its learning rate follows `settings.schedule`."""
+    common = {
+        "learning_rate": learning_rate_schedule(settings, total_steps),
+        "weight_decay": settings.weight_decay or None,
+        "global_clipnorm": settings.clip,
+        "use_ema": settings.ema is not None,
+        "ema_momentum": settings.ema or 0.99,
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
+    }
+    if settings.optimizer == "sgd":
+        made = keras.optimizers.SGD(momentum=MOMENTUM, nesterov=True, **common)
+    elif settings.optimizer == "adamw":
+        made = keras.optimizers.AdamW(**{**common, "weight_decay": settings.weight_decay})
+    else:
+        made = keras.optimizers.Adam(**common)
+    if settings.weight_decay:
+        made.exclude_from_weight_decay(var_names=NO_DECAY)
+    return made
+
+
+def learning_rate_schedule(settings: PhaseConfig, total_steps: int) -> Any:
+    """The learning rate: a number, or a Keras schedule over `total_steps` steps. `plateau` lowers it between epochs."""
+    if settings.learning_rate == "auto":
+        raise ValueError("learning_rate: auto must be found before training (see `rates`)")
+    peak, warm = float(settings.learning_rate), round(settings.warmup * total_steps)
+    match settings.schedule:
+        case "cosine":  # Loshchilov & Hutter 2017, one cycle without restarts
+            falling = keras.optimizers.schedules.CosineDecay(peak, max(1, total_steps - warm))
+        case "one_cycle":  # Smith & Topin 2018 in fastai's form: up over the first 30 % by default, down to almost 0
+            warm = warm or round(0.3 * total_steps)
+            falling = keras.optimizers.schedules.CosineDecay(peak, max(1, total_steps - warm), alpha=1e-5)
+        case "step":  # to a tenth at half and at three quarters of the way (He et al. 2016)
+            at = [total_steps // 2, total_steps * 3 // 4]
+            falling = keras.optimizers.schedules.PiecewiseConstantDecay(
+                [place - warm for place in at], [peak, peak / 10, peak / 100]
+            )
+        case _:
+            falling = peak
+    return WarmUp(falling, peak, warm) if warm else falling
+
+
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Rises in a straight line from 0 to `peak` over `steps` steps, then follows `after` (Goyal et al. 2017)."""
+
+    def __init__(self, after: Any, peak: float, steps: int) -> None:
+        self.after, self.peak, self.steps = after, peak, steps
+
+    def __call__(self, step: Any) -> Any:
+        at = tf.cast(step, tf.float32)
+        falling = self.after(at - self.steps) if callable(self.after) else self.after
+        return tf.where(at < self.steps, self.peak * at / self.steps, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"after": self.after, "peak": self.peak, "steps": self.steps}
+
+
+def lower_learning_rate(optimizer: Any, waited: int) -> None:
+    """`schedule: plateau`: after every `PLATEAU_PATIENCE` epochs without progress the rate falls to a fifth."""
+    if waited and waited % PLATEAU_PATIENCE == 0:
+        optimizer.learning_rate.assign(optimizer.learning_rate * PLATEAU_FACTOR)
+
+
+# ------------------------------------------------------------------------------------- discriminative learning rates
+
+
+def layer_scales(found: Sequence[Block], above: Any, decay: float) -> dict[Any, float]:
+    """What the steps of each trainable variable of the model `above` are multiplied by: the head 1, the last block
+    `decay`, the one before `decay` squared, and so on (discriminative fine-tuning, Howard & Ruder 2018)."""
+    scales: dict[Any, float] = {}
+    if decay == 1:
+        return scales
+    held = {id(variable) for variable in above.trainable_variables}
+    for depth, block in enumerate(reversed(found), start=1):
+        for layer in block.layers:
+            for variable in layer.trainable_variables:
+                if id(variable) in held:
+                    scales[variable.value.ref()] = math.pow(decay, depth)
+    return scales
+
+
+def scale_learning_rates(optimizer: Any, scales: dict[Any, float]) -> None:
+    """Multiplies the steps of some variables, by their `ref()`; the step itself is that of the optimizer.
+
+    Keras passes the learning rate to `update_step` for each variable, so this is where it can differ between them.
+    keras.optimizers.MultiOptimizer would need one optimizer with a state of its own per block.
+    """
+    if not scales:
+        return
+    plain = optimizer.update_step
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        return plain(gradient, variable, learning_rate * scales.get(variable.ref(), 1.0))
+
+    optimizer.update_step = update_step

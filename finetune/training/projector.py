@@ -1,0 +1,85 @@
+"""TensorBoard's embedding projector: the validation pictures as points, near each other where the network sees them so.
+
+    add(folder, "head", vectors, {"class": [...], "answer": [...]}, pictures)
+
+The projector looks for its files in every folder that holds event files: `projector_config.pbtxt` names the others,
+`sprite.jpg` has a thumbnail of each point, `<embedding>.tsv` its vector and `<embedding>_metadata.tsv` what it is
+(https://github.com/tensorflow/tensorboard/tree/master/tensorboard/plugins/projector).
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from PIL import Image
+from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
+
+from finetune.data import printable
+from finetune.utils import write_bytes, write_text
+
+CONFIG = "projector_config.pbtxt"
+POINTS = 500  # more make the page slow, and no picture of them any clearer
+AXES = 100  # of the vectors; the page itself goes on with 200 of any at most
+SIDE = 64  # of a thumbnail, in pixels
+
+
+def add_to_projector(
+    folder: Path, name: str, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], pictures: np.ndarray
+) -> None:
+    """Puts an embedding beside those that `folder` has already, or in the place of one of that name.
+
+    `vectors` are (n, d), `columns` texts for each of them, two columns or more, by which the page colours and names
+    points; `pictures` (n, SIDE, SIDE, 3) uint8 are the same for all embeddings. ResourceError where that cannot be
+    written.
+    """
+    table, metadata = f"{name}.tsv", f"{name}_metadata.tsv"
+    write_text(folder / table, _table(_main_axes(vectors)))
+    write_text(folder / metadata, _metadata(columns))
+    write_bytes(folder / "sprite.jpg", _sprite(pictures))
+    config = ProjectorConfig(embeddings=[one for one in _embeddings(folder) if one.tensor_name != name])
+    embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
+    embedding.sprite.image_path = "sprite.jpg"
+    embedding.sprite.single_image_dim.extend([SIDE, SIDE])
+    write_text(folder / CONFIG, text_format.MessageToString(config))
+
+
+def _embeddings(folder: Path) -> list[EmbeddingInfo]:
+    """Of the phases before; none where there is no file, or somebody has changed it."""
+    try:
+        return list(text_format.Parse((folder / CONFIG).read_text("utf-8"), ProjectorConfig()).embeddings)
+    except (OSError, UnicodeError, text_format.ParseError):
+        return []
+
+
+def _main_axes(vectors: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n, at most AXES), on the axes that keep the most: angles and distances hardly change."""
+    if vectors.shape[1] <= AXES:
+        return vectors
+    # By way of the products of all pairs, a small matrix: the same points as from an SVD, in a tenth of the time.
+    strengths, axes = np.linalg.eigh(vectors @ vectors.T)
+    turned: np.ndarray = axes[:, -AXES:] * np.sqrt(np.maximum(strengths[-AXES:], 0))
+    return turned[:, ::-1]
+
+
+def _table(vectors: np.ndarray) -> str:
+    return "".join("\t".join(f"{value:.4g}" for value in row) + "\n" for row in vectors.tolist())
+
+
+def _metadata(columns: Mapping[str, Sequence[str]]) -> str:
+    """A line of heads, then one a point. With a single column TensorBoard would take the heads for a point."""
+    lines = [tuple(columns), *zip(*columns.values(), strict=True)]
+    return "".join("\t".join(printable(text) for text in line) + "\n" for line in lines)
+
+
+def _sprite(pictures: np.ndarray) -> bytes:
+    """All pictures row by row in one square, as WebGL wants it."""
+    across = math.ceil(math.sqrt(len(pictures)))
+    sheet = Image.new("RGB", (across * SIDE, across * SIDE))
+    for at, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (at % across * SIDE, at // across * SIDE))
+    target = io.BytesIO()
+    sheet.save(target, "JPEG", quality=85)
+    return target.getvalue()

@@ -1,0 +1,174 @@
+"""How good a config is by its validation pictures, with no run directory: what a sweep asks many times over.
+
+    bench = Bench(dataset)
+    bench.measure(config).validation.accuracy
+
+The config trains as in `experiment`, step for step, and ends with the same weights: a test compares the figures. What
+does not differ from the config before is kept: the network (its variables are put back), the features, and the
+regression that the head starts from.
+"""
+
+import dataclasses
+import gc
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.config import Config, PhaseConfig
+from finetune.data import Dataset
+from finetune.evaluation import ValidationScores
+from finetune.models import CachedFeatures, Classifier, FeatureSource, build_classifier, prepare_features
+from finetune.training.baseline import LinearProbe, probe_head_features, set_head_weights
+from finetune.training.lr_finder import find_learning_rate
+from finetune.training.trainer import (
+    Callback,
+    Phase,
+    PhaseResult,
+    Trainer,
+    TrainingState,
+    plan_phases,
+    run_phase,
+)
+from finetune.utils import ProgressCallback, keras
+
+HEAD_ONLY = {"dropout", "hidden", "cosine", "batch_norm"}  # keys of `model` that change no feature of a frozen network
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, and all its variables as they were when it was built."""
+
+    key: Hashable
+    classifier: Classifier
+    start: tuple[np.ndarray, ...]
+
+    def restart(self) -> Classifier:
+        """The classifier as it was built; nothing of an earlier training is left in it."""
+        for variable, value in zip(self.classifier.model.variables, self.start, strict=True):
+            variable.assign(value)
+        self.classifier.changed.clear()
+        return self.classifier
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a training came to: the validation pictures with the weights that were kept, and how each phase went."""
+
+    validation: ValidationScores
+    phases: tuple[PhaseResult, ...]
+
+
+class Bench:
+    """Trains configs that differ in anything but the data, one after the other, on one data set."""
+
+    def __init__(self, dataset: Dataset, *, progress: ProgressCallback | None = None, say: Say = lambda _: None):
+        self.dataset = dataset
+        self.progress = progress
+        self.say = say
+        self._network: Network | None = None
+        self._sources: tuple[Hashable, list[FeatureSource]] | None = None
+        self._baselines: dict[Hashable, LinearProbe | None] = {}
+
+    def measure(
+        self,
+        config: Config,
+        *,
+        watcher: Callback | None = None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Measured:
+        """Trains `config` (its recipe complete).
+
+        Raises what a training raises; `check_stop` is called at every step and may raise too.
+        """
+        keras.utils.set_random_seed(config.seed)
+        classifier = self._classifier(config)
+        phases = plan_phases(config, classifier)
+        standing, found = TrainingState(), []
+        for phase, source in zip(phases, self._features(config, classifier, phases), strict=True):
+            trainer = self._trainer(config, classifier, phase, source, standing)
+            started = phase.index > 0 or self._start_head(config, classifier, trainer)
+            result = run_phase(
+                trainer,
+                has_start=started,
+                watcher=watcher or Callback(),
+                commit=lambda _: None,
+                record=lambda _: None,
+                check_stop=check_stop,
+            )
+            found.append(result)
+            standing = TrainingState(phase=phase.index + 1, step=standing.step)
+        measured = Measured(trainer.validate(), tuple(found))
+        del trainer
+        gc.collect()  # compiled steps hold cycles, which would otherwise pile up over the trials
+        return measured
+
+    def _classifier(self, config: Config) -> Classifier:
+        key = (config.model.model_dump_json(), config.seed)
+        if self._network is None or self._network.key != key:
+            if self._network is not None:
+                self._network = None
+                keras.backend.clear_session()
+            several = config.data.multi_label
+            built = build_classifier(config.model, self.dataset.classes, seed=config.seed, multi_label=several)
+            self._network = Network(key, built, tuple(variable.numpy() for variable in built.model.variables))
+        return self._network.restart()
+
+    def _features(self, config: Config, classifier: Classifier, phases: Sequence[Phase]) -> list[FeatureSource]:
+        key = (*_below(config), tuple(phase.blocks for phase in phases))
+        if self._sources is None or self._sources[0] != key:
+            self._sources = None  # before there are two of them in memory
+            found = prepare_features(
+                classifier,
+                self.dataset,
+                [phase.cut for phase in phases],
+                augment=config.augment,
+                seed=config.seed,
+                policy=config.cache,
+                progress=self.progress,
+                say=self.say,
+            )
+            if not all(isinstance(source, CachedFeatures) for source in found):
+                return found  # they belong to this network
+            self._sources = key, found
+        return self._sources[1]
+
+    def _trainer(
+        self,
+        config: Config,
+        classifier: Classifier,
+        phase: Phase,
+        source: FeatureSource,
+        standing: TrainingState,
+    ) -> Trainer:
+        def make(settings: PhaseConfig) -> Trainer:
+            tried = dataclasses.replace(phase, settings=settings)
+            begun = TrainingState(phase=phase.index)
+            return Trainer(tried, classifier, source, self.dataset, config=config, progress=begun)
+
+        if phase.settings.learning_rate == "auto":
+            found = phase.settings.model_copy(update={"learning_rate": find_learning_rate(phase, make).chosen})
+            phase = dataclasses.replace(phase, settings=found)
+        return Trainer(phase, classifier, source, self.dataset, config=config, progress=standing)
+
+    def _start_head(self, config: Config, classifier: Classifier, trainer: Trainer) -> bool:
+        if config.head.start == "random" or not classifier.spec.linear_head:
+            return False
+        key = (*_below(config), config.imbalance)
+        if key not in self._baselines:
+            self._baselines[key] = probe_head_features(trainer)
+        if (found := self._baselines[key]) is not None:
+            set_head_weights(found, classifier)
+        return found is not None
+
+
+def _below(config: Config) -> tuple[Any, ...]:
+    """What decides the numbers that come out of the frozen part."""
+    return (
+        config.model.model_dump_json(exclude=HEAD_ONLY),
+        config.augment.model_dump_json(exclude={"preset", "mixup", "cutmix"}),
+        config.seed,
+        config.cache,
+    )

@@ -1,0 +1,182 @@
+"""TensorFlow and Keras, started in one place: at their first use, quietly, and set up for the machine at hand.
+
+Every other module says `from finetune.utils import keras, tf`. That costs nothing; the first attribute that is asked
+of either (`tf.function`, `keras.Model`) imports both, which takes some three seconds. So a wrong path, a mistake in a
+config or `--help` answers at once.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from finetune.utils.errors import ResourceError, UsageError
+
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Linux within Windows
+
+
+class LazyModule:
+    """A module of TensorFlow or Keras that is imported when it is first used, after `initialize`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        initialize()
+        return getattr(importlib.import_module(self._name), attribute)
+
+    def __repr__(self) -> str:
+        return f"LazyModule({self._name!r})"
+
+
+keras: Any = LazyModule("keras")
+tf: Any = LazyModule("tensorflow")
+
+
+@cache
+def initialize() -> None:
+    """Imports TensorFlow and Keras and sets them up; once in a process, whoever comes first.
+
+    Raises UsageError for Keras on another backend, ResourceError for Keras 2.
+    """
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise UsageError(
+            f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
+            hint="unset KERAS_BACKEND",
+        )
+    # TensorFlow's allocator for GPUs, used for main memory too: it keeps what it has once got. The default gives every
+    # large tensor back to the system, which clears the pages again for the next one; without that a forward pass is up
+    # to twice as fast (benchmarks/RESULTS.md).
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    if not is_debugging():
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silence_cpp_logs():
+        backend = importlib.import_module("keras")
+        tensorflow = importlib.import_module("tensorflow")
+        gpus = tensorflow.config.list_physical_devices("GPU")
+    if not is_debugging():
+        tensorflow.get_logger().setLevel("ERROR")
+    for gpu in gpus:
+        # TensorFlow otherwise takes all memory of the device at once, from everybody else too.
+        with contextlib.suppress(RuntimeError):  # already started by the program that imported us
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
+    if backend.backend.backend() != "tensorflow":  # imported before us, and set up otherwise
+        raise UsageError(f"finetune needs Keras on TensorFlow, found Keras on {backend.backend.backend()}.")
+    if int(backend.__version__.partition(".")[0]) < 3:  # TensorFlow's own Keras 2, or an old package
+        raise ResourceError(
+            f"finetune needs Keras 3, found {backend.__version__}.", hint="pip install --upgrade finetune keras"
+        )
+
+
+def is_debugging() -> bool:
+    """Whether `--debug` asks for TensorFlow's messages and for tracebacks."""
+    return os.environ.get("FINETUNE_DEBUG") == "1"
+
+
+@contextlib.contextmanager
+def silence_cpp_logs() -> Iterator[None]:
+    """What C++ libraries write to stderr goes nowhere, whatever their log level; with --debug it is shown."""
+    sys.stderr.flush()
+    try:
+        saved = None if is_debugging() else os.dup(2)
+    except OSError:  # no stderr at all (a daemon): nothing to silence
+        saved = None
+    if saved is None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow has a GPU to use; where there is no driver for one, it need not be started to know."""
+    if sys.platform == "linux" and not any(os.path.exists(driver) for driver in GPU_DRIVERS):
+        return False
+    return bool(visible_gpus())
+
+
+def visible_gpus() -> list[Any]:
+    """The GPUs that TensorFlow may use in this process (see `select_devices`)."""
+    return list(tf.config.get_visible_devices("GPU"))
+
+
+@contextlib.contextmanager
+def deterministic_ops(wanted: bool) -> Iterator[None]:
+    """The block's operations give the same bits each time, if that is `wanted`; afterwards all is as it was."""
+    initialize()
+    from tensorflow.python.framework import config  # switching it off again has no public name
+
+    before = config.is_op_determinism_enabled()
+    if wanted:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if wanted and not before:
+            config.disable_op_determinism()
+
+
+def select_devices(wanted: str, number: int = 0) -> None:
+    """Lets TensorFlow see what `device: wanted` names: `cpu`, one GPU (`auto`, if there is any, or `gpu`), or `all`.
+
+    `number` tells processes of one machine apart: each takes another GPU. ResourceError for a GPU that is not there.
+    """
+    gpus = visible_gpus()
+    if wanted == "gpu" and not gpus:
+        raise ResourceError("device: gpu, but TensorFlow finds no GPU here.", hint="Use device=auto or device=cpu.")
+    one = [gpus[number % len(gpus)]] if gpus else []
+    chosen = {"cpu": [], "all": gpus}.get(wanted, one)
+    if chosen == gpus:
+        return
+    try:
+        tf.config.set_visible_devices(chosen, "GPU")
+    except RuntimeError as error:  # this process has computed on them already
+        raise ResourceError(
+            f"device: {wanted} comes too late: this process already uses {len(gpus)} GPU(s).",
+            hint="Choose the device in the first training of a process.",
+        ) from error
+
+
+def dtype_policy() -> str:
+    """The Keras dtype policy that pays on this device.
+
+    bfloat16 halves traffic and feeds the tensor cores of NVIDIA chips from Ampere (compute capability 8) on, with the
+    range of float32, so no loss scaling is needed. On CPUs it was measured slower than float32.
+    """
+    for gpu in visible_gpus():
+        major, _ = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        if major >= 8:
+            return "mixed_bfloat16"
+    return str(keras.config.floatx())  # float32, unless the program that imported us has chosen float64
+
+
+def describe_device() -> str:
+    """One line for people: `CPU, 2 cores` or `GPU NVIDIA H200, mixed_bfloat16`."""
+    if gpus := visible_gpus():
+        names = {tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus}
+        return f"{len(gpus)} x GPU {', '.join(sorted(names))}, {dtype_policy()}"
+    return f"CPU, {available_cores()} cores"
+
+
+def available_cores() -> int:
+    """Cores this process may use; containers and `taskset` often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> int:
+    """The most memory that this process has held at once."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def library_versions() -> dict[str, str]:
+    return {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]}

@@ -1,0 +1,429 @@
+"""Downloads from a real server on this machine that stalls, cuts, lies and dies."""
+
+import hashlib
+import http.server
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.backbones import download
+from finetune.backbones.download import download_file
+from finetune.utils.errors import ResourceError, WeightsError
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
+Answer = Callable[["Server", Any], None]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT with ETag and Range; each request first takes the next of `troubles`, if any is left."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.troubles: list[Answer] = []
+        self.requests: list[str | None] = []  # the Range of each
+        self.content = CONTENT
+        self.etag: str | None = '"first"'
+        self.seconds_per_block = 0.0
+        self.ranges = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/file.h5"
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # clients that hang up are what this is about
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.headers["Range"])
+        if self.server.troubles:
+            self.server.troubles.pop(0)(self.server, self)
+        else:
+            self.serve()
+
+    def serve(self, stop: int | None = None, length: int | None = None) -> None:
+        """All that was asked for, or only up to byte `stop`."""
+        content, wanted = self.server.content, self.headers["Range"]
+        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        if begin >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        if self.server.etag:
+            self.send_header("ETag", self.server.etag)
+        self.send_header("Content-Length", str(length or len(content) - begin))
+        self.end_headers()
+        end = len(content) if stop is None else stop
+        for start in range(begin, end, 1 << 16):
+            self.wfile.write(content[start : min(start + (1 << 16), end)])
+            time.sleep(self.server.seconds_per_block)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    proxies = [name for one in ("http_proxy", "https_proxy", "all_proxy") for name in (one, one.upper())]
+    for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", *proxies):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def _cut(stop: int) -> Answer:
+    return lambda server, handler: handler.serve(stop)
+
+
+def _status(code: int, **headers: str) -> Answer:
+    def answer(server: Server, handler: Any) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def _stall(server: Server, handler: Any) -> None:
+    handler.serve(1 << 16)
+    time.sleep(0.6)
+
+
+def _login_page(server: Server, handler: Any) -> None:
+    page = b"\n<!DOCTYPE html><html><body>Please log in.</body></html>"
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/html")
+    handler.send_header("Content-Length", str(len(page)))
+    handler.end_headers()
+    handler.wfile.write(page)
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+# --------------------------------------------------------------------------------------------------- it works
+
+
+@pytest.mark.parametrize("hash", [SHA256, MD5, SHA256[:15], None])
+def test_whole_file_under_its_name_and_nothing_else(server: Server, tmp_path: Path, hash: str | None) -> None:
+    seen: list[tuple[int, int | None]] = []
+    target = tmp_path / "deep" / "folder" / "file.h5"
+    download_file(server.url, target, hash, len(CONTENT), progress=lambda done, total: seen.append((done, total)))
+    assert target.read_bytes() == CONTENT
+    assert _visible(target.parent) == ["file.h5"]
+    assert not list(target.parent.glob(".*.part"))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert seen == sorted(seen)
+    download_file(server.url, target, hash)
+    assert len(server.requests) == 1
+
+
+def test_file_mode_follows_the_umask(server: Server, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        download_file(server.url, tmp_path / "file.h5", SHA256)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.h5").stat().st_mode & 0o777 == 0o640
+
+
+def test_server_without_length_and_etag(server: Server, tmp_path: Path) -> None:
+    def answer(server: Server, handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(CONTENT)
+
+    server.troubles = [answer]
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+def test_redirect(server: Server, tmp_path: Path) -> None:
+    server.troubles = [_status(302, Location=server.url)]
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+# ---------------------------------------------------------------------------------------- trouble that passes
+
+
+@pytest.mark.parametrize(
+    "trouble", [_status(503), _status(429, Retry_After="0"), _status(500), _cut(100_000), _cut(1), _stall]
+)
+def test_passing_trouble(server: Server, tmp_path: Path, trouble: Answer) -> None:
+    server.troubles = [trouble] * 3
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    assert len(server.requests) == 4
+
+
+def test_patience_that_the_server_asks_for(server: Server, tmp_path: Path) -> None:
+    server.troubles = [_status(429, Retry_After="1")]
+    begin = time.monotonic()
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert 0.9 < time.monotonic() - begin < 5
+
+
+def test_cut_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.troubles = [_cut(500_000), _cut(700_000)]
+    download_file(server.url, tmp_path / "file.h5", None)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=500000-", "bytes=700000-"]
+
+
+def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    server.troubles = [_cut(500_000)]
+    download_file(server.url, tmp_path / "file.h5", None)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+def test_file_that_changes_between_attempts_is_not_mixed(server: Server, tmp_path: Path) -> None:
+    def cut_and_change(server: Server, handler: Any) -> None:
+        handler.serve(500_000)
+        server.content, server.etag = CONTENT[::-1], '"second"'
+
+    server.troubles = [cut_and_change]
+    download_file(server.url, tmp_path / "file.h5", None)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT[::-1]
+
+
+def test_without_etag_nothing_is_continued(server: Server, tmp_path: Path) -> None:
+    server.etag = None
+    server.troubles = [_cut(500_000)]
+    download_file(server.url, tmp_path / "file.h5", None)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+def test_part_longer_than_the_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f".file.h5.{'0' * 16}.{os.getpid()}-{'0' * 8}.part").write_bytes(CONTENT + b"more")
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_one_wrong_copy_is_kept_aside_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+    def wrong(server: Server, handler: Any) -> None:
+        server.content = CONTENT[::-1]
+        handler.serve()
+        server.content = CONTENT
+
+    server.troubles = [wrong]
+    download_file(server.url, tmp_path / "file.h5", MD5)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    assert (tmp_path / "file.h5.bad").read_bytes() == CONTENT[::-1]
+
+
+def test_damaged_file_is_replaced(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.h5").write_bytes(b"damaged")
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+# --------------------------------------------------------------------------------------- trouble that remains
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "requests"),
+    [
+        (_status(503), "503 Service Unavailable, 5 times", 5),
+        (_status(404), "404 Not Found", 1),
+        (_status(403), "403 Forbidden", 1),
+        (_cut(0), "cut after 0 of", 5),
+        (_stall, "sent nothing for 0.3 seconds", 5),
+        (_login_page, "web page", 1),
+    ],
+)
+def test_lasting_trouble(server: Server, tmp_path: Path, trouble: Answer, reason: str, requests: int) -> None:
+    server.troubles = [trouble] * 20
+    with pytest.raises(WeightsError, match=reason) as caught:
+        download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert len(server.requests) == requests
+    for fact in (server.url, SHA256, str(tmp_path)):
+        assert fact in str(caught.value)
+    assert not _visible(tmp_path)
+
+
+def test_wrong_hash_names_both(server: Server, tmp_path: Path) -> None:
+    wanted = "sha256:" + "0" * 64
+    with pytest.raises(WeightsError) as caught:
+        download_file(server.url, tmp_path / "file.h5", wanted)
+    assert wanted in str(caught.value)
+    assert SHA256.partition(":")[2] in str(caught.value)
+    assert _visible(tmp_path) == ["file.h5.bad"]
+    assert len(server.requests) == 2
+
+
+def test_wrong_size(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="1048576 bytes, expected are 5"):
+        download_file(server.url, tmp_path / "file.h5", None, 5)
+    assert not _visible(tmp_path)
+
+
+def test_nobody_listens(server: Server, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(WeightsError, match=r"no connection .*refused.*5 times"):
+        download_file(f"http://127.0.0.1:{port}/file.h5", tmp_path / "file.h5", None)
+
+
+def test_server_accepts_and_is_silent(server: Server, tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(WeightsError, match="does not answer"):
+            download_file(f"http://127.0.0.1:{silent.getsockname()[1]}/file.h5", tmp_path / "file.h5", None)
+
+
+def test_unknown_name(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be resolved"):
+        download_file("http://no-such-host.invalid/file.h5", tmp_path / "file.h5", None)
+
+
+def test_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no connection"):
+        download_file(server.url.replace("http:", "https:"), tmp_path / "file.h5", None)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_certificate_of_the_environment_is_trusted_and_no_other(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    subprocess.run(["openssl", *made.split(), *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+    with pytest.raises(WeightsError, match=r"(?s)cannot be trusted.*SSL_CERT_FILE"):
+        download_file(url, tmp_path / "file.h5", SHA256)
+    monkeypatch.setenv(variable, str(tmp_path / "certificate"))
+    download_file(url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+def test_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_address[1]}")
+    download_file("http://elsewhere.invalid/file.h5", tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+
+
+def test_secrets_in_the_url_stay_secret(server: Server, tmp_path: Path) -> None:
+    server.troubles = [_status(404)]
+    url = server.url.replace("http://", "http://me:geheim@") + "?token=geheim"
+    with pytest.raises(WeightsError) as caught:
+        download_file(url.replace("me:geheim@", ""), tmp_path / "file.h5", None)
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in download.shown(url)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders of Windows have other permissions")
+def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ResourceError, match="FINETUNE_CACHE"):
+        download_file(server.url, tmp_path / "file" / "file.h5", SHA256)
+    with pytest.raises(ResourceError, match="FINETUNE_CACHE"):
+        download_file(server.url, Path("/proc/no-such-folder/file.h5"), SHA256)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("name", ["FINETUNE_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("FINETUNE_OFFLINE")
+    monkeypatch.setenv(name, "1")
+
+    def no_socket(*_: Any, **__: Any) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", no_socket)
+    monkeypatch.setattr(socket, "getaddrinfo", no_socket)
+    begin = time.perf_counter()
+    with pytest.raises(WeightsError) as caught:
+        download_file("https://example.invalid/file.h5", tmp_path / "file.h5", SHA256)
+    assert time.perf_counter() - begin < 1
+    for fact in ("FINETUNE_OFFLINE=1", "https://example.invalid/file.h5", SHA256, str(tmp_path)):
+        assert fact in str(caught.value)
+    assert not _visible(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ several processes
+
+PROCESS = """
+import sys
+from pathlib import Path
+from finetune.backbones import download
+if sys.argv[4] == "broken locks":
+    import filelock
+    filelock.FileLock.acquire = lambda self: None
+    filelock.FileLock.release = lambda self: None
+download.download_file(sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None)
+assert Path(sys.argv[2]).stat().st_size == 1048576
+"""
+
+
+def _process(server: Server, target: Path, locks: str = "locks") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROCESS, server.url, target, SHA256, locks])
+
+
+@pytest.mark.parametrize("locks", ["locks", "broken locks"])
+def test_eight_processes_and_a_cold_cache(server: Server, tmp_path: Path, locks: str) -> None:
+    server.seconds_per_block = 0.05
+    processes = [_process(server, tmp_path / "file.h5", locks) for _ in range(8)]
+    assert [process.wait(60) for process in processes] == [0] * 8
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    assert not list(tmp_path.glob(".*.part"))
+    assert len(server.requests) == 1 if locks == "locks" else len(server.requests) > 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_killed_download_leaves_no_file_and_is_continued(server: Server, tmp_path: Path) -> None:
+    server.seconds_per_block = 0.1
+    process = _process(server, tmp_path / "file.h5")
+    deadline = time.monotonic() + 30
+    while not any(part.stat().st_size > 200_000 for part in tmp_path.glob(".*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not _visible(tmp_path)
+    server.seconds_per_block = 0
+    download_file(server.url, tmp_path / "file.h5", SHA256)
+    assert (tmp_path / "file.h5").read_bytes() == CONTENT
+    begin = int((server.requests[-1] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+    assert begin > 200_000
+    assert not list(tmp_path.glob(".*.part"))

@@ -1,0 +1,225 @@
+"""The demo page: what it answers, what it says to bad files, and that it works in a browser without a network."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli import demo, main as cli
+from finetune.config import schema as config
+from finetune.models import classifier as classifiers
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Colours told apart by an untrained network, which is sure of `red`."""
+    made = classifiers.build_classifier(
+        config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["blue", "green", "red"]
+    )
+    made.model.get_layer("logits").bias.assign([0.0, 1.0, 5.0])
+    other = classifiers.build_classifier(
+        config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["cat", "dog"]
+    )
+    return demo.Demo(made, other, [])
+
+
+@pytest.fixture
+def picture(pictures):
+    return str(pictures / "red" / "00.png")
+
+
+def test_a_picture_gets_answers_a_map_and_the_other_networks_opinion(page, picture):
+    shown = page.answer(picture)
+    assert shown.message == ""
+    assert list(shown.answers) == ["red", "green", "blue"]
+    assert sum(shown.answers.values()) == pytest.approx(1, abs=1e-5)
+    assert shown.seen.shape == (64, 64, 3)
+    assert shown.seen.dtype == np.uint8
+    assert set(shown.imagenet) == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n half of one"])
+def test_a_bad_file_gets_a_message_and_nothing_else(page, tmp_path, content):
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    shown = page.answer(str(path))
+    assert shown.message.startswith("This picture cannot be used: ")
+    assert shown.answers is shown.seen is shown.imagenet is None
+
+
+def test_no_picture_is_no_answer(page):
+    assert page.answer(None) == demo.DemoAnswer()
+
+
+def test_examples_are_test_pictures_of_every_class(pictures, tmp_path):
+    (tmp_path / "config.yaml").write_text(config.dump_config(config.load_config({"data": {"folder": str(pictures)}})))
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
+    rows = [
+        f"{name}/{number:02}.png,{name},{'test' if number % 2 else 'train'},x"
+        for name in ("blue", "red")
+        for number in range(8)
+    ]
+    (tmp_path / "splits.csv").write_text("\n".join(["path,label,split,sha256", *rows, ""]))
+    found = demo.example_images(tmp_path, 4)
+    expected = [pictures / name / f"{number:02}.png" for number in (1, 3) for name in ("blue", "red")]
+    assert found == [str(path) for path in expected]
+    assert demo.example_images(tmp_path / "absent") == []
+    (tmp_path / "splits.csv").write_text("damaged")
+    assert demo.example_images(tmp_path) == []
+
+
+def test_without_gradio_its_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["demo"]) == 2
+    assert "pip install 'finetune[demo]'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def address(page, tmp_path_factory):
+    """`finetune demo` as it is typed, of a folder with a model; ended by Ctrl-C."""
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'finetune[demo]'")
+    if BROWSER is None:
+        pytest.skip("needs chromium")
+    folder = tmp_path_factory.mktemp("mine")
+    page.classifier.save(folder / "model.keras")
+    port = free_port()
+    command = [sys.executable, "-m", "finetune.cli", "demo", str(folder), "--port", str(port)]
+    with (folder / "stderr").open("wb") as file:
+        server = subprocess.Popen(command, stderr=file, env={**os.environ, "FINETUNE_OFFLINE": "1"})
+    said = wait_for(lambda: server.poll() is not None or (folder / "stderr").read_text(), seconds=240)
+    assert f"http://127.0.0.1:{port}/" in str(said)
+    yield f"http://127.0.0.1:{port}/"
+    server.send_signal(signal.SIGINT)
+    assert server.wait(60) == 0
+
+
+@pytest.fixture
+def tab(address, tmp_path):
+    with Tab(tmp_path) as tab:
+        tab.call("Page.navigate", url=address)
+        wait_for(lambda: "Nothing you drop leaves this computer" in tab.text())
+        yield tab
+
+
+def free_port():
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.2)
+    raise AssertionError("it did not come")
+
+
+class Tab:
+    """A tab of a headless browser, by the DevTools protocol over a pipe. It reaches nothing but this machine."""
+
+    def __init__(self, folder):
+        options = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1200,1000",
+            f"--user-data-dir={folder / 'browser'}", "--remote-debugging-pipe",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]  # fmt: skip
+        (to_read, self.to), (self.back, to_write) = os.pipe(), os.pipe()
+        shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'  # the browser talks on descriptors 3 and 4
+        self.process = subprocess.Popen(
+            ["bash", "-c", shell, BROWSER, *options], pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self.number, self.rest, self.session, self.requests = 0, b"", None, []
+
+    def __enter__(self):
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Network.enable")
+        return self
+
+    def __exit__(self, *_):
+        self.session = None
+        self.call("Browser.close")
+        self.process.wait(60)
+        os.close(self.to)
+        os.close(self.back)
+
+    def call(self, method, **parameters):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _receive(self):
+        while b"\0" not in self.rest:
+            assert select.select([self.back], [], [], 60)[0], "the browser is silent"
+            part = os.read(self.back, 1 << 20)
+            assert part, "the browser ended"
+            self.rest += part
+        message, _, self.rest = self.rest.partition(b"\0")
+        return json.loads(message)
+
+    def text(self):
+        found = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
+        return found["result"]["value"]
+
+    def drop(self, path):
+        """Puts a file where a person would drop it."""
+
+        def node():
+            root = self.call("DOM.getDocument")["root"]["nodeId"]
+            return self.call("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=wait_for(node))
+
+    def screenshot(self, path):
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+
+def test_a_dropped_picture_is_answered_in_the_browser(tab, picture, tmp_path):
+    tab.drop(picture)
+    said = wait_for(lambda: "%" in tab.text() and tab.text())
+    assert said.index("red") < said.rindex("green") or said.count("red") > 1
+    assert "Of the 1000 ImageNet classes" in said
+    tab.screenshot(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as shown:
+        assert shown.width >= 1000
+    hosts = {urlsplit(url).hostname for url in tab.requests if url.startswith("http")}
+    assert hosts == {"127.0.0.1"}, "the page loads something from elsewhere"
+
+
+def test_a_bad_file_gets_a_message_on_the_page(tab, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n half of one")
+    tab.drop(bad)
+    wait_for(lambda: "This picture cannot be used" in tab.text())

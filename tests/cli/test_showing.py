@@ -1,0 +1,220 @@
+"""`finetune predict` and `evaluate` as they are typed: what goes where, which files are written, which exit code."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli import main as cli, showing
+from finetune.config import schema as config
+from finetune.evaluation import metrics as evaluation
+from finetune.models import classifier as classifiers
+from finetune.models.predictor import Prediction
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+CLASSES = ("=evil()", "[bold]", "plain")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A run directory as far as `predict` looks at it."""
+    folder = tmp_path_factory.mktemp("model")
+    made = classifiers.build_classifier(config.ModelConfig(backbone="tiny", weights="none"), CLASSES)
+    made.model.get_layer("logits").bias.assign([3.0, 1.0, 0.0])  # so that the answers are in a known order
+    made.save(folder / "model.keras")
+    return str(folder)
+
+
+@pytest.fixture
+def place(pictures, tmp_path, monkeypatch):
+    """Three good pictures with odd names and a bad one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("-x.png", "a\nb.png", "=c.png"):
+        (tmp_path / "pix").mkdir(exist_ok=True)
+        (tmp_path / "pix" / name).write_bytes((pictures / "red" / "00.png").read_bytes())
+    (tmp_path / "bad.png").write_text("no picture")
+    return tmp_path
+
+
+def typed(capsys, *command):
+    code = cli.main([str(word) for word in command])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_json_on_standard_output_and_nothing_else_there(capsys, model, place):
+    code, out, err = typed(capsys, "predict", "pix", "bad.png", "--model", model, "--json", "--top", 2)
+    assert code == 6
+    answers = json.loads(out)
+    assert [list(answer) for answer in answers] == [["path", "predictions"]] * 3 + [["path", "error"]]
+    assert [answer["path"] for answer in answers] == ["pix/-x.png", "pix/=c.png", "pix/a\nb.png", "bad.png"]
+    for answer in answers[:3]:
+        assert [list(one) for one in answer["predictions"]] == [["class", "id", "probability"]] * 2
+        assert [one["class"] for one in answer["predictions"]] == ["=evil()", "[bold]"]
+        assert [one["id"] for one in answer["predictions"]] == ["", ""]
+        assert 1 > answer["predictions"][0]["probability"] > answer["predictions"][1]["probability"] > 0
+    assert "3 of 4 pictures answered" in err
+    assert "bad.png: " in err
+
+
+def test_when_no_picture_can_be_read_it_is_a_data_error_and_still_json(capsys, model, place):
+    code, out, err = typed(capsys, "predict", "bad.png", "--model", model, "--json")
+    assert code == 3
+    assert [list(answer) for answer in json.loads(out)] == [["path", "error"]]
+    assert "none of the 1 pictures could be read" in err
+
+    code, out, err = typed(capsys, "predict", "bad.png", "--model", model, "--json", "--figure", "x.png")
+    assert code == 3
+    assert len(json.loads(out)) == 1  # a figure of nothing must not spoil it
+    assert not (place / "x.png").exists()
+
+
+def test_one_picture_is_a_table_and_many_are_lines(capsys, model, place):
+    code, out, _ = typed(capsys, "predict", "pix/-x.png", "--model", model)
+    assert code == 0
+    assert "pix/-x.png" in out
+    assert [word in out for word in CLASSES] == [True] * 3  # [bold] is a name here, no markup
+    assert out.count("%") == 3
+
+    code, out, _ = typed(capsys, "predict", "pix", "bad.png", "--model", model)
+    assert code == 6
+    assert len(out.splitlines()) == 4  # a name with a line break is one line, too
+    assert all("=evil()" in line for line in out.splitlines()[:3])
+    assert out.splitlines()[3].startswith("bad.png")
+
+
+def test_the_table_is_written_for_spreadsheets(capsys, model, place):
+    code, out, err = typed(capsys, "predict", "pix", "bad.png", "--model", model, "--csv", "out.csv")
+    assert (code, out) == (6, "")
+    assert "Wrote out.csv" in err
+    with (place / "out.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert len(rows) == 4
+    assert len(header) == 2 + 3 * 5
+    assert [row[1] for row in rows] == ["'=evil()"] * 3 + [""]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
+    assert rows[3][-1]
+    assert {entry.name for entry in place.iterdir()} == {"pix", "bad.png", "out.csv"}
+
+
+def test_the_figure_is_a_picture_of_the_answers(capsys, model, place):
+    code, _, _ = typed(capsys, "predict", "pix/-x.png", "--model", model, "--figure", "one.png")
+    assert code == 0
+    code, _, _ = typed(capsys, "predict", "pix", "bad.png", "--model", model, "--figure", "all.png")
+    assert code == 6
+    with Image.open("one.png") as one, Image.open("all.png") as sheet:
+        assert one.format == sheet.format == "PNG"
+        assert 600 < one.width < 3000
+        assert sheet.height > 2.5 * one.height
+
+
+@pytest.mark.parametrize("option", ["--csv", "--figure"])
+def test_a_file_is_only_replaced_on_request(capsys, model, place, option):
+    target = place / "out.png"
+    target.write_text("mine")
+    code, out, err = typed(capsys, "predict", "pix", "--model", model, option, target)
+    assert (code, out) == (2, "")
+    assert "exists already" in err
+    assert "--overwrite" in err
+    assert target.read_text() == "mine"
+    code, _, _ = typed(capsys, "predict", "pix", "--model", model, option, target, "--overwrite")
+    assert code == 0
+    assert target.read_bytes()[:4] != b"mine"
+    code, _, err = typed(capsys, "predict", "pix", "--model", model, option, place / "pix", "--overwrite")
+    assert code == 2
+    assert "is a folder" in err
+
+
+def test_a_table_that_cannot_be_written_is_explained(capsys, model, place):
+    code, _, err = typed(capsys, "predict", "pix", "--model", model, "--csv", "absent/out.csv")
+    assert code == 5
+    assert "absent" in err
+
+
+def test_wrong_names_have_their_exit_codes(capsys, model, place):
+    assert typed(capsys, "predict", "pixx", "--model", model)[0] == 3
+    assert typed(capsys, "predict", "pix", "--model", "resnet5000")[0] == 2
+    assert typed(capsys, "predict", "pix", "--model", place / "runs" / "x-1")[0] == 4
+    code, _, err = typed(capsys, "evaluate", model)
+    assert code == 2
+    assert "--data" in err
+
+
+def test_beside_a_run_the_imagenet_answer_can_be_asked_for(capsys, model, place, monkeypatch):
+    monkeypatch.setattr(showing, "imagenet_beside", lambda _: classifiers.load_classifier(model))
+    code, out, _ = typed(capsys, "predict", "pix", "--model", model, "--imagenet", "--json", "--top", 1)
+    assert code == 0
+    for answer in json.loads(out):
+        assert [one["class"] for one in answer["predictions"]] == ["=evil()", "=evil()"]
+
+
+def test_evaluate_prints_numbers_with_their_intervals(capsys, model, pictures, tmp_path):
+    for name, color in (("plain", "red"), ("=evil()", "blue")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for path in sorted((pictures / color).iterdir())[:4]:
+            (tmp_path / "data" / name / path.name).write_bytes(path.read_bytes())
+    code, out, err = typed(capsys, "evaluate", model, "--data", tmp_path / "data")
+    assert code == 0
+    assert "50.0% (95 % interval 21.5% to 78.5%)" in out  # all are called =evil()
+    assert "4 x plain called =evil()" in out
+    assert "no pictures of 1 of the 3 classes: [bold]" in err.replace("\n", " ")
+    code, out, _ = typed(capsys, "evaluate", model, "--data", tmp_path / "data", "--json")
+    assert code == 0
+    assert json.loads(out)["n"] == 8
+    assert json.loads(out)["confusion"] == [[4, 0, 0], [0, 0, 0], [4, 0, 0]]
+
+
+def test_a_thousand_classes_are_shown_where_there_is_something_to_show(capsys):
+    classes = [f"class {number}" for number in range(1000)]
+    measured = evaluation.multiclass_metrics(np.full((3, 1000), 0.001), np.array([5, 7, 7]), classes)
+    showing.print_metrics(measured)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.lstrip().startswith("class ") for line in lines) <= 5
+    assert any("class 7" in line for line in lines)
+
+
+def test_a_figure_of_nothing_is_refused():
+    with pytest.raises(Exception, match="no readable picture"):
+        showing.draw_predictions([Prediction("x.png", error="cut short")])
+
+
+# ------------------------------------------------------------------------------------------------- saying "unknown"
+
+
+@pytest.fixture
+def wary(tmp_path):
+    """A classifier that was right in 90 % of all cases on validation, and in 99 % where it was 99.9 % sure."""
+    made = classifiers.build_classifier(config.ModelConfig(backbone="tiny", weights="none"), CLASSES)
+    made.model.get_layer("logits").bias.assign([3.0, 1.0, 0.0])  # less sure than that of anything
+    table = ((0.999, 0.99, 0.4), (0.2, 0.9, 1.0))
+    made.spec = dataclasses.replace(made.spec, confidences=table)
+    made.save(tmp_path / "model.keras")
+    return str(tmp_path)
+
+
+def test_a_wished_precision_makes_less_sure_answers_unknown(capsys, wary, place):
+    code, out, err = typed(capsys, "predict", "pix", "--model", wary, "--json", "--top", 2, "--precision", 0.98)
+    assert code == 0
+    for answer in json.loads(out):
+        unknown, guess = answer["predictions"]
+        assert (unknown["class"], guess["class"]) == ("unknown", "=evil()")
+        assert unknown["probability"] == pytest.approx(1 - guess["probability"], abs=1e-5)
+    assert "Answers below 0.999 are unknown: on validation 40.0% of the pictures were answered, 99.0% of those" in err
+
+
+def test_a_precision_that_all_answers_have_withholds_none(capsys, wary, place):
+    code, out, _ = typed(capsys, "predict", "pix", "--model", wary, "--json", "--top", 1, "--precision", 0.9)
+    assert code == 0
+    assert {answer["predictions"][0]["class"] for answer in json.loads(out)} == {"=evil()"}
+
+
+def test_a_precision_that_cannot_be_had_is_one_message(capsys, wary, model, place):
+    code, _, err = typed(capsys, "predict", "pix", "--model", wary, "--precision", 0.999)
+    assert code == 2
+    assert "at best 99.0%" in err
+    code, _, err = typed(capsys, "predict", "pix", "--model", model, "--precision", 0.9)
+    assert code == 2
+    assert "calibrate: true" in err

@@ -1,0 +1,93 @@
+"""Pictures in a bucket; fsspec's own `memory://` stands in for one."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.data import buckets as remote, images
+from finetune.models import predictor as prediction
+from finetune.utils.errors import DataError, ImageError, ResourceError, UsageError
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def bucket():
+    """`memory://photos` with three pictures, one of them damaged, and a text."""
+    random = np.random.default_rng(0)
+    store = fsspec.filesystem("memory")
+    for name in ("a.png", "deep/er/b.PNG"):
+        content = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(content, "PNG")
+        store.pipe(f"/photos/{name}", content.getvalue())
+    store.pipe("/photos/bad.jpg", b"\xff\xd8\xff and nothing more")
+    store.pipe("/photos/notes.txt", b"no picture")
+    yield store
+    store.rm("/photos", recursive=True)
+
+
+def test_a_bucket_is_listed_like_a_folder(bucket):
+    every = ["memory:///photos/a.png", "memory:///photos/bad.jpg", "memory:///photos/deep/er/b.PNG"]
+    assert prediction.find_inputs(["memory://photos"]) == every
+    assert prediction.find_inputs(["memory://photos/*.png"]) == every[:1]
+    assert prediction.find_inputs(["memory://photos/a.png"]) == ["memory://photos/a.png"]
+
+
+def test_the_same_pixels_come_out_as_of_a_file(bucket, tmp_path):
+    (tmp_path / "a.png").write_bytes(bucket.cat("/photos/a.png"))
+    transform = images.Transform(size=32)
+    here, there = (images.read_square(path, transform) for path in (tmp_path / "a.png", "memory://photos/a.png"))
+    assert np.array_equal(here, there)
+    with pytest.raises(ImageError, match="damaged"):
+        images.read_image("memory://photos/bad.jpg")
+    with pytest.raises(ImageError, match="no such file"):
+        images.read_image("memory://photos/gone.png")
+
+
+def test_a_file_that_is_too_large_is_not_read_whole(bucket, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(ImageError, match="too large"):
+        images.read_image("memory://photos/a.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ("memory://nowhere", DataError, "there is no picture"),
+        ("memory://photos/*.webp", DataError, "there is no picture"),
+        ("nosuch://bucket/a.png", ResourceError, "FINETUNE_OFFLINE=1"),
+    ],
+)
+def test_what_is_not_there_is_told(bucket, given, error, says):
+    with pytest.raises(error, match=says):
+        prediction.find_inputs([given])
+
+
+def test_a_store_that_is_not_known_or_not_installed_is_told(monkeypatch):
+    monkeypatch.delenv("FINETUNE_OFFLINE")
+    with pytest.raises(UsageError, match="no kind of store"):
+        remote.list_bucket("nosuch://bucket/a.png")
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol: (_ for _ in ()).throw(ImportError()))
+    remote._store.cache_clear()
+    with pytest.raises(UsageError, match="pip install gcsfs"):
+        remote.list_bucket("gs://bucket/a.png")
+
+
+def test_errors_of_a_store_are_asked_again_and_then_told(bucket, monkeypatch):
+    asked = []
+
+    class Store:
+        def _strip_protocol(self, path):
+            return path
+
+        def open(self, *_, **__):
+            asked.append(0)
+            raise RuntimeError("SlowDown")
+
+    monkeypatch.setattr(remote, "_store", lambda protocol: Store())
+    monkeypatch.setattr(images.time, "sleep", lambda seconds: None)
+    with pytest.raises(ImageError, match="SlowDown"):
+        images.read_image("memory://photos/a.png")
+    assert len(asked) == 3

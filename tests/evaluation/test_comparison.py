@@ -1,0 +1,157 @@
+"""Runs side by side, from what their directories say."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli import main as cli
+from finetune.config import schema as config
+from finetune.evaluation import comparison, metrics as evaluation
+from finetune.evaluation.comparison import RunSummary
+from finetune.training import experiment
+from finetune.utils.errors import DataError, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+
+
+@pytest.fixture(scope="module")
+def two_runs(pictures, tmp_path_factory):
+    """A run that has learnt something, and one that hardly could; the same pictures, split in the same way."""
+    settings = {
+        "name": "colours",
+        "output": str(tmp_path_factory.mktemp("compared")),
+        "data": {"folder": str(pictures), "split": {"train": 0.5, "validation": 0.2, "test": 0.3}},
+        "model": {"backbone": "tiny", "weights": "none"},
+        "head": {"epochs": 2, "batch_size": 8, "learning_rate": 0.03},
+    }
+    tuned = {"fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}}
+    weak = {"head": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-7}}
+    return [experiment.train_config(config.load_config({**settings, **more})) for more in (tuned, weak)]
+
+
+def summary(name, right, **more):
+    pictures = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(right)}
+    return RunSummary(name, "done", {}, [], more, pictures)
+
+
+def paired(*summaries):
+    return comparison._holm([None, *(comparison._test(summaries[0], other) for other in summaries[1:])])
+
+
+def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
+    found = comparison.compare_runs([result.run.path for result in two_runs])
+    rows = np.genfromtxt(two_runs[0].run.splits_csv, delimiter=",", dtype=str, skip_header=1)
+    test = rows[rows[:, 2] == "test"]
+    classifiers = [result.classifier for result in two_runs]
+    folder = config.load_config(two_runs[0].run.config_yaml).data.folder
+    answered = [
+        np.concatenate([rows for _, rows, _ in one.probabilities([folder / name for name in test[:, 0]])]).argmax(1)
+        for one in classifiers
+    ]
+    labels = np.array([classifiers[0].classes.index(label) for label in test[:, 1]])
+    expected = evaluation.paired_test(*(one == labels for one in answered))
+    assert found.tests[1] == expected
+    assert [run.accuracy.value for run in found.runs] == [np.mean(one == labels) for one in answered]
+
+
+def test_what_differs_in_the_configs(two_runs):
+    found = comparison.compare_runs([result.run.path for result in two_runs]).differences
+    assert found["head.epochs"] == ["2", "1"]
+    assert found["head.learning_rate"] == ["0.03", "1e-07"]
+    assert "head.batch_size" not in found
+    assert "name" not in found
+    assert any(key.startswith("fine_tune") for key in found)
+
+
+def test_the_command_prints_tables_json_and_a_picture(two_runs, tmp_path, capsys):
+    paths = [str(result.run.path) for result in two_runs]
+    figure = tmp_path / "compared.png"
+    assert cli.main(["compare", *paths, "--figure", str(figure)]) == 0
+    out = capsys.readouterr().out
+    assert "colours-1" in out
+    assert "head.epochs" in out
+    assert "common test pictures, p =" in out
+    with Image.open(io.BytesIO(figure.read_bytes())) as drawn:
+        assert drawn.width > 800
+    assert cli.main(["compare", *paths, "--figure", str(figure)]) == 2  # it exists
+    capsys.readouterr()
+    assert cli.main(["compare", *paths, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in found["runs"]] == ["colours-1", "colours-2"]
+    assert found["tests"][0] is None
+    assert found["tests"][1]["n"] == found["runs"][0]["test"]["n"]
+
+
+def test_pictures_without_their_folder_still_compare(two_runs, tmp_path):
+    """Runs may be moved, and compared where the pictures are not."""
+    moved = []
+    for result in two_runs:
+        target = tmp_path / result.run.path.name
+        target.mkdir()
+        for name in ("state.json", "config.yaml", "report.json", "splits.csv", "classes.txt", "history.csv"):
+            (target / name).write_bytes((result.run.path / name).read_bytes())
+        moved.append(target)
+    here = comparison.compare_runs([result.run.path for result in two_runs])
+    assert comparison.compare_runs(moved).tests == here.tests
+
+
+def test_files_that_do_not_belong_together_are_refused(two_runs, tmp_path):
+    target = tmp_path / "torn"
+    target.mkdir()
+    for name in ("state.json", "config.yaml", "report.json", "history.csv"):
+        (target / name).write_bytes((two_runs[0].run.path / name).read_bytes())
+    lines = two_runs[0].run.splits_csv.read_text().splitlines()
+    (target / "splits.csv").write_text("\n".join(lines[:-3]).replace("test", "train") + "\n")
+    with pytest.raises(DataError, match="do not belong together"):
+        comparison.compare_runs([two_runs[0].run.path, target])
+
+
+def test_an_unfinished_run_is_shown_as_such(two_runs, tmp_path):
+    target = tmp_path / "unfinished"
+    target.mkdir()
+    (target / "state.json").write_text('{"format": 1, "status": "stopped", "phases": []}')
+    found = comparison.compare_runs([two_runs[0].run.path, target])
+    assert found.tests == [None, None]
+    assert found.sentences() == ["unfinished and colours-1 cannot be compared: unfinished has no test results."]
+    assert comparison.draw_run_comparison(found).startswith(b"\x89PNG")
+
+
+def test_better_worse_and_no_evidence():
+    first = summary("A", [1, 0] * 20)
+    better, same, other = summary("B", [1] * 40), summary("C", [0, 1] * 20), summary("D", [])
+    tests = paired(first, better, same, other)
+    found = comparison.Comparison([first, better, same, other], tests).sentences()
+    assert found[0].startswith("B is better than A: +50.0 points on 40 common test pictures, p = ")
+    assert found[1].startswith("No evidence that C differs from A: +0.0 points")
+    assert found[2] == "D and A cannot be compared: D has no test results."
+    assert comparison.Comparison([better, first], paired(better, first)).sentences()[0].startswith("A is worse than B")
+
+
+def test_only_common_pictures_count():
+    first, second = summary("A", [1, 1, 0, 0]), summary("B", [1, 1])
+    test = paired(first, second)[1]
+    assert test.n == 2
+    elsewhere = RunSummary("E", "done", {}, [], {}, {("other", "cat"): True})
+    assert (
+        comparison.Comparison([first, elsewhere], [None, None]).sentences()[0].endswith("they share no test picture.")
+    )
+
+
+def test_more_comparisons_make_none_more_significant():
+    """Holm 1979: the smallest p-value of three is taken three times, and their order stays."""
+    first = summary("A", [0] * 12)
+    others = [summary(name, [1] * count + [0] * (12 - count)) for name, count in (("B", 6), ("C", 8), ("D", 2))]
+    alone = [paired(first, other)[1].p_value for other in others]
+    together = [test.p_value for test in paired(first, *others)[1:]]
+    assert together == pytest.approx([alone[0] * 2, alone[1] * 3, alone[2]])
+
+
+def test_one_run_and_none_are_one_clear_message(two_runs, tmp_path):
+    path = two_runs[0].run.path
+    with pytest.raises(UsageError, match="two runs at least"):
+        comparison.compare_runs([path, path])
+    with pytest.raises(UsageError, match="is not a run"):
+        comparison.compare_runs([path, tmp_path])

@@ -1,0 +1,248 @@
+"""Maps show where: they follow the class, the weights and the picture. Sanity checks: Adebayo et al. 2018."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.backbones import registry as catalog
+from finetune.cli import main as cli
+from finetune.config import schema as config
+from finetune.data import images
+from finetune.evaluation import explain as explanation
+from finetune.models import classifier
+from finetune.utils.device import keras
+from finetune.utils.errors import UsageError
+
+# A row of each family. All but a few of the largest of the catalogue were seen to give a map (2026-11-22).
+FAMILIES = {
+    "mobilenet_025": 96, "mobilenet_v2_035": 96, "mobilenet_v3_small_075": 96, "efficientnet_lite0": 96, "alexnet": 96,
+    "efficientnet_b0": 96, "efficientnet_v2_b0": 96, "resnet50_v2": 96, "densenet121": 96, "vgg16": 96,
+    "convnext_tiny": 96, "xception": 96, "nasnet_mobile": 96, "inception_v3": 160,
+}  # fmt: skip
+
+
+def untrained(backbone, size=96, pooling="avg"):
+    settings = config.ModelConfig(backbone=backbone, weights="none", image_size=size, pooling=pooling)
+    return classifier.build_classifier(settings, ["cat", "dog", "hot dog"])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return untrained("tiny", 64)
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    return classifier.load_classifier("efficientnet_lite0")
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(3).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+
+
+def feature_map(subject, picture):
+    below = keras.Model(subject.model.inputs[0], subject.feature_map)
+    return below(picture[None].astype("float32"), training=False).numpy()[0]
+
+
+def read(path, size):
+    return np.asarray(Image.fromarray(images.read_image(path)).resize(size))
+
+
+# ------------------------------------------------------------------------------------------------------- maps
+
+
+@pytest.mark.parametrize("method", explanation.EXPLAIN_METHODS)
+def test_a_map_has_the_size_of_the_picture_and_values_from_0_to_1(tiny, picture, method):
+    found = explanation.explain_image(tiny, picture, target="dog", method=method)
+    assert found.heat.shape == (64, 64)
+    assert found.heat.dtype == np.float32
+    assert found.heat.min() >= 0
+    assert found.heat.max() <= 1
+    assert found.cells.shape == (8, 8)
+    assert found.target.name == "dog"
+    assert sum(one.probability for one in found.predictions) == pytest.approx(1, abs=1e-5)
+    assert explanation.overlay_heatmap(found.picture, found.heat).shape == (64, 64, 3)
+
+
+def test_without_a_target_the_likeliest_class_is_explained(tiny, picture):
+    found = explanation.explain_image(tiny, picture)
+    assert found.target == found.predictions[0]
+    asked = explanation.explain_image(tiny, picture, target=found.target.name)
+    np.testing.assert_array_equal(found.heat, asked.heat)
+
+
+def test_with_a_linear_head_grad_cam_is_the_plain_cam_without_what_speaks_against(tiny, picture):
+    """Selvaraju et al. 2017, section 3.1: Grad-CAM generalises CAM."""
+    features = feature_map(tiny, picture)
+    kernel = tiny.model.get_layer("logits").kernel.numpy()
+    by_hand = features @ kernel[:, 1] / 64  # the mean over 8 x 8 cells
+    cam = explanation.explain_image(tiny, picture, target="dog", method="cam")
+    grad = explanation.explain_image(tiny, picture, target="dog", method="grad-cam")
+    np.testing.assert_allclose(cam.cells, by_hand, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(grad.cells, cam.cells)
+    assert explanation.heatmap(cam.cells, 8, method="cam").min() == 0
+    np.testing.assert_array_equal(explanation.heatmap(grad.cells, 8) == 0, grad.cells <= 0)
+
+
+def test_grad_cam_plus_plus_follows_its_formula(tiny, picture):
+    found = explanation.explain_image(tiny, picture, target=1, method="grad-cam++")
+    features = feature_map(tiny, picture).astype("float64")
+    gradient = tiny.model.get_layer("logits").kernel.numpy()[:, 1].astype("float64") / 64
+    alpha = gradient**2 / (2 * gradient**2 + gradient**3 * features.sum(axis=(0, 1)))
+    expected = features @ (64 * alpha * np.maximum(gradient, 0))
+    np.testing.assert_allclose(found.cells, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_nothing_that_speaks_for_the_class_gives_a_blank_map():
+    assert not explanation.heatmap(np.full((7, 7), -1, np.float32), 56).any()
+    assert not explanation.heatmap(np.zeros((7, 7), np.float32), 56).any()
+    assert not explanation.heatmap(np.full((7, 7), np.nan, np.float32), 56).any()
+
+
+def test_a_file_is_seen_as_the_network_sees_it(tiny, picture, tmp_path):
+    path = tmp_path / "wide.png"
+    Image.fromarray(np.concatenate([picture, picture], axis=1)).save(path)
+    found = explanation.explain_image(tiny, path)
+    np.testing.assert_array_equal(found.picture, images.read_square(path, tiny.transform))
+
+
+def test_many_pictures_at_once_give_the_maps_of_each(tiny, picture):
+    both = np.stack([picture, picture[::-1]])
+    cells, probabilities = explanation.make_explainer(tiny).maps(both, [0, 2])
+    for at, target in enumerate([0, 2]):
+        single = explanation.explain_image(tiny, both[at], target=target)
+        np.testing.assert_allclose(cells[at], single.cells, rtol=1e-4, atol=1e-6)
+    assert probabilities.shape == (2, 3)
+
+
+def test_the_map_follows_the_weights(picture):
+    """A randomised model gives another map (Adebayo et al. 2018), also from the same explainer."""
+    subject = untrained("tiny", 64)
+    before = explanation.explain_image(subject, picture, target="cat").cells
+    random = np.random.default_rng(1)
+    for layer in subject.model.layers:
+        if layer.name.endswith("_conv"):
+            layer.set_weights([random.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
+    after = explanation.explain_image(subject, picture, target="cat").cells
+    assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.9
+
+
+# --------------------------------------------------------------------------------------------------- families
+
+
+@pytest.mark.parametrize(("backbone", "size"), FAMILIES.items())
+def test_every_family_gives_a_map(backbone, size):
+    subject = untrained(backbone, size)
+    head = keras.Model(subject.feature_map, subject.model.output)
+    picture = np.random.default_rng(0).integers(0, 255, (1, size, size, 3)).astype("float32")
+    cells = explanation.grad_cam(head, subject.backbone(picture, training=False))[0].numpy()
+    assert cells.ndim == 3
+    assert cells.shape[1] >= 2
+    assert np.isfinite(cells).all()
+    assert np.ptp(cells) > 0
+
+
+def test_a_feature_map_of_one_cell_is_refused():
+    with pytest.raises(UsageError, match="no feature map to explain: at 8 px its features are 1 x 1 x 32"):
+        explanation.explain_image(untrained("tiny", 8), np.zeros((8, 8, 3), np.uint8))
+
+
+def test_plain_cam_is_refused_where_the_head_does_not_allow_it():
+    with pytest.raises(UsageError, match="plain CAM needs a head of one global mean"):
+        explanation.explain_image(untrained("tiny", 64, pooling="max"), np.zeros((64, 64, 3), np.uint8), method="cam")
+
+
+def test_an_unknown_method_names_the_nearest(tiny, picture):
+    with pytest.raises(UsageError, match=r"no method 'gradcam'. Did you mean 'grad-cam'"):
+        explanation.explain_image(tiny, picture, method="gradcam")
+
+
+# ---------------------------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize("wanted", ["African elephant", "african_elephant", "AFRICAN-ELEPHANT", "n02504458", 386])
+def test_a_class_is_found_by_name_id_and_number(wanted):
+    entries = catalog.imagenet_classes()
+    found = explanation.find_class(wanted, [entry.name for entry in entries], [entry.id for entry in entries])
+    assert entries[found].id == "n02504458"
+
+
+def test_one_word_of_a_name_is_enough_if_no_other_class_has_it():
+    assert explanation.find_class("poodle", ["toy poodle", "cat"]) == 0
+    assert explanation.find_class("dog", ["hot dog", "dog"]) == 1
+    with pytest.raises(UsageError, match="'poodle' may be any of 2 classes: toy poodle, miniature poodle"):
+        explanation.find_class("poodle", ["toy poodle", "miniature poodle"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("daisey", r"no class 'daisey'. Did you mean 'daisy'"),
+        (7, "no class number 7"),
+        ("", "no class ''"),
+        ("--", "no class"),
+    ],
+)
+def test_a_class_that_there_is_not(wanted, message):
+    with pytest.raises(UsageError, match=message):
+        explanation.find_class(wanted, ["daisy", "rose"], ["", ""])
+
+
+# ------------------------------------------------------------------------------------------- the real network
+
+
+def test_on_the_elephant_picture_the_mass_lies_on_the_elephant(imagenet, shared):
+    found = explanation.explain_image(imagenet, shared / "data/demo_images/elephant.jpg")
+    body = np.zeros((224, 224), bool)
+    body[10:215, 30:224] = True  # the box around it, 76 % of the picture
+    core = np.zeros((224, 224), bool)
+    core[30:180, 40:200] = True  # head and chest, 48 %
+    assert found.target.name == "African elephant"
+    assert found.heat[body].sum() / found.heat.sum() > 0.9
+    assert found.heat[core].sum() / found.heat.sum() > 0.75
+
+
+# Grad-CAM++ leaves out the channels that speak against a class, and tells classes apart less sharply by it.
+@pytest.mark.parametrize(("method", "sharpness"), [("grad-cam", 0.7), ("grad-cam++", 0.25), ("cam", 0.5)])
+def test_the_map_of_two_animals_moves_with_the_class_asked_for(imagenet, shared, method, sharpness):
+    folder = shared / "data/demo_images"
+    elephant, cat = (
+        read(folder / "elephant.jpg", (300, 224)),
+        read(folder / "mobilenet_caffe_cat.jpg", (300, 224)),
+    )
+    both = np.concatenate([elephant[:, 60:172], cat[:, 100:212]], axis=1)
+
+    def left(target):
+        heat = explanation.explain_image(imagenet, both, target=target, method=method).heat
+        return heat[:, :112].sum() / heat.sum()
+
+    assert left("African elephant") > 0.5 > left("tiger cat")
+    assert left("African elephant") - left("tiger cat") > sharpness
+
+
+# ----------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_writes_a_picture_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = str(shared / "data/demo_images/granny_smith.jpg")
+    assert cli.main(["explain", path, "--class", "granny smith"]) == 0
+    written = tmp_path / "explanations/granny_smith-Granny_Smith.png"
+    with Image.open(written) as drawn:
+        assert drawn.width > drawn.height
+    assert "Granny Smith 9" in capsys.readouterr().out
+    assert cli.main(["explain", path, "--class", "granny smith"]) == 2  # it exists
+    assert cli.main(["explain", path, "--class", "grany smith"]) == 2
+    assert "Did you mean 'Granny Smith'" in capsys.readouterr().err
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/a.jpg", "two/a.jpg", "broken.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((shared / "data/demo_images/elephant.jpg").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    assert cli.main(["explain", "one/a.jpg", "two/a.jpg", "broken.jpg", "--output", "out"]) == 6
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-2.png", "a.png"]

@@ -1,0 +1,100 @@
+"""What goes into a training, as pictures and as a sentence."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli import main as cli
+from finetune.config import schema as config
+from finetune.data import dataset as data, images
+from finetune.evaluation import preview
+from finetune.utils.errors import UsageError
+
+
+@pytest.fixture
+def opened(settings):
+    loaded = config.load_config({**settings, "augment": "standard"})
+    return loaded, data.open_dataset(loaded.data, seed=loaded.seed)
+
+
+def test_a_sheet_per_class(opened):
+    found = dict(preview.preview_sheets(*opened, pictures=2, augmented=3))
+    assert list(found) == ["blue", "green", "red"]
+    for png in found.values():
+        with Image.open(io.BytesIO(png)) as sheet:
+            assert sheet.width >= 2 * sheet.height  # two rows of five, and the heads
+
+
+def test_without_augmentation_there_is_nothing_to_show_of_it(settings):
+    loaded = config.load_config(settings)
+    found = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), pictures=2))
+    with Image.open(io.BytesIO(found["red"])) as sheet:
+        assert sheet.width < sheet.height  # two rows of two, and the heads
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (97, 97)])
+def test_the_box_is_what_the_evaluation_keeps(shape):
+    """Black outside the box, white inside: the network sees white alone."""
+    how = images.Transform(32)
+    left, top, width, height = preview.kept(*shape, how)
+    pixels = np.zeros((shape[1], shape[0], 3), np.uint8)
+    pixels[top : top + height, left : left + width] = 255
+    seen = np.array(images.resize_square(Image.fromarray(pixels), how))
+    assert seen[1:-1, 1:-1].min() == 255
+    assert seen.min() > 180  # half a pixel of what is around it is mixed in at the edge
+    assert width * height < shape[0] * shape[1]
+
+
+def test_squeezed_pictures_lose_nothing():
+    assert preview.kept(300, 200, images.Transform(32, resize="squash")) is None
+
+
+@pytest.mark.parametrize(
+    ("resize", "sentence"),
+    [
+        # 40 x 36 pixels: round(0.875 * 36) = 32, and 1 - 32 * 32 / (40 * 36) = 29 %
+        ("crop", "The center crop removes 29% of the pixels on median. The network sees 32 x 32 pixels."),
+        ("squash", "Whole pictures are squeezed to a square, 1.1 to 1 on median. The network sees 32 x 32 pixels."),
+        ("pad", "Whole pictures are fitted on black, which makes up 10% on median. The network sees 32 x 32 pixels."),
+    ],
+)
+def test_the_sentence(settings, resize, sentence):
+    settings["model"]["resize"] = resize
+    loaded = config.load_config(settings)
+    assert preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0)) == sentence
+
+
+def test_small_pictures_are_said_to_be_enlarged(settings):
+    settings["model"]["image_size"] = 64
+    loaded = config.load_config(settings)
+    assert "100% of the pictures are smaller" in preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0))
+
+
+def test_the_command_leaves_existing_sheets_alone(opened, tmp_path, capsys):
+    loaded, _ = opened
+    path = tmp_path / "colours.yaml"
+    path.write_text(config.dump_config(loaded))
+    output = tmp_path / "sheets"
+    command = ["preview", str(path), "--output", str(output), "--pictures", "1", "--augmented", "1"]
+    assert cli.main(command) == 0
+    assert "center crop removes" in capsys.readouterr().out
+    assert sorted(one.name for one in output.iterdir()) == ["blue.png", "green.png", "red.png"]
+    assert cli.main(command) == 2
+    assert cli.main([*command, "--overwrite"]) == 0
+
+
+def test_names_that_no_file_system_takes_are_changed_and_kept_apart():
+    assert preview._file_names(("a/b", "a?b", "c d")) == ["a_b-0", "a_b-1", "c d"]
+
+
+def test_an_existing_sheet_is_named(opened, tmp_path):
+    loaded, _ = opened
+    (tmp_path / "green.png").touch()
+    from finetune.utils.terminal import Terminal
+
+    with pytest.raises(UsageError, match=r"green\.png exists already"):
+        preview.write_preview(
+            loaded, output=tmp_path, pictures=1, augmented=1, overwrite=False, terminal=Terminal(quiet=True)
+        )

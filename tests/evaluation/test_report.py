@@ -1,0 +1,189 @@
+"""The report: right files, right numbers, one page that needs nothing and believes no name."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.evaluation import metrics as evaluation, report as reporting
+from finetune.evaluation.report import ReportData
+from finetune.utils.errors import ImageError
+
+CLASSES = ("daisy", "<script>alert(1)</script>", "roses")
+LABELS = np.array([0, 0, 1, 1, 2, 2])
+HEAD = np.array(
+    [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.97, 0.02, 0.01], [0.1, 0.1, 0.8], [0.4, 0.3, 0.3]]
+)
+FINAL = np.array(
+    [[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.97, 0.02, 0.01], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]
+)
+PATHS = [Path(f"/photos/{i}<i>.jpg") for i in range(6)]
+
+
+def evidence() -> ReportData:
+    epoch = {"loss": 0.4, "accuracy": 0.9, "validation_loss": 0.5, "validation_accuracy": 0.8}
+    return ReportData(
+        name="flowers-1",
+        phases=[
+            {"name": name, "epochs": 2, "best_epoch": 2, "validation": {"accuracy": 0.8, "loss": 0.5}, "seconds": 3.0}
+            for name in ("head", "fine_tune")
+        ],
+        history=[{"phase": name, "epoch": i, **epoch} for name in ("head", "fine_tune") for i in (1, 2)],
+        test=evaluation.multiclass_metrics(FINAL, LABELS, CLASSES),
+        head=evaluation.multiclass_metrics(HEAD, LABELS, CLASSES),
+        paired=evaluation.paired_test(HEAD.argmax(1) == LABELS, FINAL.argmax(1) == LABELS),
+        mistakes=evaluation.multiclass_mistakes(FINAL, LABELS, CLASSES, PATHS),
+        examples={name: f"/photos/{name}.jpg" for name in CLASSES},
+        counts={"train": 1200, "validation": 6, "test": 6},
+        skipped=[("bad<b>.jpg", "the file is cut off")],
+        warnings=["2 pictures occur twice"],
+        facts={
+            "backbone": "EfficientNet-Lite0",
+            "image_size": 224,
+            "classes": 3,
+            "device": "CPU",
+            "weights": "sha256:abc",
+            "peak_memory_mb": 900,
+            "versions": {"keras": "3.15.1"},
+            "seconds": {"head": 3.0},
+        },
+        config_yaml="name: flowers\n",
+        commands=["finetune predict PICTURES --model runs/flowers-1"],
+        thumbnail=lambda path: np.full((64, 64, 3), 90, np.uint8),
+    )
+
+
+def page(changed: ReportData) -> str:
+    return reporting.render_page(changed, reporting.draw_figures(changed))
+
+
+def test_writes_exactly_these_files(tmp_path: Path) -> None:
+    reporting.write_report(tmp_path, evidence())
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.png" for name in ("curves", "confusion", "calibration", "mistakes")}
+    assert found == {"report.json", "report.html", *figures}
+
+
+def test_json_holds_the_contract_and_reads_as_a_table(tmp_path: Path) -> None:
+    reporting.write_report(tmp_path, evidence())
+    text = (tmp_path / "report.json").read_text()
+    found = json.loads(text)
+    assert found == json.loads(json.dumps(reporting.report_json(evidence())))  # the layout changes no value
+    assert found["test"]["accuracy"]["value"] == pytest.approx(5 / 6)
+    assert found["phases"][1]["name"] == "fine_tune"
+    assert found["mistakes"][0]["probability"] == 0.97
+    assert found["fine_tuning"]["only_second"] == 2
+    assert "[2, 0, 0],\n" in text
+
+
+def test_json_keeps_names_that_look_like_lists(tmp_path: Path) -> None:
+    odd = ("[ 1,  2 ]", "[\t3 ]", "roses")
+    reporting.write_report(tmp_path, replace(evidence(), test=evaluation.multiclass_metrics(FINAL, LABELS, odd)))
+    assert json.loads((tmp_path / "report.json").read_text())["test"]["classes"] == list(odd)
+
+
+def test_page_says_the_numbers() -> None:
+    text = page(evidence()).replace("\N{NO-BREAK SPACE}", " ")
+    for piece in ("83.3 %", "50.0 %", "n = 6", "+33.3 points", "no more than chance may do", "1,200 training"):
+        assert piece in text
+
+
+def test_page_needs_nothing_from_outside() -> None:
+    text = page(evidence())
+    assert "<script" not in text
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', text))
+    assert "default-src 'none'" in text
+
+
+def test_names_are_escaped() -> None:
+    hostile = replace(
+        evidence(),
+        name="a\x1b[31m<u>",
+        warnings=["<u>w\x00"],
+        config_yaml="<u>",
+        commands=["<u>"],
+        skipped=[("<u>\udc80", "<u>")],
+    )
+    text = page(hostile)
+    assert "<u>" not in text.split("</style>")[1]
+    assert "\x1b" not in text
+    assert "\udc80" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_surely_wrong_labels_are_named() -> None:
+    assert "Labels to check" in page(evidence())
+    unsure = [replace(one, probability=0.6, true_probability=0.4) for one in evidence().mistakes]
+    assert "Labels to check" not in page(replace(evidence(), mistakes=unsure))
+
+
+def test_sections_without_evidence_are_left_out(tmp_path: Path) -> None:
+    bare = replace(
+        evidence(), phases=[], history=[], test=None, head=None, paired=None, mistakes=[], examples={},
+        skipped=[], warnings=[],
+    )  # fmt: skip
+    reporting.write_report(tmp_path, bare)
+    text = (tmp_path / "report.html").read_text()
+    assert "no test split" in text
+    for heading in ("Learning", "Class by class", "About the data", "surest mistakes", "<img"):
+        assert heading not in text
+    assert json.loads((tmp_path / "report.json").read_text())["test"] is None
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_a_phase_without_epochs() -> None:
+    idle = [{"name": "head", "epochs": 0, "best_epoch": 0, "validation": {}, "seconds": 0.0}]
+    assert "Learning" in page(replace(evidence(), phases=idle))
+
+
+def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:
+    reporting.write_report(tmp_path, evidence())
+    reporting.write_report(tmp_path, replace(evidence(), mistakes=[]))
+    assert not (tmp_path / "figures" / "mistakes.png").exists()
+    assert (tmp_path / "figures" / "curves.png").exists()
+
+
+def test_a_picture_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
+    def gone(path: str) -> np.ndarray:
+        raise ImageError("the file does not exist")
+
+    reporting.write_report(tmp_path, replace(evidence(), thumbnail=gone))
+    assert "83.3" in (tmp_path / "report.html").read_text()
+
+
+def test_what_the_model_looked_at_stands_beside_the_mistakes() -> None:
+    asked = []
+
+    def overlay(path: str, name: str) -> np.ndarray:
+        asked.append((path, name))
+        return np.zeros((64, 64, 3), np.uint8)
+
+    assert "what the model looked at" in page(replace(evidence(), overlay=overlay))
+    assert asked == [(str(PATHS[3]), "daisy")]
+
+
+def test_many_classes_stay_small_and_come_worst_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    count = 150
+    labels = rng.integers(0, count, 1500)
+    answers = np.full((1500, count), 0.1 / (count - 1))
+    answers[np.arange(1500), np.where(rng.random(1500) < 0.8, labels, rng.integers(0, count, 1500))] = 0.9
+    classes = [f"class {i}" for i in range(count)]
+    many = replace(
+        evidence(),
+        test=evaluation.multiclass_metrics(answers, labels, classes),
+        mistakes=evaluation.multiclass_mistakes(answers, labels, classes, [Path(f"{i}.jpg") for i in range(1500)]),
+        thumbnail=lambda path: rng.integers(0, 255, (160, 160, 3), np.uint8),  # noise: the largest JPEG there is
+    )
+    reporting.write_report(tmp_path, many)
+    assert (tmp_path / "report.html").stat().st_size < 5e6
+    text = (tmp_path / "report.html").read_text()
+    assert "The other 130 classes" in text
+    worst = min((one for one in many.test.per_class if one.recall), key=lambda one: (one.recall.value, one.name))
+    shown = re.findall(r'<td class="class">([^<]*)</td>', text)
+    assert shown[0] == worst.name
+    assert len(shown) == count

@@ -1,0 +1,350 @@
+"""Exports say what the classifier says, in the runtime that will run them, or they do not come to be."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from finetune import api
+from finetune.cli import main as cli
+from finetune.config import schema as configs
+from finetune.evaluation import evaluate as assessment, metrics as evaluation
+from finetune.export import exporter as export, formats as exporters, model_card as card, tflite_metadata
+from finetune.training import experiment
+from finetune.utils import errors
+from finetune.utils.errors import CheckFailed, UsageError, WeightsError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+ALWAYS = {"README.md", "classes.txt", "export.json"}
+FILES = {
+    "keras": {"model.keras"},
+    "saved_model": {"1/saved_model.pb", "1/fingerprint.pb", "1/variables/variables.index",
+                    "1/variables/variables.data-00000-of-00001"},
+    "litert": {"model.tflite"},
+    "onnx": {"model.onnx"},
+    "openvino": {"model.xml", "model.bin"},
+}  # fmt: skip
+VARIANTS = [(name, way) for name, one in exporters.EXPORT_FORMATS.items() for way in (None, *one.quantize)]
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    """A run that tells red from green from blue, with 15 test pictures."""
+    settings = {
+        "name": "colours",
+        "output": str(tmp_path_factory.mktemp("runs")),
+        "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "model": {"backbone": "tiny", "weights": "none"},
+        "head": {"epochs": 8, "batch_size": 8, "learning_rate": 0.03},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return experiment.train_config(configs.load_config(settings)).run.path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def need(format_name):
+    if missing := errors.missing_packages(exporters.EXPORT_FORMATS[format_name].packages):
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def typed(capsys, *command):
+    code = cli.main([str(word) for word in command])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command_line_knows_every_format():
+    assert FILES.keys() == exporters.EXPORT_FORMATS.keys()
+    parser = cli._parser()
+    for name in exporters.EXPORT_FORMATS:
+        assert parser.parse_args(["export", "x", "--format", name]).format == name
+
+
+@pytest.mark.parametrize(("format_name", "quantize"), VARIANTS)
+def test_an_export_is_whole_equal_and_explains_itself(run, pictures, place, format_name, quantize):
+    need(format_name)
+    made = export.export_classifier(run, format_name, quantize=quantize)
+    assert str(made.folder) == str(export.default_folder(run, format_name, quantize))
+    found = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
+    assert found == ALWAYS | FILES[format_name]
+    facts = json.loads((made.folder / "export.json").read_text())
+    assert facts == json.loads(json.dumps(made.facts))
+    assert facts["files"].keys() == FILES[format_name] | {"classes.txt"}
+    assert facts["parity"]["n"] == 15
+    assert facts["parity"]["agreement"] >= facts["parity"]["limit"]["agreement"]
+    if quantize is None:
+        assert facts["parity"]["largest_difference"] <= 1e-4
+    assert facts["accuracy"]["n"] == 15
+    assert (made.folder / "classes.txt").read_text().splitlines() == ["blue", "green", "red"]
+    if quantize is None:  # the program is the same when quantised
+        picture = pictures / "red" / "00.png"
+        assert program_says(made.folder, picture) == api.load(run).predict(picture)[0].predictions[0].name
+
+
+def program_says(folder, picture):
+    """What the program in the model card prints, run in the folder as a user would: the class."""
+    program = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    shutil.copy(picture, folder / "picture.jpg")
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    name, probability = done.stdout.split()
+    assert 1 / 3 <= float(probability) <= 1
+    return name
+
+
+def test_a_keras_export_goes_back_into_every_command(capsys, run, pictures, place):
+    code, out, _ = typed(capsys, "export", run, "--format", "keras", "--output", "mine", "--json")
+    assert (code, json.loads(out)["folder"]) == (0, "mine")
+    picture = pictures / "green" / "01.png"
+    code, out, _ = typed(capsys, "predict", picture, "--model", "mine", "--json")
+    direct = typed(capsys, "predict", picture, "--model", run, "--json")[1]
+    assert json.loads(out) == json.loads(direct)
+    assert typed(capsys, "evaluate", "mine", "--data", pictures)[0] == 0
+    assert typed(capsys, "explain", picture, "--model", "mine", "--figure", "why.png")[0] == 0
+
+
+def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, pictures, place):
+    export.export_classifier(run, "saved_model")
+    folder = export.default_folder(run, "saved_model")
+    code, _, err = typed(capsys, "predict", pictures / "red" / "00.png", "--model", folder)
+    assert code == 4
+    assert "an export for other programs" in err
+    assert "Give the run" in err
+
+
+def test_an_export_of_an_export(run, place):
+    first = export.export_classifier(run, "keras")
+    second = export.export_classifier(first.folder, "keras", output=place / "again")
+    assert second.parity.largest_difference <= 1e-4
+    assert "scikit-learn" in second.facts["pictures"]  # the run's pictures are not part of an export
+    assert second.after is None
+
+
+def test_a_saved_model_takes_files_and_pixels(run, pictures, place):
+    made = export.export_classifier(run, "saved_model")
+    decode = exporters.open_bytes(made.folder)
+    path = pictures / "blue" / "03.png"
+    assert np.argmax(decode(path.read_bytes())) == 0
+    assert decode(b"no picture") is None
+    assert made.bytes_parity.n == 15
+    assert made.bytes_parity.agreement >= 0.97
+
+
+def test_litert_carries_its_labels(run, place):
+    need("litert")
+    made = export.export_classifier(run, "litert")
+    path = made.folder / "model.tflite"
+    assert tflite_metadata.metadata_labels(path) == ["blue", "green", "red"]
+    assert zipfile.ZipFile(path).namelist() == ["labels.txt"]
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    (entry,) = [one for one in model.metadata if one.name == b"TFLITE_METADATA"]
+    content = bytes(model.buffers[entry.buffer].data)
+    assert content[4:8] == b"M001"
+    assert b"labels.txt" in content
+
+
+# ------------------------------------------------------------------------------------------------- the gate
+
+
+def with_answers(monkeypatch, change):
+    """The Keras format, its runtime answering `change(probabilities)`."""
+    honest = exporters.EXPORT_FORMATS["keras"]
+
+    def open_changed(folder):
+        forward = honest.open(folder)
+        return lambda pixels: change(forward(pixels))
+
+    changed = {
+        **exporters.EXPORT_FORMATS,
+        "keras": exporters.ExportFormat("Keras", "model.keras", "keras", honest.write, open_changed),
+    }
+    monkeypatch.setattr(exporters, "FORMATS", changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answers: answers[:, ::-1],
+        lambda answers: answers + np.float32(2e-4),
+        lambda answers: answers * np.float32(np.nan),
+    ],
+)
+def test_an_export_that_says_something_else_fails_and_leaves_nothing(monkeypatch, run, place, change):
+    with_answers(monkeypatch, change)
+    with pytest.raises(CheckFailed, match="does not say what the classifier says"):
+        export.export_classifier(run, "keras", output=place / "out" / "mine")
+    assert list((place / "out").iterdir()) == []
+
+
+def test_a_converter_that_fails_is_one_message_and_leaves_nothing(monkeypatch, run, place):
+    def fail(job, folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("an operation\nthat nobody knows")
+
+    broken = exporters.ExportFormat("Keras", "model.keras", "keras", fail, exporters.EXPORT_FORMATS["keras"].open)
+    monkeypatch.setattr(exporters, "FORMATS", {"keras": broken})
+    with pytest.raises(WeightsError, match="could not be converted to Keras: RuntimeError: an operation that nobody"):
+        export.export_classifier(run, "keras", output=place / "mine")
+    assert not (place / "mine").exists()
+
+
+def test_too_little_accuracy_fails_and_leaves_nothing(capsys, run, place):
+    code, *_ = typed(capsys, "export", run, "--format", "keras", "--output", "mine", "--assert-accuracy", "1")
+    accuracy = api.evaluate(run).accuracy.value
+    assert code == (0 if accuracy == 1 else 7)
+    assert (place / "mine").exists() == (accuracy == 1)
+
+
+def test_evaluate_and_train_demand_an_accuracy_too(capsys, monkeypatch, run):
+    measured = api.evaluate(run)
+    assert typed(capsys, "evaluate", run, "--assert-accuracy", measured.accuracy.value)[0] == 0
+    finished = experiment.Result(None, None, measured, None, None)
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: finished)
+    assert typed(capsys, "train", "digits", "--assert-accuracy", measured.accuracy.value)[0] == 0
+    untested = experiment.Result(None, None, None, None, None)
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: untested)
+    assert typed(capsys, "train", "digits")[0] == 0
+    code, _, err = typed(capsys, "train", "digits", "--assert-accuracy", "0.9")
+    assert (code, "no test pictures" in err) == (7, True)
+
+
+def test_a_figure_below_the_demand_is_told_with_its_interval():
+    assessment.require_accuracy(evaluation.wilson_interval(93, 100), 0.93)
+    with pytest.raises(
+        CheckFailed, match=r"accuracy is 92.00% \(95 % interval 85.0% to 95.9%\), and 93.00% was demanded"
+    ):
+        assessment.require_accuracy(evaluation.wilson_interval(92, 100), 0.93)
+
+
+def test_ties_count_as_agreement_and_undecodable_files_are_counted():
+    before = np.array([[0.50001, 0.49999], [0.9, 0.1], [0.3, 0.7]])
+    after = np.array([[0.49999, 0.50001], [0.9, 0.1], [np.nan, np.nan]])
+    found = export.compare_file_bytes(before, after)
+    assert (found.n, found.agreement, found.undecodable) == (2, 1.0, 1)
+    assert found.largest_difference == pytest.approx(2e-5)
+    assert export.compare_outputs(before[1:2], before[1:2, ::-1]).agreement == 0
+
+
+@pytest.mark.parametrize("limit", export.LIMITS.values())
+def test_one_answer_that_is_not_a_number_is_too_many(limit):
+    before = np.tile([0.9, 0.1], (1000, 1))
+    after = before.copy()
+    assert export.compare_outputs(before, after).meets(limit)
+    after[7] = np.nan
+    assert not export.compare_outputs(before, after).meets(limit)
+
+
+# ------------------------------------------------------------------------------------------------ what is asked
+
+
+def test_a_missing_package_is_named_with_its_extra(capsys, monkeypatch, run, place):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = typed(capsys, "export", run, "--format", "onnx")
+    assert code == 2
+    assert "ONNX needs onnx, onnxruntime, tf2onnx, not installed here" in err
+    assert "pip install 'finetune[onnx]'" in err
+
+
+def test_extras_bring_what_the_formats_need():
+    import tomllib
+    from pathlib import Path
+
+    extras = tomllib.loads((Path(cli.__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for format in exporters.EXPORT_FORMATS.values():
+        if format.packages:
+            brought = {requirement.split(">")[0].replace("-", "_") for requirement in extras[format.extra]}
+            assert set(format.packages) <= brought
+
+
+@pytest.mark.parametrize(
+    ("format_name", "quantize"), [("keras", "int8"), ("saved_model", "float16"), ("onnx", "float16")]
+)
+def test_what_cannot_be_quantised_is_said_before_anything_is_loaded(format_name, quantize):
+    with pytest.raises(UsageError, match=f"not exported as {quantize}"):
+        export.export_classifier("nowhere", format_name, quantize=quantize)
+
+
+def test_a_folder_that_exists_is_left_alone(run, place):
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="exists already"):
+        export.export_classifier(run, "keras", output=place / "mine")
+    assert (place / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_pictures_may_be_given(run, pictures, place, capsys):
+    (place / "bad.png").write_text("no picture")
+    code, out, err = typed(
+        capsys, "export", run, "--format", "keras", "--images", pictures / "red", "bad.png", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["parity"]["n"] == 24
+    assert json.loads(out)["accuracy"] is None
+    assert "1 of 25 pictures cannot be read" in err
+
+
+def test_asserting_an_accuracy_needs_labels(run, pictures, place):
+    with pytest.raises(UsageError, match="needs labelled pictures"):
+        export.export_classifier(run, "keras", pictures=[str(pictures)], assert_accuracy=0.5)
+
+
+def test_int8_of_a_backbone_needs_pictures(tmp_path):
+    with pytest.raises(UsageError, match="--images FOLDER"):
+        export._pictures("efficientnet_lite0", [], "int8", lambda done, total: None, None)
+
+
+def test_given_pictures_are_either_for_calibration_or_for_the_proof(pictures):
+    found = export._pictures("x", [str(pictures)], "int8", lambda done, total: None, None)
+    assert len(found.paths) == len(found.calibration) == 36
+    assert not set(found.paths) & set(found.calibration)
+
+
+def test_the_sample_pictures_are_photos(tmp_path):
+    paths = export.sample_pictures(tmp_path)
+    assert len(paths) == 24
+
+
+# -------------------------------------------------------------------------------------------------- the card
+
+
+def test_the_card_is_one_for_hugging_face(run, place):
+    made = export.export_classifier(run, "keras")
+    text = (made.folder / "README.md").read_text("utf-8")
+    _, front, body = text.split("---\n", 2)
+    header = yaml.safe_load(front)
+    assert header["pipeline_tag"] == "image-classification"
+    (model,) = header["model-index"]
+    (result,) = model["results"]
+    accuracy = next(one for one in result["metrics"] if one["type"] == "accuracy")
+    assert accuracy["value"] == pytest.approx(made.after.value, abs=1e-4)
+    assert "95 % interval" in accuracy["name"]
+    for section in ("## Data", "## Numbers", "## Limits", "## How to use", "## Files"):
+        assert section in body
+    assert "42 training, 15 validation and\n15 test pictures" in body
+
+
+def test_thresholds_travel_with_an_export():
+    spec = SimpleNamespace(confidences=((0.5, 0.91, 1.0), (0.7, 0.96, 0.9), (0.8, 0.985, 0.8)))
+    found = export._thresholds(SimpleNamespace(spec=spec))
+    assert [one["threshold"] for one in found] == [0.5, 0.7, 0.8]  # of 99 % there is none
+    assert export._thresholds(SimpleNamespace(spec=SimpleNamespace(confidences=()))) == []
+
+
+def test_names_cannot_break_the_card():
+    assert card.escape_markdown("a|b <script> *c* [d](e)") == r"a\|b \<script\> \*c\* \[d\](e)"

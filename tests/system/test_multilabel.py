@@ -1,0 +1,454 @@
+"""Several labels a picture: from a table to splits, training, thresholds, report, answers and exports."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
+
+from finetune import api
+from finetune.cli import demo, main as cli
+from finetune.config import auto as recipe, schema as configs
+from finetune.config.schema import DataConfig
+from finetune.data import dataset as data, splits as stratification
+from finetune.evaluation import calibration, metrics as evaluation, multilabel, report as reporting, targets
+from finetune.export import exporter as export, model_card as card
+from finetune.models import classifier as classifiers
+from finetune.runs import run as runs
+from finetune.training import baseline, check as checking, experiment, trainer as training
+from finetune.utils import errors, signals
+from finetune.utils.errors import ConfigError, DataError, Stopped, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+COLOURS = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="session")
+def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 noisy pictures in which any number of three colours stand out, and a table that says which."""
+    root = tmp_path_factory.mktemp("tags")
+    random = np.random.default_rng(0)
+    with (root / "tags.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "label", *COLOURS))
+        for number in range(90):
+            has = [(number >> bit) % 2 for bit in range(3)]
+            tint = 40 * np.array(has[::-1]) + random.normal(0, 18, 3)  # blue is the last channel
+            pixels = (random.integers(0, 120, (36, 40, 3)) + 40 + tint).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number:02}.png")
+            names = [name for name, there in zip(COLOURS, has, strict=True) if there]
+            table.writerow((f"{number:02}.png", "|".join(names), *has))
+    return root / "tags.csv"
+
+
+def settings_for(table: Path, output: Path, **changes: object) -> dict[str, object]:
+    return {
+        "name": "tags",
+        "output": str(output),
+        "data": {"csv": str(table), "multi_label": True, "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "model": {"backbone": "tiny", "weights": "none", "dropout": 0.0},
+        "head": {"epochs": 4, "batch_size": 8, "learning_rate": 0.03},
+        "fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="session")
+def run(tags: Path, tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return experiment.train_config(configs.load_config(settings_for(tags, tmp_path_factory.mktemp("runs")))).run
+
+
+def write(folder: Path, text: str) -> Path:
+    for name in re.findall(r"^(\w+\.png)", text, flags=re.MULTILINE):
+        pixels = np.random.default_rng(sum(map(ord, name))).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "table.csv").write_text(text)
+    return folder / "table.csv"
+
+
+def refused(**changes: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        configs.load_config({"data": {"csv": "t.csv"}, **changes})
+    return str(error.value)
+
+
+# --------------------------------------------------------------------------------------------------- the table
+
+
+def test_names_in_a_cell_and_columns_of_ticks_say_the_same(tags):
+    cells = data.open_dataset(DataConfig(csv=tags, multi_label=True), seed=0)
+    columns = data.open_dataset(DataConfig(csv=tags, label_columns=COLOURS), seed=0)
+    assert cells.classes == columns.classes == COLOURS
+    assert cells.targets is targets.ANY_OF
+    np.testing.assert_array_equal(cells.labels, columns.labels)
+    np.testing.assert_array_equal(cells.labels[:8], [[n & 1, n >> 1 & 1, n >> 2] for n in range(8)])
+    np.testing.assert_array_equal(cells.splits, columns.splits)
+
+
+def test_columns_have_the_order_in_which_they_are_given_and_classes_choose_among_them(tags):
+    turned = data.open_dataset(DataConfig(csv=tags, label_columns=("red", "blue")), seed=0)
+    chosen = data.open_dataset(DataConfig(csv=tags, multi_label=True, classes=("red", "blue")), seed=0)
+    assert turned.classes == chosen.classes == ("red", "blue")
+    np.testing.assert_array_equal(turned.labels, chosen.labels)
+    assert len(chosen) == 90  # green ones stay, as pictures of neither
+
+
+def test_a_tick_that_is_none_is_named_with_its_line(tmp_path):
+    table = write(tmp_path, "path,sun,rain\na.png,1,0\nb.png,maybe,1\n")
+    with pytest.raises(DataError, match=r"line 3: 'maybe' in column sun, expected 0 or 1"):
+        data.open_dataset(DataConfig(csv=table, label_columns=("sun", "rain")), seed=0)
+
+
+def test_what_looks_like_several_labels_and_what_does_not_is_said(tmp_path, tags):
+    with pytest.raises(DataError, match=r"data\.multi_label=true"):  # some have none
+        data.list_source(DataConfig(csv=tags))
+    divided = write(tmp_path, "path,label\na.png,sun|rain\nb.png,rain\n")
+    assert "'sun|rain'" in data.list_source(DataConfig(csv=divided)).warnings[0]
+    assert not data.list_source(DataConfig(csv=divided, multi_label=False)).warnings
+    single = write(tmp_path, "path,label\na.png,sun\nb.png,rain\n")
+    assert "exactly one label" in data.list_source(DataConfig(csv=single, multi_label=True)).warnings[0]
+
+
+def test_a_label_that_every_picture_has_cannot_be_learned(tmp_path):
+    rows = "".join(f"p{at}.png,flower{'|rose' * (at % 2)}\n" for at in range(20))
+    with pytest.raises(DataError, match="every training picture has flower"):
+        data.open_dataset(DataConfig(csv=write(tmp_path, "path,label\n" + rows), multi_label=True), seed=0)
+
+
+def test_the_splits_of_a_run_are_read_as_they_were_written(tags, tmp_path):
+    dataset = data.open_dataset(DataConfig(csv=tags, multi_label=True), seed=0)
+    dataset.write_splits(tmp_path / "splits.csv")
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes))
+    again = data.reopen_dataset(
+        DataConfig(csv=tags, multi_label=True), tmp_path / "splits.csv", tmp_path / "classes.txt"
+    )
+    np.testing.assert_array_equal(again.labels, dataset.labels)
+    np.testing.assert_array_equal(again.splits, dataset.splits)
+    assert ",blue|green," in (tmp_path / "splits.csv").read_text()
+
+
+def test_every_split_has_its_share_of_every_label():
+    random = np.random.default_rng(0)
+    labels = (random.random((1000, 6)) < [0.5, 0.3, 0.1, 0.05, 0.02, 0.004]).astype(np.uint8)
+    keys = random.integers(0, 2**63, 1000, np.uint64)
+    splits = stratification.split_by_label(labels, keys, {1: 0.1, 2: 0.1}, 1.0)
+    assert set(splits.tolist()) == {0, 1, 2}
+    for split, share in ((0, 0.8), (1, 0.1), (2, 0.1)):
+        assert abs((splits == split).mean() - share) < 0.02
+        lacking = np.abs(labels[splits == split].sum(axis=0) - share * labels.sum(axis=0))
+        assert (lacking <= np.maximum(1.5, 0.03 * labels.sum(axis=0))).all()
+    assert labels[splits == 1].any(axis=0).all()
+    np.testing.assert_array_equal(splits, stratification.split_by_label(labels, keys, {1: 0.1, 2: 0.1}, 1.0))
+
+
+def test_a_label_of_two_pictures_is_in_train_and_in_validation():
+    labels = np.zeros((50, 2), np.uint8)
+    labels[:30, 0] = labels[[3, 40], 1] = 1
+    splits = stratification.split_by_label(labels, np.arange(50, dtype=np.uint64), {1: 0.1, 2: 0.1}, 1.0)
+    assert sorted(splits[[3, 40]]) == [0, 1]
+
+
+# -------------------------------------------------------------------------------------------------- the config
+
+
+def test_what_makes_no_sense_is_refused_in_the_config():
+    several = {"csv": "t.csv", "multi_label": True}
+    assert "is for csv data only" in refused(data={"builtin": "digits", "multi_label": True})
+    assert "needs one class a picture" in refused(data=several, imbalance="oversample")
+    assert "needs one class a picture" in refused(data=several, imbalance="logit_adjust")
+    assert "instead of label_column" in refused(data={"csv": "t.csv", "label_column": "x", "label_columns": ["a", "b"]})
+    assert "drop multi_label: false" in refused(data={**several, "multi_label": False, "label_columns": ["a", "b"]})
+    assert "rename the column" in refused(data={"csv": "t.csv", "label_columns": ["a|b", "c"]})
+    assert configs.load_config({"data": several, "imbalance": "weights"}).imbalance == "weights"
+
+
+def test_columns_mean_several_labels_and_come_back_from_a_dump(tmp_path):
+    config = configs.load_config({"data": {"csv": "t.csv", "label_columns": ["a", "b"]}})
+    assert config.data.multi_label
+    (tmp_path / "again.yaml").write_text(configs.dump_config(config))
+    assert configs.load_config(tmp_path / "again.yaml").data == config.data
+
+
+# -------------------------------------------------------------------------------------------------- the numbers
+
+
+def some_answers(n=200, classes=4, seed=0):
+    random = np.random.default_rng(seed)
+    labels = (random.random((n, classes)) < 0.3).astype(np.uint8)
+    scores = 1 / (1 + np.exp(-(2 * labels - 1 + random.normal(0, 1.2, labels.shape))))
+    return scores.round(2), labels  # rounded: some are equal
+
+
+def test_the_figures_are_those_of_scikit_learn():
+    scores, labels = some_answers()
+    thresholds = np.array([0.4, 0.5, 0.6, 0.7])
+    found = multilabel.multilabel_metrics(scores, labels, "abcd", thresholds)
+    said = scores >= thresholds
+    assert found.mean_average_precision.value == pytest.approx(average_precision_score(labels, scores))
+    assert found.micro_f1.value == pytest.approx(f1_score(labels, said, average="micro"))
+    assert found.macro_f1.value == pytest.approx(f1_score(labels, said, average="macro"))
+    assert found.exact.value == (said == labels).all(axis=1).mean()
+    for share in (found.mean_average_precision, found.micro_f1, found.accuracy):
+        assert share.low < share.value < share.high
+        assert share.high - share.low < 0.2
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_accuracy_is_what_two_sets_have_in_common():
+    said = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], bool)
+    true = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 1]], bool)
+    assert multilabel.jaccard(said, true).tolist() == [0.5, 1, 0, 0]
+
+
+def test_a_label_without_pictures_says_nothing_and_spoils_nothing():
+    scores, labels = some_answers()
+    labels[:, 1] = 0
+    found = multilabel.multilabel_metrics(scores, labels, "abcd", 0.5)
+    assert found.per_class[1].average_precision is None
+    rest = [0, 2, 3]
+    expected = average_precision_score(labels[:, rest], scores[:, rest])
+    assert found.mean_average_precision.value == pytest.approx(expected)
+
+
+def test_thresholds_have_the_highest_f1():
+    scores, labels = some_answers()
+    for at, threshold in enumerate(multilabel.best_thresholds(scores, labels)):
+        best = max(f1_score(labels[:, at], scores[:, at] >= cut) for cut in np.arange(0.005, 1, 0.01))
+        assert f1_score(labels[:, at], scores[:, at] >= threshold) == pytest.approx(best)
+    assert calibration.fit_decisions(scores, labels) == {"thresholds": multilabel.best_thresholds(scores, labels)}
+
+
+def test_mistakes_are_labels_said_or_missed_the_surest_first():
+    scores = np.array([[0.9, 0.2], [0.05, 0.1]])
+    found = multilabel.multilabel_mistakes(
+        scores, np.array([[0, 0], [1, 1]]), ["sun", "sea"], [Path("x"), Path("y")], 0.5
+    )
+    assert [(one.predicted, one.about, one.true) for one in found] == [
+        ("not sun", "sun", "sun|sea"),
+        ("sun", "sun", "none"),
+        ("not sea", "sea", "sun|sea"),
+    ]
+    assert found[0].probability == pytest.approx(0.95)
+
+
+def test_losses_and_temperature_are_those_of_the_sigmoid():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (3000, 3))
+    labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+    expected = -np.log(np.where(labels, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))).mean(axis=1)
+    np.testing.assert_allclose(training.score_logits(logits, labels).losses, expected)
+    assert calibration.fit_temperature(2.5 * logits, labels) == pytest.approx(2.5, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [targets.ONE_OF, targets.ANY_OF])
+def test_steps_count_loss_and_accuracy_as_validation_does(kind):
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (40, 4)).astype(np.float32)
+    labels = random.integers(0, 4, 40, np.int32) if kind is targets.ONE_OF else random.integers(0, 2, (40, 4), np.uint8)
+    found = training.score_logits(logits, labels)
+    encoded = kind.encode(labels, 4)
+    assert float(kind.loss(0.0)(encoded, logits, np.ones(4, np.float32))) == pytest.approx(40 * found.loss, rel=1e-5)
+    assert float(kind.correct(logits, labels)) == pytest.approx(40 * found.accuracy, rel=1e-5)
+
+
+def test_weights_make_a_rare_label_count_as_much_as_its_absence():
+    common = np.array([0.5, 0.1])
+    np.testing.assert_allclose(targets.ANY_OF.weights(common) * common, 1 - common)
+
+
+def test_a_regression_for_each_label():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, (300, 3)).astype(np.uint8)
+    rows = (labels @ random.normal(0, 2, (3, 8)) + random.normal(0, 0.5, (300, 8))).astype(np.float32)
+    found = baseline.fit_head_probe(rows[:200], labels[:200], rows[200:], labels[200:], classes=3)
+    assert found.kernel.shape == (8, 3)
+    assert found.accuracy > 0.9
+
+
+# ----------------------------------------------------------------------------------------------------- the run
+
+
+def test_a_run_learns_reports_and_keeps_its_thresholds(run):
+    report = json.loads(run.report_json.read_text())
+    test = report["test"]
+    assert test["multi_label"]
+    assert test["mean_average_precision"]["value"] > 0.7
+    assert [row["class"] for row in test["per_class"]] == list(COLOURS)
+    assert {"average_precision", "threshold", "recall", "precision"} <= set(test["per_class"][0])
+    assert report["baseline"]["accuracy"] > 0.3
+    spec = classifiers.load_classifier(run.path).spec
+    assert spec.multi_label
+    assert [row["threshold"] for row in test["per_class"]] == pytest.approx(spec.thresholds)
+    assert {path.name for path in run.figures.iterdir()} >= {"labels.png", "calibration.png", "curves.png"}
+    assert not (run.figures / "confusion.png").exists()
+    page = run.report_html.read_text("utf-8")
+    assert "test mean average precision" in page
+    assert "Label by label" in page
+
+
+def test_evaluating_a_run_again_finds_the_figures_of_its_report(run):
+    test = json.loads(run.report_json.read_text())["test"]
+    assert api.evaluate(run.path).to_json() == test
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(run, tags, tmp_path, monkeypatch):
+    config = configs.load_config(settings_for(tags, tmp_path))
+    count = iter(range(1000))
+
+    def stop(self, hint=""):
+        if next(count) == 90:
+            raise Stopped("enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signals.Stop, "check", stop)
+        with pytest.raises(Stopped):
+            experiment.train_config(config)
+    begun = runs.open_run(tmp_path / "tags-1")
+    assert begun.status == "stopped"
+    experiment.resume_run(begun)
+    weights = [classifiers.load_classifier(one.path).model.get_weights() for one in (begun, run)]
+    assert all(np.array_equal(*pair) for pair in zip(*weights, strict=True))
+
+
+def test_other_tables_are_measured_and_folders_are_refused(run, tags, pictures):
+    found = api.evaluate(run.path, tags)
+    assert found.n == 90
+    with pytest.raises(DataError, match="no CSV"):
+        api.evaluate(run.path, pictures)
+
+
+def typed(capsys, *command):
+    code = cli.main([str(word) for word in command])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path):
+    spec = classifiers.load_classifier(run.path).spec
+    folder = tags.parent
+    code, out, _ = typed(capsys, "predict", folder, "--model", run.path, "--json", "--top", 3)
+    assert code == 0
+    for answer in json.loads(out):
+        shares = {one["class"]: one["probability"] for one in answer["predictions"]}
+        over = {name for name, least in zip(COLOURS, spec.thresholds, strict=True) if shares[name] >= least}
+        assert set(answer["labels"]) == over
+        assert answer["labels"] == sorted(over, key=lambda name: -shares[name])
+    table = tmp_path / "out.csv"
+    assert typed(capsys, "predict", folder, "--model", run.path, "--csv", table, "--top", 1)[0] == 0
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["labels"].split("|") if row["labels"] else [] for row in rows] == [
+        answer["labels"] for answer in json.loads(out)
+    ]
+    code, out, _ = typed(capsys, "predict", folder / "00.png", folder / "07.png", "--model", run.path)
+    assert len(out.splitlines()) == 2
+    code, out, _ = typed(capsys, "predict", folder / "07.png", "--model", run.path)
+    assert "labels: " in out
+
+
+def test_precision_is_for_one_class_a_picture(capsys, run, tags):
+    code, _, err = typed(capsys, "predict", tags.parent, "--model", run.path, "--precision", 0.9)
+    assert code == UsageError.exit_code
+    assert "any number of labels" in err
+
+
+def test_explain_looks_at_any_label(capsys, run, tags, tmp_path):
+    code, out, _ = typed(
+        capsys, "explain", tags.parent / "07.png", "--model", run.path, "--class", "green", "--output", tmp_path / "x"
+    )
+    assert code == 0
+    assert "green" in out
+
+
+@pytest.mark.parametrize("name", ["keras", "litert", "onnx"])
+def test_exports_say_the_same(run, tmp_path, name):
+    if missing := errors.missing_packages(export.exporters.FORMATS[name].packages):
+        pytest.skip(f"needs {', '.join(missing)}")
+    made = export.export_classifier(run.path, name, output=tmp_path / "out")
+    assert made.agreement == 1
+    assert made.parity.largest_difference < 1e-4
+    assert made.facts["label_thresholds"] == pytest.approx(
+        dict(zip(COLOURS, classifiers.load_classifier(run.path).spec.thresholds, strict=True))
+    )
+    text = (made.folder / "README.md").read_text()
+    assert "multi-label" in text
+    assert "any number of which" in text
+    assert "average precision is" in text
+    assert card.read_report(run.report_json)["test"]["accuracy"]["value"] == pytest.approx(made.before.value)
+
+
+def test_an_export_may_differ_only_next_to_a_threshold():
+    before = np.array([[0.9, 0.5001], [0.1, 0.2]])
+    nearly, other = before - 0.0002, before.copy()
+    other[1, 1] = 0.7
+    assert export.compare_outputs(before, nearly, targets.ANY_OF, 0.5).agreement == 1
+    assert export.compare_outputs(before, other, targets.ANY_OF, 0.5).agreement == 0.5
+
+
+def test_the_page_ticks_what_is_over_its_threshold(run, tags):
+    classifier = classifiers.load_classifier(run.path)
+    page = demo.Demo(classifier, None, demo.example_images(run.path))
+    assert len(page.examples) == demo.EXAMPLES
+    shown = page.answer(str(tags.parent / "07.png"))
+    (answer,) = classifier.predict(tags.parent / "07.png")
+    assert {name.removeprefix(demo.TICK) for name in shown.answers if name.startswith(demo.TICK)} == {
+        one.name for one in answer.labels
+    }
+
+
+def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run, tags, tmp_path, capsys):
+    head = {"epochs": 2, "batch_size": 8, "learning_rate": 0.03, "label_smoothing": 0.1, "monitor": "loss"}
+    more = {"imbalance": "weights", "augment": {"mixup": 0.2}, "calibrate": False, "tensorboard": {"histograms": True}}
+    other = experiment.train_config(configs.load_config(settings_for(tags, tmp_path, head=head, fine_tune=[], **more)))
+    assert other.classifier.spec.temperature == 1
+    assert len(other.classifier.spec.thresholds) == 3  # needed for any answer, whatever calibrate says
+    code, out, _ = typed(capsys, "compare", run.path, other.run.path)
+    assert code == 0
+    assert "common test pictures" in out
+
+
+def test_check_counts_labels_and_tries_a_step(tags, tmp_path):
+    found = checking.check_config(configs.load_config(settings_for(tags, tmp_path)))
+    assert not found.problems
+    assert (
+        found.counts.sum(axis=1).tolist()
+        == data.open_dataset(DataConfig(csv=tags, multi_label=True), seed=0).counts().tolist()
+    )
+    assert found.counts.sum() > 90
+    json.dumps(found.to_json())
+
+
+def test_preview_draws_a_sheet_for_each_label(capsys, tags, tmp_path):
+    words = ("data.multi_label=true", f"data.csv={tags}", "model.backbone=tiny", "model.weights=none")
+    code, *_ = typed(capsys, "preview", "csv", *words, "--pictures", 2, "--output", tmp_path / "sheets")
+    assert code == 0
+    assert {path.stem for path in (tmp_path / "sheets").iterdir()} == set(COLOURS)
+
+
+def test_the_recipe_does_not_smooth_labels(tags):
+    config = configs.load_config({"data": {"csv": str(tags), "multi_label": True}})
+    dataset = data.open_dataset(config.data, seed=0)
+    chosen, _ = recipe.fill_open_keys(config, recipe.DataFacts(500, 3, (300, 200), recipe.data_facts(dataset).several))
+    assert chosen.fine_tune[0].label_smoothing == 0
+
+
+def test_a_model_file_with_thresholds_that_are_none_is_refused(run):
+    spec = classifiers.load_classifier(run.path).spec
+    row = classifiers.catalog.find(spec.backbone)
+    assert classifiers._is_sound(spec, row)
+    for wrong in ({"thresholds": (0.5,)}, {"thresholds": (0.5, 0.5, 7.0)}, {"multi_label": False}):
+        assert not classifiers._is_sound(classifiers.replace(spec, **wrong), row)
+
+
+def test_a_test_without_mistakes_has_a_report(run, tmp_path):
+    labels = np.array([[1, 0], [0, 1], [0, 0]])
+    found = multilabel.multilabel_metrics(labels * 0.9, labels, ("sun", "sea"), 0.5)
+    assert found.exact.value == found.mean_average_precision.value == found.mean_average_precision.high == 1
+    assert found.mean_average_precision.low == evaluation.wilson_interval(3, 3).low
+    assert set(reporting.class_figure(found)) == {"labels"}
+    assert evaluation.paired_test(np.array([0.5, 1.0]), np.array([1.0, 1.0])).difference == 0.25

@@ -1,0 +1,216 @@
+"""Processes and devices that train together must end where one ends alone, and fail together."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from processes import EAGER, SLOW, Crowd, furnish, outcome
+
+from finetune.training.distributed import group as distribution
+from finetune.training.distributed.launch import ProcessPlace
+from finetune.utils import device
+from finetune.utils.device import keras, tf
+from finetune.utils.errors import ConfigError, DataError, ResourceError
+
+CONFIG = """
+name: colours
+recipe: none
+deterministic: true
+data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
+model: {backbone: tiny, weights: none, dropout: 0.2}
+head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
+fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
+"""
+EXACT = "import keras; keras.config.set_floatx('float64')\n"
+DEVICES = """
+import tensorflow
+(cpu,) = tensorflow.config.list_physical_devices("CPU")
+tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
+"""
+COUNTING = """
+read, prepare = images.read_square, features.prepare
+counted = []
+def counting(path, transform):
+    counted.append(path)
+    return read(path, transform)
+def announced(*args, **more):
+    counted.clear()
+    found = prepare(*args, **more)
+    os.write(2, f"read {len(counted)} pictures\\n".encode())
+    return found
+images.read_square, features.prepare = counting, announced
+"""
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Crowd]:
+    crowd = Crowd(furnish(tmp_path_factory.mktemp("together"), pictures, CONFIG))
+    yield crowd
+    crowd.close()
+
+
+@pytest.fixture
+def output(crowd: Crowd, tmp_path: Path) -> Path:
+    """A folder for runs, and a cold cache beside it."""
+    shutil.rmtree(crowd.forges[0].folder / "cache", ignore_errors=True)
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def unbroken(crowd: Crowd) -> dict:
+    """What two processes come to that nobody touched."""
+    assert crowd.run("train", "cfg.yaml", "--output", "unbroken") == [0, 0], crowd.said()
+    return outcome(crowd.forges[0].folder / "unbroken" / "colours-1")
+
+
+def trained(output: Path) -> dict[str, np.ndarray]:
+    """The weights in the last checkpoint of the only run in `output`."""
+    (run,) = output.iterdir()
+    folder = run / "checkpoints" / (run / "checkpoints" / "LAST").read_text().strip()
+    with np.load(folder / "arrays.npz") as arrays:
+        return {key: arrays[key] for key in arrays if key.startswith("model/")}
+
+
+def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[key].astype(float) - other[key]).max()) for key in one)
+
+
+def test_two_processes_end_where_one_ends(crowd: Crowd, output: Path) -> None:
+    patch = EXACT + COUNTING
+    alone = crowd.forges[0]
+    assert alone.run("train", "cfg.yaml", "--output", output / "one", patch=patch) == 0, alone.said()
+    assert "read 72 pictures" in alone.said()
+    shutil.rmtree(alone.folder / "cache")
+    assert crowd.run("train", "cfg.yaml", "--output", output / "two", patches=[patch, patch]) == [0, 0], crowd.said()
+    assert difference(trained(output / "one"), trained(output / "two")) < 1e-12
+    counts = [int(forge.said().partition("read ")[2].partition(" ")[0]) for forge in crowd.forges]
+    assert sorted(counts) == [32, 40]  # of 72, in whole batches of 32: none twice
+    assert "2 processes together; batches of 8 in all" in crowd.forges[0].said()
+    assert "epoch" not in crowd.forges[1].said()  # one speaks
+
+
+def test_two_devices_end_where_one_ends(crowd: Crowd, output: Path) -> None:
+    alone = crowd.forges[0]
+    for name, patch in (("one", EXACT), ("two", EXACT + DEVICES)):
+        assert alone.run("train", "cfg.yaml", "device=all", "--output", output / name, patch=patch) == 0, alone.said()
+    assert "2 devices together" in alone.said()
+    assert difference(trained(output / "one"), trained(output / "two")) < 1e-12
+
+
+def test_a_head_in_float32_mixed_and_accumulated(crowd: Crowd, output: Path) -> None:
+    head = ("train", "cfg.yaml", "fine_tune=null", "augment=light", "augment.mixup=0.2", "head.accumulate=2")
+    assert crowd.forges[0].run(*head, "--output", output / "one") == 0, crowd.said()
+    shutil.rmtree(crowd.forges[0].folder / "cache")
+    assert crowd.run(*head, "--output", output / "two") == [0, 0], crowd.said()
+    assert difference(trained(output / "one"), trained(output / "two")) < 1e-6
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_all_and_the_run_goes_on(crowd: Crowd, output: Path, unbroken: dict, victim: int) -> None:
+    command = ("train", "cfg.yaml", "--output", output, "--resume")
+    patches = [EAGER, EAGER]
+    patches[victim] += "at(Trainer, 'train_batch', 5)"
+    codes = crowd.run(*command, patches=patches)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 5, crowd.said()
+    assert "has ended or cannot be reached" in crowd.forges[1 - victim].said()
+    assert crowd.run(*command) == [0, 0], crowd.said()
+    assert outcome(output / "colours-1") == unbroken
+
+
+def test_asking_one_stops_all_at_the_same_step(crowd: Crowd, output: Path, unbroken: dict) -> None:
+    command = ("train", "cfg.yaml", "--output", output, "--resume")
+    notice = "at(Trainer, 'train_batch', 4, act=lambda: os.write(2, b'fourth'))\n"
+    crowd.start(*command, patches=[SLOW, SLOW + notice])
+    crowd.forges[1].said("fourth")
+    crowd.forges[1].send(signal.SIGTERM)
+    assert crowd.wait() == [143, 143], crowd.said()
+    assert crowd.run(*command) == [0, 0], crowd.said()
+    assert outcome(output / "colours-1") == unbroken
+
+
+OTHER = {  # what one process has otherwise, by the exit code of all
+    "config: ": (2, "import sys; sys.argv[2] = 'other.yaml'"),
+    "keras: ": (2, "from finetune.utils import device; device.library_versions = lambda: {'keras': '3.99'}"),
+    "pictures: ": (3, "real = data.reopen\ndata.reopen = lambda *args, **more: reversed_labels(real(*args, **more))"),
+    "weights: ": (
+        4,
+        "real = classifier.build\nclassifier.build = lambda *args, **more: real(*args, **{**more, 'seed': 1})",
+    ),
+}
+REVERSED = """
+import dataclasses
+def reversed_labels(dataset): return dataclasses.replace(dataset, labels=dataset.labels[::-1])
+"""
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_differs_is_named_before_anything_begins(crowd: Crowd, output: Path, name: str) -> None:
+    (crowd.forges[0].folder / "other.yaml").write_text(CONFIG.replace("0.003", "0.004"))
+    code, patch = OTHER[name]
+    codes = crowd.run("train", "cfg.yaml", "--output", output, patches=["", REVERSED + patch])
+    assert codes == [code, code], crowd.said()
+    for forge in crowd.forges:
+        assert name in forge.said()
+        assert "on process 1 of 2 (127.0.0.1:" in forge.said()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_every_row_counts_once(parts: int, count: int) -> None:
+    """Of every batch, also of one with fewer rows than there are processes."""
+    counted = np.zeros(count)
+    for rank in range(parts):
+        one = group_of(rank, parts)
+        held = one.held(count)
+        assert held.stop > held.start  # kernels crash on empty batches
+        part = one.part(rank, tf.constant(count), tf.constant(held.stop - held.start))
+        rows = part.rows(np.arange(count))
+        assert part.held(np.arange(count)[held]).tolist() == rows.tolist()
+        counted[rows] += part.weight.numpy()
+    assert counted.tolist() == [1] * count
+
+
+def test_shares_are_whole_units_and_all_there_is() -> None:
+    shares = [group_of(rank, 3).share(100, 32) for rank in range(3)]
+    assert [(share.start, share.stop) for share in shares] == [(0, 32), (32, 64), (64, 100)]
+    assert group_of(0, 3).rounds(100, 32) == 2
+    assert [group_of(rank, 3).share(10, 32) for rank in range(3)] == [slice(0, 0), slice(0, 0), slice(0, 10)]
+
+
+def group_of(rank: int, size: int) -> distribution.ProcessGroup:
+    """One of `size` processes with a device each, without the others."""
+    strategy = SimpleNamespace(num_replicas_in_sync=size)
+    return distribution.ProcessGroup(ProcessPlace(rank, tuple("abcde"[:size])), strategy)
+
+
+def test_alone_everything_is_as_if_there_were_no_groups() -> None:
+    alone = distribution.process_group()
+    assert alone is distribution.ALONE
+    assert alone.describe() == ""
+    assert (alone.tell("a"), alone.gather("a"), alone.any(True)) == ("a", ["a"], True)
+    assert alone.total(lambda place: [place, 7]) == [0, 7]
+    with pytest.raises(DataError, match="mine"), alone.together():
+        raise DataError("mine")
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if device.GPUS:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ResourceError, match="no GPU here"), distribution.use_devices("gpu"):
+        pass
+
+
+def test_what_would_not_be_the_same_is_refused() -> None:
+    two, kl = group_of(0, 2), keras.layers
+    distribution.refuse_if_not_exact(distribution.ALONE, [kl.GaussianNoise(0.1)], 8, 42)
+    distribution.refuse_if_not_exact(two, [kl.Dropout(0.2), kl.BatchNormalization()], 8, 42)
+    with pytest.raises(ConfigError, match="GaussianNoise"):
+        distribution.refuse_if_not_exact(two, [kl.GaussianNoise(0.1)], 8, 42)
+    with pytest.raises(ConfigError, match="last batch of an epoch has 1 pictures"):
+        distribution.refuse_if_not_exact(two, [kl.BatchNormalization()], 8, 41)

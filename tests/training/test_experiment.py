@@ -1,0 +1,446 @@
+"""A whole training: what it leaves behind, that it can be told again, and that every way to ask for it works."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+from finetune import api
+from finetune.config import schema as configs
+from finetune.evaluation import evaluate as assessment
+from finetune.models import classifier as classifiers
+from finetune.runs import run as runs
+from finetune.training import experiment
+from finetune.utils import terminal
+from finetune.utils.errors import ConfigError, DataError, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+
+FILES = {
+    "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
+    "report.json", "report.html", "checkpoints/LAST",
+    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
+    "figures/mistakes.png",
+}  # fmt: skip
+SEVERAL = (
+    r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
+    r"tensorboard/(train|validation|result)/events\.out\.\S+",
+    r"tensorboard/validation/(sprite\.jpg|projector_config\.pbtxt|(head|fine_tune)(_metadata)?\.tsv)",
+)
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+HEAD = {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01}
+FINE_TUNE = {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003}
+
+
+def settings_for(pictures, output):
+    return {
+        "name": "colours",
+        "output": str(output),
+        "data": {"folder": str(pictures), "split": SHARES},
+        "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
+        "head": HEAD,
+        "fine_tune": FINE_TUNE,
+    }
+
+
+class Story:
+    """One training, and everything that it said."""
+
+    def __init__(self, settings):
+        self.config = configs.load_config(settings)
+        screen = terminal.Terminal()
+        screen.console.file = io.StringIO()
+        self.result = experiment.train_config(
+            self.config, command=["finetune", "train", "colours.yaml"], terminal=screen
+        )
+        self.run = self.result.run
+        self.said = screen.console.file.getvalue()
+        self.report = json.loads(self.run.report_json.read_text())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(private_cache, cache, monkeypatch):
+    """One cache for all trainings here: they are about the same pictures."""
+    monkeypatch.setenv("FINETUNE_CACHE", cache)
+
+
+@pytest.fixture(scope="module")
+def story(pictures, cache, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", cache)
+        patch.chdir(tmp_path_factory.mktemp("experiment"))
+        return Story(settings_for(pictures, "runs"))
+
+
+def tree(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_the_run_directory_has_exactly_these_files(story):
+    found = tree(story.run.path)
+    several = {name for name in found for pattern in SEVERAL if re.fullmatch(pattern, name)}
+    assert found - several == FILES
+    assert len([name for name in several if name.startswith("tensorboard/train/")]) == 1
+    assert len([name for name in several if name.startswith("tensorboard/validation/events")]) == 1
+    assert {entry.name for entry in story.run.path.parent.iterdir()} >= {"colours-1"}
+
+
+def test_nothing_written_is_a_pickle(story):
+    for path in story.run.checkpoints.glob("*/arrays.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype != object for name in arrays)
+
+
+def test_report_json_keeps_its_contract(story):
+    report = story.report
+    test = report["test"]
+    assert test["n"] == 15
+    assert {"accuracy", "top5", "log_loss", "calibration_error", "per_class", "confusion"} <= test.keys()
+    accuracy = test["accuracy"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert np.trace(test["confusion"]) == round(accuracy["value"] * 15)
+    assert [row["class"] for row in test["per_class"]] == ["blue", "green", "red"]
+    assert accuracy["value"] == story.result.metrics.accuracy.value
+    assert [(phase["name"], phase["epochs"]) for phase in report["phases"]] == [("head", 3), ("fine_tune", 2)]
+    for phase in report["phases"]:
+        assert phase.keys() >= {"name", "epochs", "best_epoch", "validation", "seconds"}
+        assert phase["validation"].keys() == {"loss", "accuracy"}
+        assert phase["seconds"] > 0
+    assert report["pictures"] == {"train": 42, "validation": 15, "test": 15}
+    assert report["head"]["n"] == report["fine_tuning"]["n"] == 15
+
+
+def test_the_history_has_a_row_per_epoch(story):
+    rows = story.run.history()
+    assert [row["phase"] for row in rows] == ["head"] * 3 + ["fine_tune"] * 2
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 1, 2]
+    assert list(rows[0]) == [
+        "phase", "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy",
+        "learning_rate", "step", "seconds",
+    ]  # fmt: skip
+    assert [row["step"] for row in rows] == [6, 12, 18, 24, 30]
+    rates = [row["learning_rate"] for row in rows]
+    assert rates[0] > rates[1] > rates[2]  # cosine, in each phase anew
+    assert 0 < rates[3] < 0.003
+    for phase, best in ((phase, phase["best_epoch"]) for phase in story.report["phases"] if phase["best_epoch"]):
+        (row,) = [row for row in rows if (row["phase"], row["epoch"]) == (phase["name"], best)]
+        assert row["validation_accuracy"] == phase["validation"]["accuracy"]
+        assert row["validation_loss"] == pytest.approx(phase["validation"]["loss"])
+
+
+def test_classes_and_splits_are_lists(story, pictures):
+    assert story.run.classes_txt.read_text() == "blue\ngreen\nred\n"
+    rows = rows_of(story.run.splits_csv)
+    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.glob("*/*.png"))
+    assert sorted(row["path"] for row in rows) == files  # each once
+    assert all(row["path"].startswith(row["label"] + "/") for row in rows)
+    assert all(re.fullmatch("[0-9a-f]{64}", row["sha256"]) for row in rows)
+    counts = {(row["label"], row["split"]) for row in rows}
+    assert counts == {(label, split) for label in ("blue", "green", "red") for split in SHARES}
+
+
+def test_the_config_that_is_left_loads_to_an_equal_one(story, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert configs.load_config(story.run.config_yaml) == story.config
+
+
+def test_run_json_tells_where_the_run_comes_from(story):
+    facts = experiment.read_run_facts(story.run)
+    assert facts["command"] == ["finetune", "train", "colours.yaml"]
+    assert facts["seed"] == 0
+    assert set(facts["versions"]) >= {"finetune", "tensorflow", "keras"}
+    assert facts["device"]
+    assert facts["seconds"].keys() >= {"reading", "features", "head", "fine_tune", "evaluation", "report"}
+    assert "weights" in facts  # none here, and that is said
+
+
+def test_the_state_is_done_with_both_phases(story):
+    assert story.run.status == "done"
+    assert [phase["name"] for phase in story.run.phases] == ["head", "fine_tune"]
+    assert not story.run.run_lock.exists()
+
+
+def test_the_saved_model_is_the_one_that_was_measured(story, pictures):
+    loaded = classifiers.load_classifier(story.run.path)
+    assert all(map(np.array_equal, loaded.model.get_weights(), story.result.classifier.model.get_weights()))
+    test = [pictures / row["path"] for row in rows_of(story.run.splits_csv) if row["split"] == "test"]
+    right = [answer.predictions[0].name == Path(answer.path).parent.name for answer in loaded.predict(test)]
+    assert np.mean(right) == pytest.approx(story.report["test"]["accuracy"]["value"])
+
+
+def test_the_end_says_the_numbers_where_things_are_and_what_to_type_next(story):
+    value = story.report["test"]["accuracy"]["value"]
+    assert f"Test accuracy {value:.1%} (95 % interval" in story.said
+    assert "n = 15" in story.said
+    assert "The head alone:" in story.said
+    assert "report.html" in story.said
+    assert "finetune predict PICTURES --model runs/colours-1" in story.said
+    assert "\x1b" not in story.said  # a file is no terminal
+
+
+# ----------------------------------------------------------------------------------------------- TensorBoard
+
+
+@pytest.fixture(scope="module")
+def board(story):
+    def read(part):
+        events = EventAccumulator(str(story.run.tensorboard / part), size_guidance={"tensors": 0})
+        events.Reload()
+        return {
+            tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+            for tag in events.Tags()["tensors"]
+        }
+
+    return {"train": read("train"), "validation": read("validation")}
+
+
+def test_tensorboard_has_every_step_of_both_phases_on_one_axis(board):
+    for tag in ("step/loss", "step/learning_rate"):
+        assert [step for step, _ in board["train"][tag]] == list(range(1, 31))
+        assert all(np.isfinite(value) for _, value in board["train"][tag])
+    rates = [float(value) for _, value in board["train"]["step/learning_rate"]]
+    assert rates[:18] == sorted(rates[:18], reverse=True)
+    assert rates[18:] == sorted(rates[18:], reverse=True)
+    assert rates[0] == pytest.approx(0.01, rel=0.05)
+    assert rates[18] == pytest.approx(0.003, rel=0.05)
+
+
+def test_tensorboard_has_the_history(board, story):
+    rows = story.run.history()
+    for part, prefix in (("train", ""), ("validation", "validation_")):
+        for figure in ("loss", "accuracy"):
+            points = board[part][f"epoch/{figure}"]
+            assert [step for step, _ in points] == [6, 12, 18, 24, 30]
+            assert [float(value) for _, value in points] == pytest.approx([row[f"{prefix}{figure}"] for row in rows])
+
+
+def test_tensorboard_has_the_config_and_pictures(board, story):
+    ((step, text),) = board["train"]["config"]
+    assert step == 0
+    shown = text.item().decode()
+    assert all(line.strip() in shown for line in story.run.config_yaml.read_text().splitlines())
+    expected = {"epoch/samples": [6, 12, 18, 24, 30], "head/confusion": [18], "fine_tune/confusion": [30]}
+    for tag, steps in expected.items():
+        assert [at for at, _ in board["validation"][tag]] == steps
+        for _, (width, height, png) in board["validation"][tag]:
+            assert Image.open(io.BytesIO(png)).size == (int(width), int(height))
+            assert min(int(width), int(height)) > 100
+
+
+# ------------------------------------------------------------------------------------------------ once again
+
+
+def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
+    before = {name: (story.run.path / name).read_bytes() for name in tree(story.run.path)}
+    again = experiment.train_config(story.config.model_copy(update={"output": story.run.path.parent}))
+    assert again.run.path == story.run.path.with_name("colours-2")
+    assert {name: (story.run.path / name).read_bytes() for name in tree(story.run.path)} == before
+    first, second = story.result.classifier.model, again.classifier.model
+    assert all(map(np.array_equal, first.get_weights(), second.get_weights()))
+    assert again.run.splits_csv.read_bytes() == story.run.splits_csv.read_bytes()
+    rows = [[{**row, "seconds": 0} for row in run.history()] for run in (story.run, again.run)]
+    assert rows[0] == rows[1]
+
+
+def test_a_finished_run_is_not_begun_again_by_evaluate(story):
+    before = tree(story.run.path)
+    assert assessment.evaluate_classifier(story.run.path).to_json() == story.report["test"]
+    assert tree(story.run.path) == before
+
+
+def test_evaluate_measures_what_is_asked_for(story, pictures, tmp_path):
+    train, validation = (
+        assessment.evaluate_classifier(story.run.path, split=split) for split in ("train", "validation")
+    )
+    assert (train.n, validation.n) == (42, 15)
+    assert validation.accuracy.value == pytest.approx(story.run.phases[-1]["validation"]["accuracy"])
+    everything = api.evaluate(story.run.path, pictures)
+    assert everything.n == 72
+    assert everything.correct == train.correct + validation.correct + story.result.metrics.correct
+
+    shutil.copytree(pictures / "red", tmp_path / "new" / "red")
+    reds = assessment.evaluate_classifier(story.run.path, tmp_path / "new")
+    assert [one.n for one in reds.per_class] == [0, 0, 24]
+    assert reds.correct == everything.confusion[2, 2]
+
+    (tmp_path / "table.csv").write_text(f"path,label\n{pictures}/red/00.png,red\n{pictures}/blue/00.png,blue\n")
+    assert assessment.evaluate_classifier(story.run.path, tmp_path / "table.csv").n == 2
+
+
+def test_evaluate_refuses_what_it_cannot_measure(story, pictures, tmp_path):
+    shutil.copytree(pictures / "red", tmp_path / "new" / "purple")
+    with pytest.raises(DataError, match="purple"):
+        assessment.evaluate_classifier(story.run.path, tmp_path / "new")
+    with pytest.raises(DataError, match="no such folder or table"):
+        assessment.evaluate_classifier(story.run.path, tmp_path / "absent")
+    with pytest.raises(UsageError, match="--data"):
+        assessment.evaluate_classifier(story.run.model_keras)
+
+
+def test_evaluate_refuses_pictures_that_have_changed(story, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    moved = tmp_path / "runs" / "colours-1"
+    shutil.copytree(story.run.path, moved)
+    text = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(text.replace(str(pictures), str(tmp_path / "pictures")))
+    assert assessment.evaluate_classifier(moved).to_json() == story.report["test"]  # the run and its pictures may move
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "pictures" / "red" / "07.png")
+    with pytest.raises(DataError, match=r"red/07\.png"):
+        assessment.evaluate_classifier(moved)
+
+
+def test_runs_do_not_go_among_the_pictures(pictures):
+    before = tree(pictures)
+    with pytest.raises(ConfigError, match="inside the data folder"):
+        experiment.train_config(configs.load_config(settings_for(pictures, pictures / "runs")))
+    assert tree(pictures) == before
+
+
+# ---------------------------------------------------------------------------------------------- other configs
+
+
+def test_a_head_alone_on_augmented_views_without_test_pictures(pictures, tmp_path):
+    settings = settings_for(pictures, tmp_path) | {
+        "augment": {"preset": "standard", "views": 2},
+        "head": HEAD | {"epochs": 1},
+        "fine_tune": None,
+    }
+    settings["data"]["split"] = {"train": 0.8, "validation": 0.2, "test": 0}
+    story = Story(settings)
+    assert story.result.metrics is story.result.head_metrics is story.result.paired is None
+    assert story.report["test"] is story.report["head"] is story.report["fine_tuning"] is None
+    assert [phase["name"] for phase in story.report["phases"]] == ["head"]
+    assert {row["split"] for row in rows_of(story.run.splits_csv)} == {"train", "validation"}
+    assert {path.name for path in story.run.figures.iterdir()} == {"curves.png", "coverage.png"}
+    assert "There is no test split" in story.run.report_html.read_text()
+    assert "Test accuracy" not in story.said
+    assert "Next:" in story.said
+    with pytest.raises(DataError, match="no test pictures"):
+        assessment.evaluate_classifier(story.run.path)
+
+
+def test_gradual_unfreezing_from_python_without_training_the_head(pictures, tmp_path):
+    settings = settings_for(pictures, tmp_path) | {
+        "fine_tune": [FINE_TUNE | {"unfreeze": 1}, FINE_TUNE | {"unfreeze": "block3_conv"}]
+    }
+    result = api.train(settings, "head.epochs=0", "fine_tune.0.epochs=1", "fine_tune.1.epochs=1", quiet=True)
+    report = json.loads(result.run.report_json.read_text())
+    assert [phase["name"] for phase in report["phases"]] == ["head", "fine_tune_1", "fine_tune_2"]
+    assert [phase["epochs"] for phase in report["phases"]] == [0, 1, 1]
+    assert [row["step"] for row in result.run.history()] == [6, 12]
+    assert report["head"]["n"] == result.metrics.n == 15
+
+
+def test_a_table_of_odd_names_with_its_own_split_and_live_views(pictures, tmp_path, monkeypatch):
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["picture", "kind", "part"])
+        for number, path in enumerate(sorted(pictures.glob("[br]*/*.png"))):
+            odd = tmp_path / "pix" / f"{path.parent.name}, ä\n{number:02}.png"
+            odd.parent.mkdir(exist_ok=True)
+            shutil.copy(path, odd)
+            part = ("train", "train", "train", "validation", "test")[number % 5]
+            writer.writerow([odd.relative_to(tmp_path), {"blue": "=blue", "red": "röt"}[path.parent.name], part])
+    settings = settings_for(pictures, tmp_path / "runs") | {
+        "data": {"csv": str(table), "path_column": "picture", "label_column": "kind", "split_column": "part"},
+        "augment": {"preset": "light", "views": "live"},
+        "deterministic": True,
+        "head": HEAD | {"epochs": 1},
+        "fine_tune": None,
+    }
+    meanwhile, build = [], classifiers.build_classifier
+    monkeypatch.setattr(
+        classifiers,
+        "build",
+        lambda *args, **more: meanwhile.append(is_op_determinism_enabled()) or build(*args, **more),
+    )
+    story = Story(settings)
+    assert meanwhile == [True]
+    assert not is_op_determinism_enabled()  # the process is left as it was
+    assert story.result.classifier.classes == ("=blue", "röt")
+    assert [len(story.report["test"]["classes"]), story.report["test"]["n"]] == [2, 9]
+    assert len(rows_of(story.run.splits_csv)) == 48
+    assert tree(tmp_path / "pix") == {path.name for path in (tmp_path / "pix").iterdir()}
+    assert assessment.evaluate_classifier(story.run.path).n == 9
+    assert runs.open_run(story.run.path).status == "done"
+
+
+# ----------------------------------------------------------------------------------- what is found out on the way
+
+
+def told(pictures, output, **changes):
+    return Story({**settings_for(pictures, output), **changes})
+
+
+@pytest.fixture(scope="module")
+def found_out(pictures, cache, tmp_path_factory):
+    """A run that starts from the regression, with a rate found by trial and a time budget that nothing fits into."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", cache)
+        head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
+        fine_tune = {**FINE_TUNE, "learning_rate": "auto"}
+        return told(pictures, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
+
+
+def test_the_head_starts_as_a_regression(found_out):
+    facts = experiment.read_run_facts(found_out.run)
+    assert "Baseline, logistic regression on the features: validation accuracy" in found_out.said
+    assert 0.5 < facts["baseline"]["accuracy"] <= 1
+    head = found_out.run.phases[0]["validation"]
+    assert head["accuracy"] >= facts["baseline"]["accuracy"]
+
+
+def test_a_rate_is_found_by_trial_and_drawn(found_out):
+    settled = experiment.read_run_facts(found_out.run)["settled"]
+    assert 1e-7 < settled["head"]["learning_rate"] < 1
+    assert f"head: learning rate {settled['head']['learning_rate']:g}, found by trial" in found_out.said
+    assert (found_out.run.figures / "learning_rate_head.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_time_budget_costs_epochs_and_says_so(found_out):
+    assert experiment.read_run_facts(found_out.run)["settled"]["fine_tune"]["epochs"] == 0
+    assert "fine_tune: 0 epochs instead of 2, to keep to time_budget" in found_out.said
+    assert found_out.run.phases[1]["epochs"] == 0
+
+
+def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothing(story):
+    loaded = classifiers.load_classifier(story.run.path)
+    temperature = experiment.read_run_facts(story.run)["temperature"]
+    assert loaded.spec.temperature == pytest.approx(temperature)
+    assert temperature != 1
+    assert loaded.spec.confidences[-1][2] == 1
+
+
+def test_without_calibration_the_scores_are_those_of_training(pictures, tmp_path):
+    plain = told(pictures, tmp_path, calibrate=False, fine_tune=[])
+    assert classifiers.load_classifier(plain.run.path).spec.temperature == 1
+    assert classifiers.load_classifier(plain.run.path).spec.confidences == ()
+
+
+def test_the_recipe_is_told_with_its_reasons(pictures, tmp_path):
+    chosen = told(pictures, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
+    assert "Chosen by recipe: auto" in chosen.said
+    assert any("model.resize" in line for line in experiment.read_run_facts(chosen.run)["recipe"])

@@ -1,0 +1,114 @@
+"""Who takes part, as the schedulers say it."""
+
+import json
+import signal
+import sys
+
+import pytest
+
+from finetune.training.distributed import launch
+from finetune.training.distributed.launch import ProcessPlace, expand_nodelist, find_place
+from finetune.utils.errors import ResourceError, UsageError
+
+
+def tensorflow(task: str, index: int, **jobs: list[str]) -> dict[str, str]:
+    return {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": task, "index": index}})}
+
+
+def test_alone_without_a_word():
+    assert find_place({}) == ProcessPlace()
+    assert find_place({"TF_CONFIG": "{}"}) == ProcessPlace()
+    assert find_place(tensorflow("worker", 0, worker=["a:1"])) == ProcessPlace()  # a cluster of one
+    assert find_place({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}) == ProcessPlace()  # sbatch without srun
+    assert find_place({"JOB_COMPLETION_INDEX": "3"}) == ProcessPlace()  # an Indexed Job that shards by itself
+
+
+def test_tf_config_with_and_without_a_chief():
+    assert find_place(tensorflow("worker", 1, worker=["a:1", "b:1"])) == ProcessPlace(1, ("a:1", "b:1"))
+    assert find_place(tensorflow("worker", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(1, ("c:1", "a:1"))
+    assert find_place(tensorflow("chief", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(0, ("c:1", "a:1"))
+
+
+def test_slurm():
+    said = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "3", "FINETUNE_PORT": "5000"}
+    said |= {"SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
+    assert find_place(said) == ProcessPlace(2, ("gpu07:5000", "gpu07:5001", "gpu08:5000"), 0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "names"),
+    [
+        ("login", "login"),
+        ("a,b7", "a b7"),
+        ("n[1-3]", "n1 n2 n3"),
+        ("n[08-10,12],x", "n08 n09 n10 n12 x"),
+        ("r[1-2]c[1-2]", "r1c1 r1c2 r2c1 r2c2"),
+        ("n[1,3].cluster", "n1.cluster n3.cluster"),
+    ],
+)
+def test_lists_of_nodes(nodes, names):
+    assert expand_nodelist(nodes) == names.split()
+
+
+def test_a_kubernetes_indexed_job():
+    said = {"JOB_COMPLETION_INDEX": "1", "FINETUNE_WORKERS": "2", "FINETUNE_HOST": "train-{}.train"}
+    assert find_place(said) == ProcessPlace(1, (f"train-0.train:{launch.PORT}", f"train-1.train:{launch.PORT}"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"TF_CONFIG": "{"}, "TF_CONFIG"),
+        (tensorflow("worker", 2, worker=["a:1", "b:1"]), "process 2, but there are only 2"),
+        (tensorflow("ps", 0, worker=["a:1"], ps=["b:1"]), "ps"),
+        (tensorflow("evaluator", 0, worker=["a:1", "b:1"], evaluator=["b:1"]), "evaluator"),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NODELIST"),
+        ({"JOB_COMPLETION_INDEX": "0", "FINETUNE_WORKERS": "2"}, "FINETUNE_HOST"),
+        ({"JOB_COMPLETION_INDEX": "0", "FINETUNE_WORKERS": "2", "FINETUNE_HOST": "train"}, "{}"),
+    ],
+)
+def test_contradictions_are_named(said, words):
+    with pytest.raises(UsageError, match=words.replace("{", r"\{")):
+        find_place(said)
+
+
+PYTHON = sys.executable
+WORKER = """
+import json, os, signal, sys, time
+place = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+{0}
+"""
+
+
+def group(tmp_path, monkeypatch, script: str) -> int:
+    """A local group of two whose `finetune` is `script`."""
+    program = tmp_path / "program"
+    program.write_text(f"#!{PYTHON}\n{WORKER.format(script)}")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return launch.run_local_processes(2, ["train"])
+
+
+def test_a_local_group_ends_with_one_code(tmp_path, monkeypatch):
+    assert group(tmp_path, monkeypatch, "") == 0
+    assert group(tmp_path, monkeypatch, "sys.exit(3)") == 3
+
+
+def test_a_killed_process_is_named_and_the_others_end(tmp_path, monkeypatch):
+    script = "os.kill(os.getpid(), signal.SIGKILL) if place else time.sleep(60)"
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
+    with pytest.raises(ResourceError, match=r"process 1 of 2 \(id \d+\) was ended by SIGKILL"):
+        group(tmp_path, monkeypatch, script)
+
+
+def test_what_only_a_silent_one_said_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
+    with pytest.raises(ResourceError, match="segmentation"):
+        group(tmp_path, monkeypatch, "place and sys.exit('segmentation'); time.sleep(60)")
+
+
+def test_a_signal_reaches_all(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    script = "os.kill(os.getppid(), signal.SIGTERM) if place else None; time.sleep(60)"
+    assert group(tmp_path, monkeypatch, script) == 143
+    assert signal.getsignal(signal.SIGTERM) is before

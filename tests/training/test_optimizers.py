@@ -1,0 +1,69 @@
+"""Optimizers and schedules do what their names say."""
+
+import numpy as np
+import pytest
+
+from finetune.config.schema import PhaseConfig
+from finetune.training import optimizers
+from finetune.utils.device import keras
+
+
+def rates(total=100, **settings):
+    rate = optimizers.learning_rate_schedule(PhaseConfig(epochs=1, learning_rate=1.0, **settings), total)
+    return np.array([float(rate(step)) if callable(rate) else rate for step in range(total)])
+
+
+def test_cosine_falls_from_the_peak_to_nothing():
+    found = rates(schedule="cosine")
+    assert found[0] == pytest.approx(1)
+    assert found[50] == pytest.approx(0.5, abs=0.01)
+    assert found[-1] < 0.001
+    assert (np.diff(found) < 0).all()
+
+
+def test_one_cycle_rises_over_three_tenths_and_ends_near_nothing():
+    found = rates(schedule="one_cycle")
+    assert found[0] == 0
+    assert found.argmax() == 30
+    assert found.max() == pytest.approx(1)
+    assert found[-1] < 0.01
+
+
+def test_steps_divide_by_ten():
+    found = rates(schedule="step")
+    assert found[[0, 49, 60, 74, 90]] == pytest.approx([1, 1, 0.1, 0.1, 0.01], rel=1e-3)
+
+
+def test_constant_stays_and_warmup_rises_in_a_straight_line():
+    found = rates(schedule="constant", warmup=0.2)
+    assert found[:21] == pytest.approx(np.linspace(0, 1, 21), abs=1e-6)
+    assert (found[20:] == 1).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "step", "plateau", "constant"])
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_very_short_phases_have_rates_too(schedule, total):
+    found = rates(total, schedule=schedule, warmup=0.1)
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
+
+
+def test_plateau_starts_at_its_rate_and_is_lowered():
+    made = optimizers.build_optimizer(PhaseConfig(schedule="plateau", learning_rate=0.1), 10)
+    for waited in (0, 1, 2, 3, 4):
+        optimizers.lower_learning_rate(made, waited)
+    assert float(made.learning_rate) == pytest.approx(0.1 * 0.2 * 0.2)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_weight_decay_spares_biases_and_batch_norm(name):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    made = optimizers.build_optimizer(
+        PhaseConfig(optimizer=name, weight_decay=0.5, schedule="constant", learning_rate=0.1), 10
+    )
+    made.build(model.trainable_variables)
+    made.apply([keras.ops.zeros(variable.shape) for variable in model.trainable_variables])
+    shrunk = {v.path.split("/")[-1] for v in model.trainable_variables if not np.allclose(v, 1)}
+    assert shrunk == {"kernel"}
