@@ -1,6 +1,6 @@
-"""finetune against `keras_guide.py`, turn about on the same pictures, backbone, size, epochs and batch.
+"""finetune against `keras_guide.py`, turn about on the same images, backbone, size, epochs and batch.
 
-    KERAS_HOME=... python benchmarks/against_guide.py PICTURES [--backbone mobilenet_v2] [--rounds 1]
+    KERAS_HOME=... python benchmarks/against_guide.py IMAGES [--backbone mobilenet_v2] [--rounds 1]
 
 Prints, per round and as medians, how many times faster: the head phase the first time (reading included) and with a
 warm cache, the fine-tune phase, and the whole run from reading to report; and both test accuracies.
@@ -24,7 +24,7 @@ def ours(arguments: argparse.Namespace, folder: Path, fine_epochs: int) -> dict:
     config = {
         "name": "bench",
         "output": str(folder / "runs"),
-        "data": {"folder": str(Path(arguments.pictures).resolve())},
+        "data": {"folder": str(Path(arguments.images).resolve())},
         "model": {"backbone": arguments.backbone},
         "head": {"epochs": arguments.head_epochs},
         "fine_tune": {
@@ -72,7 +72,7 @@ def main() -> None:
                 sys.executable,
                 str(HERE / "split_folder.py"),
                 str(first["run"]),
-                arguments.pictures,
+                arguments.images,
                 str(splits),
             ]
             subprocess.run(command, check=True)

@@ -1,6 +1,6 @@
 """Images per second of the frozen pass, decoding included, against a bare compiled Keras forward loop on ready tensors.
 
-    KERAS_HOME=... python benchmarks/forward.py PICTURES [BACKBONE ...]
+    KERAS_HOME=... python benchmarks/forward.py IMAGES [BACKBONE ...]
 
 They take turns; the figures are medians over the rounds. The bare loop runs in a process of its own, as a user has it;
 once more it runs in ours, to tell what the memory allocator (see `finetune.device`) does from what the folding of
@@ -22,7 +22,7 @@ from finetune.models import features
 from finetune.models.classifier import Classifier, ClassifierSpec, _network
 from finetune.utils.device import keras, tf
 
-ROUNDS, PICTURES = 3, 320
+ROUNDS, IMAGES = 3, 320
 
 
 def ours(classifier: Classifier, paths: list[str]) -> float:
@@ -59,7 +59,7 @@ def in_a_process(name: str) -> float:
 
 
 def ready_for(classifier: Classifier) -> np.ndarray:
-    shape = (PICTURES, *classifier.model.input_shape[1:])
+    shape = (IMAGES, *classifier.model.input_shape[1:])
     return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
 
 
@@ -68,7 +68,7 @@ def main(folder: str, *names: str) -> None:
         classifier = network(names[0])
         print(bare(classifier, ready_for(classifier)))
         return
-    paths = [str(path) for path in images.find_images(Path(folder))[0][:PICTURES]]
+    paths = [str(path) for path in images.find_images(Path(folder))[0][:IMAGES]]
     for name in names or ("efficientnet_lite0", "mobilenet_v2", "resnet50"):
         classifier = network(name)
         ready = ready_for(classifier)

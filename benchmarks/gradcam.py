@@ -1,4 +1,4 @@
-"""Grad-CAM of one picture against one forward and backward pass of the same network, both compiled. Target: below 1.5.
+"""Grad-CAM of one image against one forward and backward pass of the same network, both compiled. Target: below 1.5.
 
     python benchmarks/gradcam.py [BACKBONE ...]
 
@@ -22,7 +22,7 @@ NAMES = ("efficientnet_lite0", "mobilenet_v2", "resnet50", "vgg16", "convnext_ti
 
 
 def there_and_back(classifier: Classifier) -> Callable[[np.ndarray], None]:
-    """The loss of one picture and its gradients for all weights."""
+    """The loss of one image and its gradients for all weights."""
     model = classifier.model
     model.trainable = True
 
@@ -32,12 +32,12 @@ def there_and_back(classifier: Classifier) -> Callable[[np.ndarray], None]:
             score = tf.reduce_max(model(batch, training=False))
         return tape.gradient(score, model.trainable_variables)
 
-    return lambda picture: keras.tree.map_structure(lambda slope: slope.numpy(), both(tf.cast(picture, tf.float32)))
+    return lambda image: keras.tree.map_structure(lambda slope: slope.numpy(), both(tf.cast(image, tf.float32)))
 
 
-def seconds(call: Callable[[np.ndarray], object], picture: np.ndarray) -> float:
+def seconds(call: Callable[[np.ndarray], object], image: np.ndarray) -> float:
     started = time.perf_counter()
-    call(picture)
+    call(image)
     return time.perf_counter() - started
 
 
@@ -45,10 +45,10 @@ def main(*names: str) -> None:
     for name in names or NAMES:
         classifier = build_classifier(ModelConfig(backbone=name, weights="none"), ["cat", "dog"])
         size = classifier.spec.image_size
-        picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
         ours, whole = explanation.make_explainer(classifier).maps, there_and_back(classifier)
-        seconds(ours, picture), seconds(whole, picture)  # compile
-        rounds = [(seconds(ours, picture), seconds(whole, picture)) for _ in range(ROUNDS)]
+        seconds(ours, image), seconds(whole, image)  # compile
+        rounds = [(seconds(ours, image), seconds(whole, image)) for _ in range(ROUNDS)]
         first, second = (1000 * statistics.median(column) for column in zip(*rounds, strict=True))
         ratio = statistics.median(one / two for one, two in rounds)
         print(

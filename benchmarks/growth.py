@@ -1,4 +1,4 @@
-"""How time and memory of the head phase grow with the number of pictures.
+"""How time and memory of the head phase grow with the number of images.
 
     python benchmarks/growth.py 1000 2000 4000 8000 [--backbone tiny] [--epochs 3]
 
@@ -55,8 +55,8 @@ def main() -> None:
             report = train(Path(name), arguments)
         seconds = report["seconds"]
         spent = seconds["reading"] + seconds["features"] + seconds["head"]
-        print(f"{count:>8,} pictures  reading {seconds['reading']:6.1f} s  features {seconds['features']:6.1f} s  "
-              f"head {seconds['head']:6.1f} s  {1000 * spent / count:6.2f} ms a picture  "
+        print(f"{count:>8,} images  reading {seconds['reading']:6.1f} s  features {seconds['features']:6.1f} s  "
+              f"head {seconds['head']:6.1f} s  {1000 * spent / count:6.2f} ms an image  "
               f"peak {report['peak_memory_mb']:,} MB", flush=True)  # fmt: skip
 
 

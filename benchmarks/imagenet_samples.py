@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of the untouched 1000-class networks on pictures named by WordNet id (n01440764_tench.JPEG).
+"""Top-1 and top-5 of the untouched 1000-class networks on images named by WordNet id (n01440764_tench.JPEG).
 
 KERAS_HOME=... python benchmarks/imagenet_samples.py FOLDER [BACKBONE ...]
 """

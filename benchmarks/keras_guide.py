@@ -3,7 +3,7 @@
     python benchmarks/keras_guide.py SPLITS [--backbone mobilenet_v2] [--head-epochs 10] [--fine-epochs 5]
 
 SPLITS holds train/, validation/ and test/ with a folder per class (`benchmarks/split_folder.py` makes them, as links,
-from the splits.csv of a run, so that both see the same pictures). Prints one line of JSON with seconds and accuracies.
+from the splits.csv of a run, so that both see the same images). Prints one line of JSON with seconds and accuracies.
 https://keras.io/guides/transfer_learning/  https://www.tensorflow.org/tutorials/images/transfer_learning
 """
 

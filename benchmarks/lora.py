@@ -1,8 +1,8 @@
 """Does LoRA pay? The recipe's fine-tune phase as it is, and with Keras' own LoRA on the same layers, turn about.
 
-    python benchmarks/lora.py PICTURES [--ranks 4 16] [--rates 3e-4 3e-3] [--seeds 0 1 2]
+    python benchmarks/lora.py IMAGES [--ranks 4 16] [--rates 3e-4 3e-3] [--seeds 0 1 2]
 
-PICTURES is a folder with a subfolder per class. LoRA (Hu et al. 2021): the unfrozen kernels stay, and the product of
+IMAGES is a folder with a subfolder per class. LoRA (Hu et al. 2021): the unfrozen kernels stay, and the product of
 two thin matrices is learned for each (`keras.layers.Conv2D.enable_lora`; a depthwise convolution has none and stays
 frozen, the new head is learned whole). Same features, same batches. Prints per arm: validation accuracy at the best
 epoch (0: none beat what the phase began with), trained numbers, and processor seconds of the phases.
@@ -76,7 +76,7 @@ def arm(arguments: argparse.Namespace, folder: Path, seed: int, rank: int, rate:
     """One arm in a process of its own: a network that has LoRA keeps it."""
     fine = {"fine_tune": {**json.loads(arguments.fine_tune), **({"learning_rate": rate} if rate else {})}}
     config = folder / "config.yaml"
-    config.write_text(json.dumps({"data": {"folder": str(arguments.pictures.resolve())}, "seed": seed,
+    config.write_text(json.dumps({"data": {"folder": str(arguments.images.resolve())}, "seed": seed,
                                   "model": {"image_size": arguments.size}, "head": {"epochs": 0},
                                   "augment": {"preset": "light", "views": 3}, **fine}))  # fmt: skip
     command = [sys.executable, str(HERE), "--arm", str(config), str(rank)]

@@ -1,8 +1,8 @@
 """`finetune predict` on a folder against `keras.utils.load_img` + `model.predict`, as Keras' documentation shows it.
 
-    python benchmarks/predict.py PICTURES [--count 400] [--rounds 3]
+    python benchmarks/predict.py IMAGES [--count 400] [--rounds 3]
 
-One picture after the other, as in https://keras.io/api/applications/ ("Classify ImageNet classes with ResNet50"), the
+One image after the other, as in https://keras.io/api/applications/ ("Classify ImageNet classes with ResNet50"), the
 network being EfficientNet-Lite0 on both sides, and both times without the start of the process.
 """
 
@@ -21,8 +21,8 @@ from finetune.utils.device import keras
 def documented(model, paths: list[str]) -> float:
     started = time.monotonic()
     for path in paths:
-        picture = keras.utils.load_img(path, target_size=(224, 224))
-        batch = np.expand_dims(keras.utils.img_to_array(picture), axis=0)
+        image = keras.utils.load_img(path, target_size=(224, 224))
+        batch = np.expand_dims(keras.utils.img_to_array(image), axis=0)
         model.predict(batch, verbose=0)
     return time.monotonic() - started
 
@@ -30,8 +30,8 @@ def documented(model, paths: list[str]) -> float:
 def batched(model, paths: list[str]) -> float:
     """A kinder peer: everything loaded, then one `predict`."""
     started = time.monotonic()
-    pictures = [keras.utils.img_to_array(keras.utils.load_img(path, target_size=(224, 224))) for path in paths]
-    model.predict(np.stack(pictures), batch_size=32, verbose=0)
+    images = [keras.utils.img_to_array(keras.utils.load_img(path, target_size=(224, 224))) for path in paths]
+    model.predict(np.stack(images), batch_size=32, verbose=0)
     return time.monotonic() - started
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    paths = [str(path) for path in images.find_images(arguments.pictures)[0][: arguments.count]]
+    paths = [str(path) for path in images.find_images(arguments.images)[0][: arguments.count]]
     classifier = classifiers.load_classifier("efficientnet_lite0")
     for _ in (ours(classifier, paths[:64]), batched(classifier.model, paths[:64])):
         pass  # both compiled
@@ -58,7 +58,7 @@ def main() -> None:
     for name, column in zip(
         ("finetune", "load_img + predict", "the same, batched"), zip(*times, strict=True), strict=True
     ):
-        print(f"{name:<20} {len(paths) / statistics.median(column):7.1f} pictures/s")
+        print(f"{name:<20} {len(paths) / statistics.median(column):7.1f} images/s")
     single = statistics.median(other / own for own, other, _ in times)
     batch = statistics.median(other / own for own, _, other in times)
     print(f"ratio {single:.1f}, against the batched one {batch:.1f}")

@@ -46,9 +46,9 @@ def make_digits(target: Path, arguments: argparse.Namespace) -> None:
 
 def make_patches(target: Path, arguments: argparse.Namespace) -> None:
     for path in photos(arguments.flowers):
-        with Image.open(path) as picture:
-            left, top = (picture.width - 64) // 2, (picture.height - 64) // 2
-            middle = picture.convert("RGB").crop((left, top, left + 64, top + 64))
+        with Image.open(path) as image:
+            left, top = (image.width - 64) // 2, (image.height - 64) // 2
+            middle = image.convert("RGB").crop((left, top, left + 64, top + 64))
             save(middle, target / path.parent.name / f"{path.stem}.png")
 
 
@@ -74,9 +74,9 @@ def photos(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.jpg"))
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 def link(path: Path, to: Path) -> None:
@@ -96,10 +96,10 @@ def timed(command: list[str], **more: object) -> tuple[float, float, str]:
     return time.monotonic() - started, spent, printed
 
 
-def ours(pictures: Path, seed: int, folder: Path, arguments: argparse.Namespace) -> tuple[Path, dict]:
+def ours(images: Path, seed: int, folder: Path, arguments: argparse.Namespace) -> tuple[Path, dict]:
     """One `finetune train` in a process of its own, nothing cached."""
     config = folder / "recipe.yaml"
-    config.write_text(json.dumps({"data": {"folder": str(pictures)}, "seed": seed, "output": str(folder / "runs")}))
+    config.write_text(json.dumps({"data": {"folder": str(images)}, "seed": seed, "output": str(folder / "runs")}))
     words = [sys.executable, "-m", "finetune.cli", "train", str(config), *arguments.set, "--quiet"]
     wall, spent, _ = timed(words, env={**os.environ, "FINETUNE_CACHE": str(folder / "cache")})
     run = max((folder / "runs").iterdir(), key=lambda entry: entry.stat().st_mtime)
@@ -116,11 +116,11 @@ def ours(pictures: Path, seed: int, folder: Path, arguments: argparse.Namespace)
     }
 
 
-def guide(pictures: Path, run: Path, seed: int, size: int, folder: Path) -> dict:
+def guide(images: Path, run: Path, seed: int, size: int, folder: Path) -> dict:
     splits = folder / f"splits{seed}"
     with (run / "splits.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            link(pictures / row["path"], splits / row["split"] / row["label"] / row["path"].replace("/", "_"))
+            link(images / row["path"], splits / row["split"] / row["label"] / row["path"].replace("/", "_"))
     words = [sys.executable, str(HERE / "keras_guide.py"), str(splits), "--backbone", "efficientnet_lite0"]
     wall, spent, printed = timed([*words, "--size", str(size), "--seed", str(seed)])
     return {"accuracy": json.loads(printed.splitlines()[-1])["test_accuracy"], "wall": wall, "cpu": spent}
@@ -130,12 +130,12 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     accuracies = []
     for seed in arguments.seeds:
         arguments.seed = seed
-        pictures = arguments.flowers
+        images = arguments.flowers
         if make := MAKERS[name]:
-            pictures = folder / (f"few{seed}" if name == "few" else name)
-            if not pictures.exists():
-                make(pictures, arguments)
-        run, found = ours(pictures, seed, folder, arguments)
+            images = folder / (f"few{seed}" if name == "few" else name)
+            if not images.exists():
+                make(images, arguments)
+        run, found = ours(images, seed, folder, arguments)
         accuracies.append(found["accuracy"]["value"])
         low, high = found["accuracy"]["low"], found["accuracy"]["high"]
         print(
@@ -145,7 +145,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
             flush=True,
         )
         if seed in arguments.guide_seeds:
-            peer = guide(pictures, run, seed, SIZES.get(name, 224), folder)
+            peer = guide(images, run, seed, SIZES.get(name, 224), folder)
             print(f"{name:8} seed {seed}: guide {peer['accuracy']:.4f}  {peer['wall']:.0f} s wall, {peer['cpu']:.0f} s "
                   f"CPU: {peer['cpu'] / found['cpu']:.1f} times ours", flush=True)  # fmt: skip
     print(f"{name:8} mean of {len(accuracies)}: {statistics.mean(accuracies):.4f}", flush=True)

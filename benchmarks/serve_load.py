@@ -1,8 +1,8 @@
 """Load on the example server: `python benchmarks/serve_load.py runs/flowers-1 photos/ [REQUESTS] [CONCURRENCY]`.
 
-Starts examples/serve_fastapi.py on the loopback address, sends it pictures, and prints requests per second, the
+Starts examples/serve_fastapi.py on the loopback address, sends it images, and prints requests per second, the
 latencies that half and 99 % of the requests stay below, and the server's memory as it goes. Then it sends what is no
-picture, and expects 4xx. Client and server share the machine. Needs `pip install fastapi uvicorn`, and Linux.
+image, and expects 4xx. Client and server share the machine. Needs `pip install fastapi uvicorn`, and Linux.
 """
 
 import http.client
@@ -19,7 +19,7 @@ from finetune.models import predictor as prediction
 PORT = 8765
 SERVER = Path(__file__).parents[1] / "examples" / "serve_fastapi.py"
 BAD = {
-    "no picture": (b"hello", 422),
+    "no image": (b"hello", 422),
     "nothing": (b"", 400),
     "half a JPEG": (b"\xff\xd8\xff\xe0" + bytes(100), 422),
 }
@@ -70,8 +70,8 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
     sys.exit("the server ended")
 
 
-def main(model: str, pictures: str, requests: str = "1000", concurrency: str = "16") -> None:
-    paths = prediction.find_inputs([pictures])
+def main(model: str, images: str, requests: str = "1000", concurrency: str = "16") -> None:
+    paths = prediction.find_inputs([images])
     contents = [Path(path).read_bytes() for path in paths[:: max(1, len(paths) // 200)]]
     server = subprocess.Popen([sys.executable, str(SERVER), model, str(PORT)])
     try:

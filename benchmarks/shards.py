@@ -1,10 +1,10 @@
 """`finetune predict` in one piece, in shards and on Ray: the same rows, at what cost in time and memory.
 
-    python benchmarks/shards.py PICTURES [--shards 2] [--repeat 1] [--skip-ray]
+    python benchmarks/shards.py IMAGES [--shards 2] [--repeat 1] [--skip-ray]
 
 Every way is a command of its own, start included. Memory is that of the command and of all that it has started (of Ray:
 its workers; the cluster is started by the command), summed up every half second: the median of the second and of the
-last quarter of the time tell whether it grows. `--repeat` names every picture several times, by links.
+last quarter of the time tell whether it grows. `--repeat` names every image several times, by links.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def report(name: str, count: int, seconds: float, memory: list[float], plain: fl
     quarter = max(1, len(memory) // 4)
     growth = f"{median(memory[quarter : 2 * quarter]):.0f} MB then {median(memory[-quarter - 1 : -1]):.0f} MB"
     print(
-        f"{name:<16} {seconds:7.1f} s, {count / seconds:6.1f} pictures/s, {seconds / plain:5.2f} times plain; "
+        f"{name:<16} {seconds:7.1f} s, {count / seconds:6.1f} images/s, {seconds / plain:5.2f} times plain; "
         f"{growth}, peak {max(memory):.0f} MB; rows {'identical' if same else 'DIFFER'}",
         flush=True,
     )
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [path.absolute() for path in images.find_images(arguments.pictures)[0]]
+        paths = [path.absolute() for path in images.find_images(arguments.images)[0]]
         count = len(paths)
         for again in range(1, arguments.repeat):
             for at, path in enumerate(paths[:count]):

@@ -28,7 +28,7 @@ from processes import Forge, outcome
 CONFIG = """
 name: colours
 deterministic: true
-data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
+data: {folder: images, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none}
 head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
@@ -51,7 +51,7 @@ else:
 """
 
 
-def make_pictures(root: Path) -> None:
+def make_images(root: Path) -> None:
     noise = np.random.default_rng(0)
     for number, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir(parents=True)
@@ -62,9 +62,9 @@ def make_pictures(root: Path) -> None:
 
 
 def workplace() -> Path:
-    """A new folder with the pictures and the config of a soak."""
+    """A new folder with the images and the config of a soak."""
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    make_pictures(folder / "pictures")
+    make_images(folder / "pictures")
     (folder / "cfg.yaml").write_text(CONFIG)
     return folder
 

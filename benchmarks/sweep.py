@@ -1,6 +1,6 @@
 """Twenty head trials on a warm feature cache: how long, and whether memory grows.
 
-    python benchmarks/sweep.py PICTURES [--trials 20] [--processes 1]
+    python benchmarks/sweep.py IMAGES [--trials 20] [--processes 1]
 
 EfficientNet-Lite0, ten epochs a trial, learning rate and optimizer varied; each process is a command `finetune sweep`
 on the same sweep. Beside the seconds of all, those that the trials alone took, and those of the winner's whole run.
@@ -29,7 +29,7 @@ def resident_mb(pid: int) -> int:
 
 
 def start(arguments: argparse.Namespace, folder: Path) -> subprocess.Popen[str]:
-    words = ["flowers", "data.tfds=null", f"data.folder={arguments.pictures.absolute()}", *SETTINGS]
+    words = ["flowers", "data.tfds=null", f"data.folder={arguments.images.absolute()}", *SETTINGS]
     words += [word for one in VARIED for word in ("--set", one)]
     words += ["--trials", str(arguments.trials), "--output", str(folder / "sweep"), "--json"]
     command = [sys.executable, "-m", "finetune.cli", "sweep", *words]

@@ -1,8 +1,8 @@
-"""Pictures with several labels, built from flower_photos, and how well they are learnt with no setting changed.
+"""Images with several labels, built from flower_photos, and how well they are learnt with no setting changed.
 
-    python benchmarks/tags.py FLOWER_PHOTOS [--folder tags] [--pictures 1500] [key=value ...]
+    python benchmarks/tags.py FLOWER_PHOTOS [--folder tags] [--images 1500] [key=value ...]
 
-Each built picture is a sheet of four tiles: none to three different flowers, the rest grey noise, so that a picture has
+Each built image is a sheet of four tiles: none to three different flowers, the rest grey noise, so that an image has
 any number of labels and some have none. Every photo is used in one sheet at most: no flower of the test was seen in
 training. Writes FOLDER/tags.csv and trains on it with `data.multi_label`.
 """
@@ -33,7 +33,7 @@ def build(photos: Path, folder: Path, count: int) -> Path:
             kinds = random.choice(sorted(left), random.choice(4, p=SHARES), replace=False)
             if any(not left[kind] for kind in kinds):
                 break
-            name = f"pictures/{number:04}.jpg"
+            name = f"images/{number:04}.jpg"
             _sheet([left[kind].pop() for kind in kinds], random).save(folder / name, quality=90)
             table.writerow((name, "|".join(sorted(kinds))))
     return folder / "tags.csv"
@@ -42,10 +42,10 @@ def build(photos: Path, folder: Path, count: int) -> Path:
 def _sheet(photos: list[Path], random: np.random.Generator) -> Image.Image:
     sheet = Image.fromarray(random.integers(90, 160, (2 * SIDE, 2 * SIDE, 3)).astype(np.uint8))
     for place, photo in zip(random.permutation(4), photos, strict=False):
-        with Image.open(photo) as picture:
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            tile = picture.convert("RGB").crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
+        with Image.open(photo) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            tile = image.convert("RGB").crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
         sheet.paste(tile, (int(place % 2) * SIDE, int(place // 2) * SIDE))
     return sheet
 
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     table = arguments.folder / "tags.csv"
     if not table.exists():
-        build(arguments.photos, arguments.folder, arguments.pictures)
+        build(arguments.photos, arguments.folder, arguments.images)
     result = finetune.train({"name": "tags", "data": {"csv": str(table), "multi_label": True}}, *arguments.overrides)
     for name, value in result.metrics.summary().items():
         print(f"{name}: {value if isinstance(value, float) else showing.interval(value)}")

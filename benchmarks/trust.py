@@ -1,6 +1,6 @@
 """The figures of trust: bombs, odd images, hostile model files, and the speed of the scan.
 
-    python benchmarks/trust.py [--shared ../shared] [--pictures 4000] [--index 1000000]
+    python benchmarks/trust.py [--shared ../shared] [--images 4000] [--index 1000000]
 
 Time and memory are those of one call in this process, after a first one that loads what every call needs; memory is
 how far the peak rose (Linux). The scan decodes photos of 500 x 375 pixels, scaled from those of `--shared` if it is
@@ -139,10 +139,10 @@ def index(folder: Path, count: int) -> None:
 
 def _photo(path: Path, number: int, photos: Sequence[Path] = ()) -> Path:
     if photos:
-        picture = Image.open(photos[number % len(photos)]).convert("RGB")
+        image = Image.open(photos[number % len(photos)]).convert("RGB")
     else:
-        picture = Image.fromarray(np.random.default_rng(number).integers(0, 256, (47, 63, 3)).astype(np.uint8))
-    picture.resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
+        image = Image.fromarray(np.random.default_rng(number).integers(0, 256, (47, 63, 3)).astype(np.uint8))
+    image.resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
     return path
 
 
@@ -161,7 +161,7 @@ def main() -> None:
         folder = Path(name)
         bombs(folder, arguments.shared)
         odd_images(arguments.shared)
-        scanning(folder, arguments.shared, arguments.pictures)
+        scanning(folder, arguments.shared, arguments.images)
         index(folder / "many", arguments.index)
         hostile_models(folder)
 

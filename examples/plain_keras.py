@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 
-def main(run: str, picture: str) -> None:
+def main(run: str, path: str) -> None:
     model = keras.saving.load_model(Path(run) / "model.keras")
     classes = (Path(run) / "classes.txt").read_text().splitlines()
     size = model.input_shape[1:3]
-    image = keras.utils.img_to_array(keras.utils.load_img(picture, target_size=size))  # (S, S, 3), 0..255
+    image = keras.utils.img_to_array(keras.utils.load_img(path, target_size=size))  # (S, S, 3), 0..255
     logits = model.predict(image[None], verbose=0)[0]
     print(classes[int(np.argmax(logits))])
 

@@ -1,4 +1,4 @@
-"""Ask an ImageNet network what is in a picture: `python examples/predict.py dog.jpg [BACKBONE or RUN]`."""
+"""Ask an ImageNet network what is in an image: `python examples/predict.py dog.jpg [BACKBONE or RUN]`."""
 
 import sys
 

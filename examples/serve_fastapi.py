@@ -2,7 +2,7 @@
 
     curl --data-binary @rose.jpg http://127.0.0.1:8000/predict
 
-Answers are JSON. A file that is no usable picture is answered with 422 and the reason, one that is too large with 413.
+Answers are JSON. A file that is no usable image is answered with 422 and the reason, one that is too large with 413.
 Needs `pip install fastapi uvicorn`. Behind a proxy that ends TLS and limits rates this can face the world.
 """
 
@@ -30,7 +30,7 @@ def create(source: str) -> FastAPI:
         np.zeros((1, size, size, 3), np.float32)
     )  # builds the graph, so that the first caller need not wait
     decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")  # Pillow lets go of Python's lock
-    network = ThreadPoolExecutor(1, thread_name_prefix="network")  # TensorFlow uses every core for one picture
+    network = ThreadPoolExecutor(1, thread_name_prefix="network")  # TensorFlow uses every core for one image
     app = FastAPI(title=f"finetune: {classifier.name}")
 
     def answer(pixels: np.ndarray) -> list[dict[str, object]]:
@@ -66,7 +66,7 @@ async def read(request: Request) -> bytes:
         if len(content) > MAX_BYTES:
             raise too_large
     if not content:
-        raise HTTPException(400, "send the bytes of a picture: curl --data-binary @picture.jpg")
+        raise HTTPException(400, "send the bytes of an image: curl --data-binary @image.jpg")
     return bytes(content)
 
 

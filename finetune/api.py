@@ -27,5 +27,5 @@ def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool =
 
 
 def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> Metrics:
-    """Measures a run (on its own test pictures, or on `data`) or a backbone (on `data`)."""
+    """Measures a run (on its own test images, or on `data`) or a backbone (on `data`)."""
     return evaluate_classifier(source, data, split=split, terminal=Terminal(quiet=True))

@@ -36,8 +36,8 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 3 classes with 24 noisy pictures each, of one main colour: easy, but not trivial, to tell apart."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes with 24 noisy images each, of one main colour: easy, but not trivial, to tell apart."""
     root = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for number, name in enumerate(("blue", "green", "red")):
@@ -50,12 +50,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(pictures: Path, tmp_path: Path) -> dict[str, Any]:
+def settings(images: Path, tmp_path: Path) -> dict[str, Any]:
     """A config for `finetune.config.load` that trains in seconds: the tiny network, two short phases."""
     return {
         "name": "colours",
         "output": str(tmp_path / "runs"),
-        "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
         "head": {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01},
         "fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003},

@@ -84,9 +84,9 @@ EAGER = "trainer.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
 SLOW = EAGER + "slow(Trainer, 'train_batch', 0.1)\n"
 
 
-def furnish(folder: Path, pictures: Path, config: str) -> Path:
-    """`folder` with what a training needs: the pictures, and the config in cfg.yaml."""
-    shutil.copytree(pictures, folder / "pictures")
+def furnish(folder: Path, images: Path, config: str) -> Path:
+    """`folder` with what a training needs: the images, and the config in cfg.yaml."""
+    shutil.copytree(images, folder / "pictures")
     (folder / "cfg.yaml").write_text(config)
     return folder
 
@@ -222,7 +222,7 @@ def _checkpoint(run: Path) -> dict[str, str]:
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: (step, value) by curve, and (step, 0) for pictures; equal points count once."""
+    """What TensorBoard shows: (step, value) by curve, and (step, 0) for images; equal points count once."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from finetune.utils import UsageError
 
 GAIN = 0.01  # a word that adds less than that to the one below says nothing new
-# Words that say nothing about a picture, whichever class it has.
+# Words that say nothing about an image, whichever class it has.
 EMPTY: Mapping[str, str] = MappingProxyType(
     {
         "n00001740": "entity", "n00001930": "physical entity", "n00002137": "abstraction", "n00002684": "object",
@@ -42,7 +42,7 @@ class Synset(NamedTuple):
 
 
 class Level(NamedTuple):
-    """A word, and the probability that it is true of the picture."""
+    """A word, and the probability that it is true of the image."""
 
     name: str
     id: str

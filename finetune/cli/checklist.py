@@ -110,7 +110,7 @@ def _print(found: CheckResult, source: str, console: Console) -> None:
 def _facts(found: CheckResult) -> Iterator[tuple[str, list[str]]]:
     if found.dataset:
         yield "data", list(_data(found))
-        yield "pictures", list(_pictures(found))
+        yield "pictures", list(_images(found))
     if found.weights:
         yield "weights", [str(found.weights.path)]
     if not found.trial:
@@ -121,7 +121,7 @@ def _facts(found: CheckResult) -> Iterator[tuple[str, list[str]]]:
         "steps",
         [f"{found.trial.device}{f', tried {trial.at}' if found.remembered else ''}"]
         + [
-            f"{one.name}: {one.batch_size} pictures in {one.step_seconds * 1000:.0f} ms, {one.steps:,} steps an epoch; "
+            f"{one.name}: {one.batch_size} images in {one.step_seconds * 1000:.0f} ms, {one.steps:,} steps an epoch; "
             f"{one.parameters:,} parameters learn"
             + (f" ({len(one.blocks)} blocks, from {one.blocks[0]})" if one.blocks else "")
             for one in trial.phases
@@ -149,7 +149,7 @@ def _data(found: CheckResult) -> Iterator[str]:
     sums = [len(found.dataset.indices(split)) for split in SPLITS]
     parts = ", ".join(f"{count:,} {split}" for split, count in zip(SPLITS, sums, strict=True))
     names = f"{len(found.dataset.classes)} {found.dataset.label_type.noun}"
-    yield f"{found.dataset.name}: {len(found.dataset):,} pictures, {names} ({parts})"
+    yield f"{found.dataset.name}: {len(found.dataset):,} images, {names} ({parts})"
     rows = list(zip(found.dataset.classes, found.counts.tolist(), strict=True))
     rows.sort(key=lambda row: -sum(row[1]))
     left_out = len(rows) - CLASSES
@@ -161,12 +161,12 @@ def _data(found: CheckResult) -> Iterator[str]:
         yield f"{visible(name):<{width}} " + " ".join(f"{count:>7,}" for count in counts)
 
 
-def _pictures(found: CheckResult) -> Iterator[str]:
+def _images(found: CheckResult) -> Iterator[str]:
     width, height = np.median(found.sizes, axis=0).astype(int) if len(found.sizes) else (0, 0)
     shorter, longer = found.sizes.min(axis=1), found.sizes.max(axis=1)
     formats = ", ".join(f"{count:,} {name}" for name, count in Counter(one.format for one in found.looks).most_common())
     yield f"{formats}; median {width} x {height} pixels, shorter side from {shorter.min()}, longer to {longer.max()}"
-    share = "" if found.alike.share == 1 else f" (of {found.alike.share:.0%} of the pictures, test pictures first)"
+    share = "" if found.alike.share == 1 else f" (of {found.alike.share:.0%} of the images, test images first)"
     if not found.alike.pairs:
         yield f"none look alike across splits or classes, by {' and '.join(found.alike.by)}{share}"
         return
@@ -206,7 +206,7 @@ def _time(found: CheckResult) -> Iterator[str]:
     stages = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items() if seconds >= 0.5)
     yield f"about {_duration(sum(found.seconds.values()))}: {stages}"
     missing = trial.missing_features
-    through = f"{trial.feature_rate:.0f} pictures a second through the frozen part, {trial.reading_rate:.0f} only read"
+    through = f"{trial.feature_rate:.0f} images a second through the frozen part, {trial.reading_rate:.0f} only read"
     if trial.feature_place == "off":
         yield f"{through}; every epoch does that anew"
     else:

@@ -1,9 +1,9 @@
-"""A page on this computer to try a classifier on: drop a picture or use the camera, see what it says and why.
+"""A page on this computer to try a classifier on: drop an image or use the camera, see what it says and why.
 
     finetune demo runs/flowers-1
 
 Nothing leaves the machine: the page is served on the loopback address unless asked otherwise, loads nothing from
-elsewhere, and reports to nobody. Pictures that were dropped are deleted when the page is closed.
+elsewhere, and reports to nobody. Images that were dropped are deleted when the page is closed.
 """
 
 import os
@@ -32,7 +32,7 @@ Bars = dict[str, float]
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """What the page shows for one picture: a message instead of everything else where it cannot be used."""
+    """What the page shows for one image: a message instead of everything else where it cannot be used."""
 
     message: str = ""
     answers: Bars | None = None
@@ -49,17 +49,17 @@ class Demo:
         self.examples = list(examples)
 
     def answer(self, path: str | None) -> DemoAnswer:
-        """What to show for the picture in `path`; never raises for anything that a file can hold."""
+        """What to show for the image in `path`; never raises for anything that a file can hold."""
         from finetune.evaluation import explain_image, overlay_heatmap
 
         if not path:
             return DemoAnswer()
         try:
             found = explain_image(self.classifier, path, top=TOP)
-            seen = overlay_heatmap(found.picture, found.heat)
+            seen = overlay_heatmap(found.image, found.heat)
             other = self.imagenet and self.imagenet.predict(path, top=TOP)[0].predictions
         except FinetuneError as error:
-            return DemoAnswer(message=f"This picture cannot be used: {error.what}.")
+            return DemoAnswer(message=f"This image cannot be used: {error.what}.")
         over = {self.classifier.classes[at] for at in found.labels}
         answers = {f"{TICK}{name}" if name in over else name: share for name, share in _bars(found.predictions).items()}
         return DemoAnswer(answers=answers, seen=seen, imagenet=_bars(other) if other else None)
@@ -74,14 +74,14 @@ class Demo:
             with gradio.Row():
                 with gradio.Column():
                     sources: list[Any] = ["upload", "webcam", "clipboard"]
-                    picture = gradio.Image(label="A picture", sources=sources, type="filepath", height=360)
+                    image = gradio.Image(label="An image", sources=sources, type="filepath", height=360)
                     # gradio would decode the file with its own rules; we take it as it is
-                    picture.preprocess = lambda payload: payload and payload.path
+                    image.preprocess = lambda payload: payload and payload.path
                     message = gradio.Markdown(visible=False)
                     if self.examples:
                         gradio.Examples(
                             [[one] for one in self.examples],
-                            picture,
+                            image,
                             examples_per_page=EXAMPLES,
                             label="From the test split",
                         )
@@ -100,7 +100,7 @@ class Demo:
                     shown.imagenet,
                 ]
 
-            picture.change(answer, picture, outputs, api_name="answer", show_progress="minimal")
+            image.change(answer, image, outputs, api_name="answer", show_progress="minimal")
         return page
 
     def _about(self) -> str:
@@ -158,7 +158,7 @@ def serve_demo(model: str, *, host: str, port: int, quiet: bool = False) -> None
 
 
 def example_images(run: Path, count: int = EXAMPLES) -> list[str]:
-    """Paths of some test pictures of a run, the classes in turn; none for anything but a run, or if they have gone."""
+    """Paths of some test images of a run, the classes in turn; none for anything but a run, or if they have gone."""
     from finetune.config import load_config
     from finetune.data import list_source, read_splits
 
@@ -186,7 +186,7 @@ def _bars(predictions: Sequence[Any]) -> Bars:
 
 
 def _warm_up(demo: Demo) -> None:
-    """The first picture builds the graphs, which takes seconds; nobody should wait for it."""
+    """The first image builds the graphs, which takes seconds; nobody should wait for it."""
     from PIL import Image
 
     with tempfile.NamedTemporaryFile(suffix=".png") as file:

@@ -1,10 +1,10 @@
-"""A config for a folder of pictures: look at what is there, write a YAML file that says so.
+"""A config for a folder of images: look at what is there, write a YAML file that says so.
 
     finetune init photos/                          writes photos.yaml
     print(suggest(Path("photos")))
 
-Only names, counts and the headers of a few pictures are looked at, so this takes a moment even for a million
-files; whether every picture can be read is checked when training starts.
+Only names, counts and the headers of a few images are looked at, so this takes a moment even for a million
+files; whether every image can be read is checked when training starts.
 """
 
 import json
@@ -36,7 +36,7 @@ LISTED = 30  # classes named in the comment
 
 
 def suggest_config(folder: Path, target: Path | None = None) -> str:
-    """A commented config for the pictures in `folder`, as YAML that `config.load` accepts.
+    """A commented config for the images in `folder`, as YAML that `config.load` accepts.
 
     With `target`, the file it is meant for, a folder below that file is named relative to it, so that both
     can move together. DataError draws the expected layout when the folder has no class folders.
@@ -65,7 +65,7 @@ def write_config(folder: Path, target: Path | None = None) -> Path:
 
 
 def _count(folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """Pictures by (split, class), the split "" where the folder has none; and the names of those pictures."""
+    """Images by (split, class), the split "" where the folder has none; and the names of those images."""
     shown = printable(folder)
     layout = LAYOUT.format(folder=printable(folder.name or "photos"))
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def _count(folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
     found, left_out = list_images(folder)
     if not found:
         reasons = "".join(f"; left out: {count} {why}" for why, count in left_out.most_common())
-        raise DataError(f"{shown}: no pictures in it{reasons}", hint=layout)
+        raise DataError(f"{shown}: no images in it{reasons}", hint=layout)
     split_by_folder = any(SPLITS.get(name.split("/")[0].lower()) == "train" for name in found)
     depth = 3 if split_by_folder else 2
     names = [name for name in found if name.count("/") >= depth - 1]
@@ -81,7 +81,7 @@ def _count(folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
     classes = sorted({label for _, label in counts})
     if len(classes) < 2:
         alone = [f"only one class folder, {printable(label)}" for label in classes]
-        what = alone[0] if alone else f"{len(found)} pictures but no class folders"
+        what = alone[0] if alone else f"{len(found)} images but no class folders"
         raise DataError(f"{shown}: {what}; a classifier needs 2 classes or more", hint=layout)
     return counts, names
 
@@ -92,7 +92,7 @@ def _place(name: str, split_by_folder: bool) -> tuple[str, str]:
 
 
 def _of_split(counts: Counter[tuple[str, str]], split: str) -> Counter[str]:
-    """Pictures by class in one split; all of them where there are no splits."""
+    """Images by class in one split; all of them where there are no splits."""
     return Counter({label: count for (part, label), count in counts.items() if part in (split, "")})
 
 
@@ -102,7 +102,7 @@ def _header(folder: Path, target: Path | None, counts: Counter[tuple[str, str]])
     for (_, label), count in counts.items():
         by_class[label] += count
     name = printable(folder.resolve().name)
-    lines = [f"{name}: {counts.total():,} pictures in {len(by_class):,} classes."]
+    lines = [f"{name}: {counts.total():,} images in {len(by_class):,} classes."]
     lines += [f"  finetune train {shlex.quote(printable(target or f'{name}.yaml'))}"]
     lines += ["Measured: not measured yet", ""]
     lines += [f"  {count:8,}  {printable(label)}" for label, count in sorted(by_class.items())[:LISTED]]
@@ -110,7 +110,7 @@ def _header(folder: Path, target: Path | None, counts: Counter[tuple[str, str]])
         lines.append(f"            ... and {len(by_class) - LISTED:,} more classes")
     (most, high), (least, low) = by_class.most_common(1)[0], by_class.most_common()[-1]
     if low < 20:
-        lines.append(f"Few pictures: {printable(least)} has {low}. Twenty or more per class is a good start.")
+        lines.append(f"Few images: {printable(least)} has {low}. Twenty or more per class is a good start.")
     if high > 10 * low:
         lines.append(f"Uneven: {printable(most)} has {high / low:.0f} times as many as {printable(least)}.")
     return [f"# {line}".rstrip() for line in lines]
@@ -126,7 +126,7 @@ def _data(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -
 
 
 def _size(folder: Path, names: list[str]) -> list[str]:
-    """The usual size of the pictures, and a smaller input where they are small."""
+    """The usual size of the images, and a smaller input where they are small."""
     size = typical_size([folder / name for name in names])
     if size is None:
         return []
@@ -135,12 +135,12 @@ def _size(folder: Path, names: list[str]) -> list[str]:
     if min(width, height) <= 64:
         return [f"  image_size: 96                      # {note}: a small input is faster"]
     if max(width, height) > 2 * min(width, height):
-        return [f"  resize: pad                         # {note}: long pictures, kept whole"]
+        return [f"  resize: pad                         # {note}: long images, kept whole"]
     return [f"  # {note}"]
 
 
 PHASES = """\
-# The rest is chosen from your pictures when training begins, and printed with its reasons (recipe: auto).
+# The rest is chosen from your images when training begins, and printed with its reasons (recipe: auto).
 # To decide yourself, take the marks away; a section that is written is yours:
 # augment: light                       # none, light, standard, strong
 # head:

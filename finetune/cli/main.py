@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
-  finetune init photos/                              write a config for a folder of pictures
+  finetune init photos/                              write a config for a folder of images
   finetune check photos.yaml                         what could go wrong, and how long it will take
   finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
   finetune train --resume runs/photos-1              go on after an interruption
   finetune sweep photos.yaml --set head.learning_rate=1e-4..1e-2 --trials 20
   finetune predict dog.jpg                           1000 ImageNet classes, no training
-  finetune predict pictures/ --model runs/photos-1 --json
-  finetune explain dog.jpg --class beagle            where in the picture it was seen
+  finetune predict images/ --model runs/photos-1 --json
+  finetune explain dog.jpg --class beagle            where in the image it was seen
   finetune evaluate runs/photos-1
   finetune export runs/photos-1 --format litert --quantize int8
-  finetune demo runs/photos-1                        a page in the browser: drop pictures, see answers
+  finetune demo runs/photos-1                        a page in the browser: drop images, see answers
   finetune backbones resnet50
   finetune tensorboard
 """
@@ -150,7 +150,7 @@ def _run_or_config(arguments: argparse.Namespace) -> "tuple[Run | None, Config |
 
     run = None
     if arguments.accept_data_change and arguments.resume is None:
-        raise UsageError("--accept-data-change is for --resume: a new run takes the pictures as they are.")
+        raise UsageError("--accept-data-change is for --resume: a new run takes the images as they are.")
     if arguments.resume is not None:
         run = find_run_to_resume(
             arguments.resume or None, arguments.config, arguments.overrides, break_lock=arguments.break_lock
@@ -314,7 +314,7 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.format,
         output=arguments.output,
         quantize=arguments.quantize,
-        pictures=arguments.images,
+        images=arguments.images,
         assert_accuracy=arguments.assert_accuracy,
         terminal=Terminal(quiet=arguments.quiet),
     )
@@ -344,7 +344,7 @@ def zeroshot(arguments: argparse.Namespace) -> None:
     show_survey(
         arguments.folder,
         model=arguments.model,
-        pictures=arguments.pictures,
+        images=arguments.images,
         as_json=arguments.json,
         terminal=Terminal(quiet=arguments.quiet),
     )
@@ -376,7 +376,7 @@ def preview(arguments: argparse.Namespace) -> None:
     write_preview(
         loaded,
         output=arguments.output,
-        pictures=arguments.pictures,
+        images=arguments.images,
         augmented=arguments.augmented,
         overwrite=arguments.overwrite,
         terminal=Terminal(quiet=arguments.quiet),
@@ -481,7 +481,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--break-lock", action="store_true", help="resume although another computer seems to use the run")
     text = "N processes that train together, to try that out; on several machines, see docs/scale.md"
     sub.add_argument("--nproc", type=_positive, default=1, metavar="N", help=text)
-    sub.add_argument("--accept-data-change", action="store_true", help="resume although pictures have changed")
+    sub.add_argument("--accept-data-change", action="store_true", help="resume although images have changed")
     _add_assert_accuracy(sub)
 
     sub = add(
@@ -499,13 +499,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--storage", metavar="URL", help=text)
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
-    sub = add("predict", predict, "say what is in pictures", "finetune predict photos/ --model runs/flowers-1")
+    sub = add("predict", predict, "say what is in images", "finetune predict photos/ --model runs/flowers-1")
     which = sub.add_mutually_exclusive_group(required=True)
     text = "s3://, gs:// and other buckets too"
     which.add_argument("inputs", nargs="*", default=[], metavar="IMAGE|FOLDER|GLOB|URL", help=text)
-    which.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of a picture a line")
+    which.add_argument("--list", type=Path, metavar="FILE", help="instead: a file with the path of an image a line")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="RUN|BACKBONE", help="default: %(default)s")
-    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per picture (default: 5)")
+    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers per image (default: 5)")
     sub.add_argument("--imagenet", action="store_true", help="beside a trained run, the 1000-class answer too")
     sub.add_argument("--level", action="store_true", help="what the likeliest ImageNet class is a kind of (WordNet)")
     text = 'answer "unknown" rather than be right less often than this, such as 0.98'
@@ -513,10 +513,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON array on standard output")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
     sub.add_argument("--resume", action="store_true", help="go on with the --csv table of an interrupted predict")
-    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the picture with its answers")
+    sub.add_argument("--figure", type=Path, metavar="PNG", help="draw the image with its answers")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--batch-size", type=_positive, default=32, metavar="N")
-    text = "only the i-th of n parts of the pictures (1/n to n/n); the parts in order are the whole"
+    text = "only the i-th of n parts of the images (1/n to n/n); the parts in order are the whole"
     sub.add_argument("--shard", type=_shard, metavar="i/n", help=text)
     text = "ray: workers on the Ray cluster of RAY_ADDRESS, or on this machine"
     sub.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
@@ -527,7 +527,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--class", dest="target", metavar="NAME", help="by name or WordNet id (default: the likeliest)")
     methods = ("grad-cam", "grad-cam++", "cam")
     sub.add_argument("--method", choices=methods, default="grad-cam", help="default: %(default)s")
-    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers beside the picture (default: 5)")
+    sub.add_argument("--top", type=_positive, default=5, metavar="K", help="answers beside the image (default: 5)")
     where = sub.add_mutually_exclusive_group()
     where.add_argument("--figure", type=Path, metavar="PNG", help="everything in one file")
     where.add_argument("--output", type=Path, metavar="DIR", default=Path("explanations"), help="default: %(default)s")
@@ -535,7 +535,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("evaluate", evaluate, "measure a classifier", "finetune evaluate runs/flowers-1 --data new_photos/")
     sub.add_argument("model", metavar="RUN|BACKBONE")
-    sub.add_argument("--data", metavar="FOLDER|CSV", help="labelled pictures (default: the run's own)")
+    sub.add_argument("--data", metavar="FOLDER|CSV", help="labelled images (default: the run's own)")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
     _add_assert_accuracy(sub)
@@ -549,7 +549,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quantize", choices=("float16", "int8"), help="smaller and faster, and a little different")
     sub.add_argument("--output", type=Path, metavar="DIR", help="a new folder (default: exports/NAME-FORMAT)")
     sub.add_argument(
-        "--images", nargs="+", default=[], metavar="IMAGE|FOLDER", help="to compare on (default: a run's test pictures)"
+        "--images", nargs="+", default=[], metavar="IMAGE|FOLDER", help="to compare on (default: a run's test images)"
     )
     sub.add_argument("--json", action="store_true", help="what export.json says, on standard output")
     _add_assert_accuracy(sub)
@@ -572,8 +572,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("config", help="a YAML file, or the name of a shipped config")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
-    sub.add_argument("--features", action="store_true", help="compute the features now, to compare pictures by them")
-    sub.add_argument("--figures", type=Path, metavar="DIR", help="draw the learning rate, and pictures that look alike")
+    sub.add_argument("--features", action="store_true", help="compute the features now, to compare images by them")
+    sub.add_argument("--figures", type=Path, metavar="DIR", help="draw the learning rate, and images that look alike")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
@@ -581,14 +581,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="a YAML file, or the name of a shipped config")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
     sub.add_argument("--output", type=Path, metavar="DIR", default=Path("preview"), help="default: %(default)s")
-    sub.add_argument("--pictures", type=_positive, default=4, metavar="N", help="of each class (default: 4)")
+    sub.add_argument(
+        "--images", "--pictures", type=_positive, default=4, metavar="N", help="of each class (default: 4)"
+    )
     sub.add_argument("--augmented", type=_positive, default=4, metavar="K", help="versions of each (default: 4)")
     sub.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
     sub = add("zeroshot", zeroshot, "what a network knows of your folders untrained", "finetune zeroshot photos/")
     sub.add_argument("folder", type=Path, help="a folder with one folder per class")
     sub.add_argument("--model", default="efficientnet_lite0", metavar="BACKBONE", help="default: %(default)s")
-    sub.add_argument("--pictures", type=_positive, default=20, metavar="N", help="of each folder (default: 20)")
+    sub.add_argument(
+        "--images", "--pictures", type=_positive, default=20, metavar="N", help="of each folder (default: 20)"
+    )
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
     sub = add("backbones", backbones, "list the networks, or tell about one", "finetune backbones resnet50")
@@ -604,7 +608,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--json", action="store_true", help="everything, as JSON on standard output")
 
-    sub = add("init", init, "write a config for a folder of pictures", "finetune init photos/")
+    sub = add("init", init, "write a config for a folder of images", "finetune init photos/")
     sub.add_argument("folder", type=Path)
     sub.add_argument("target", type=Path, nargs="?", help="the config (default: FOLDER's name with .yaml)")
 

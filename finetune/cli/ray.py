@@ -3,7 +3,7 @@
     for answer in answers(paths, asked):
         answer.path
 
-Ray Data hands out the paths in blocks, in order. Each worker has the network and reads the pictures itself, with the
+Ray Data hands out the paths in blocks, in order. Each worker has the network and reads the images itself, with the
 reader that everything here uses: Ray's own decodes and resizes otherwise, and the answers would be others. The block of
 a worker that dies is answered by another. Where no cluster is found, one begins on this machine and ends with us.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from finetune.models import PREDICT_BATCH, Prediction
 from finetune.utils import ResourceError, require_packages
 
-BLOCK = 512  # pictures that one worker is given at a time, in whole batches, and that are answered again if it dies
+BLOCK = 512  # images that one worker is given at a time, in whole batches, and that are answered again if it dies
 CORES = 2  # of a worker without a GPU
 
 

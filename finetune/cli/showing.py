@@ -1,4 +1,4 @@
-"""Results for people and programs, on standard output: tables, JSON, CSV, and the picture with its answers."""
+"""Results for people and programs, on standard output: tables, JSON, CSV, and the image with its answers."""
 
 import io
 import sys
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from finetune.evaluation import Explanation
     from finetune.export import ExportResult, Parity
 
-FIGURE_PICTURES = 12  # more would make a sheet that nobody can read
+FIGURE_IMAGES = 12  # more would make a sheet that nobody can read
 IMAGENET = "efficientnet_lite0"  # what `--imagenet` asks when the run's own backbone has no 1000-class weights
 
 Sink = Callable[[Prediction], object]
@@ -76,7 +76,7 @@ def show_predictions(
 ) -> None:
     """Answers for `paths`, shown and written as they come, in constant memory.
 
-    Raises PartlyDone when some pictures could not be read, DataError when none could, Stopped on Ctrl-C; what was
+    Raises PartlyDone when some images could not be read, DataError when none could, Stopped on Ctrl-C; what was
     answered until then is kept, and with `resume` the table `csv_file` goes on where it ended. With `precision` (0..1),
     answers are withheld ("unknown") that are less sure than those which were right so often on validation. The `engine`
     is `local` (this process) or `ray` (a cluster).
@@ -99,7 +99,7 @@ def show_predictions(
     if csv_file and resume:
         begun = read_partial(csv_file, top * len(networks), labelled)
         _refuse_other_model(begun, networks[0])
-        terminal.say(f"{len(begun.paths):,} of {len(paths):,} pictures have their row already")
+        terminal.say(f"{len(begun.paths):,} of {len(paths):,} images have their row already")
     problems = begun.problems
     left = [path for path in paths if not begun.answered(path)] if begun.paths else paths
     with ExitStack() as closing:  # everything is closed, though one of them fail
@@ -109,7 +109,7 @@ def show_predictions(
             sinks.append(closing.enter_context(table).write)
         if figure:
             drawn: list[Prediction] = []
-            sinks.append(lambda answer: None if answer.error or len(drawn) >= FIGURE_PICTURES else drawn.append(answer))
+            sinks.append(lambda answer: None if answer.error or len(drawn) >= FIGURE_IMAGES else drawn.append(answer))
             closing.callback(lambda: write_bytes(figure, draw_predictions(drawn)))
         if as_json:
             array = JsonWriter(sys.stdout)
@@ -135,7 +135,7 @@ def show_predictions(
 def joint_predictions(
     networks: Sequence[Classifier], paths: Sequence[str], top: int, level: bool, reject: float, batch_size: int
 ) -> Iterator[Prediction]:
-    """One answer a picture, in order, those of several classifiers joined; `level` and `reject` are for the first."""
+    """One answer an image, in order, those of several classifiers joined; `level` and `reject` are for the first."""
     streams = [
         predict_images(
             one,
@@ -165,8 +165,8 @@ def _reject_below(classifier: Classifier, precision: float, terminal: Terminal) 
     table = classifier.spec.confidences
     if classifier.spec.multi_label:
         raise UsageError(
-            f"{classifier.name} gives a picture any number of labels, each from a threshold of its own on.",
-            hint="--precision is for one class a picture. --json has the probabilities, to set other thresholds.",
+            f"{classifier.name} gives an image any number of labels, each from a threshold of its own on.",
+            hint="--precision is for one class an image. --json has the probabilities, to set other thresholds.",
         )
     if not table:
         raise UsageError(
@@ -178,11 +178,11 @@ def _reject_below(classifier: Classifier, precision: float, terminal: Terminal) 
         best = max(right for _, right, _ in table)
         raise UsageError(
             f"{classifier.name} was never right {precision:.1%} of the time on validation, at best {best:.1%}.",
-            hint="Ask for less, or train with more pictures.",
+            hint="Ask for less, or train with more images.",
         )
     threshold, right, covered = row
     terminal.say(
-        f"Answers below {threshold:.3f} are {UNKNOWN}: on validation {covered:.1%} of the pictures were "
+        f"Answers below {threshold:.3f} are {UNKNOWN}: on validation {covered:.1%} of the images were "
         f"answered, {right:.1%} of those right"
     )
     return threshold
@@ -226,12 +226,12 @@ def _judge(problems: Sequence[Prediction], count: int) -> None:
     shown = "\n".join(f"  {printable(one.path)}: {one.error}" for one in problems[:20])
     more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
     if len(problems) == count:
-        raise DataError(f"none of the {count} pictures could be read:\n{shown}{more}")
-    raise PartlyDone(f"{count - len(problems)} of {count} pictures answered; these could not be read:\n{shown}{more}")
+        raise DataError(f"none of the {count} images could be read:\n{shown}{more}")
+    raise PartlyDone(f"{count - len(problems)} of {count} images answered; these could not be read:\n{shown}{more}")
 
 
 class _Lines:
-    """A table for one picture, a line each for many."""
+    """A table for one image, a line each for many."""
 
     def __init__(self, *, detailed: bool) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
@@ -271,10 +271,10 @@ def show_explanations(
     overwrite: bool = False,
     terminal: Terminal | None = None,
 ) -> None:
-    """A picture of what the model looked at for each of `paths`: all in one `figure`, or one file each in `output`.
+    """An image of what the model looked at for each of `paths`: all in one `figure`, or one file each in `output`.
 
     Raises UsageError for a class or method that there is not and for files that exist, PartlyDone and DataError for
-    pictures that cannot be read.
+    images that cannot be read.
     """
     from finetune.evaluation import find_class, make_explainer
 
@@ -302,7 +302,7 @@ def show_explanations(
             except ImageError as problem:
                 problems.append(Prediction(path, error=problem.what))
                 continue
-            if figure is None or len(drawn) < FIGURE_PICTURES:
+            if figure is None or len(drawn) < FIGURE_IMAGES:
                 drawn.append(_explanation(found, Path(path).name))
             if figure is None:
                 write_bytes(place, drawn.pop())
@@ -315,15 +315,15 @@ def show_explanations(
 
 
 def _explanation(found: "Explanation", name: str) -> bytes:
-    """The PNG of one map: picture, overlay, and the answers with the one that is explained."""
+    """The PNG of one map: image, overlay, and the answers with the one that is explained."""
     from finetune.evaluation import overlay_heatmap
 
     answers = list(found.predictions)
     if found.target not in answers:
         answers.append(found.target)
     return draw_explanation(
-        found.picture,
-        overlay_heatmap(found.picture, found.heat),
+        found.image,
+        overlay_heatmap(found.image, found.heat),
         [(one.name, one.probability) for one in answers],
         marked=answers.index(found.target),
         title=f"{name}: what speaks for {found.target.name} ({found.method})",
@@ -350,13 +350,13 @@ def _explanation_names(paths: Sequence[str], output: Path, target: str) -> list[
 
 
 def draw_predictions(answers: Sequence[Prediction]) -> bytes:
-    """The pictures with their answers as bars, one below the other, as PNG."""
+    """The images with their answers as bars, one below the other, as PNG."""
     parts = []
     for answer in answers:
         if not answer.error:
-            picture = read_image(answer.path, near=512)
+            image = read_image(answer.path, near=512)
             rows = [(one.name, one.probability) for one in answer.predictions]
-            parts.append(draw_prediction(picture, rows, Path(answer.path).name))
+            parts.append(draw_prediction(image, rows, Path(answer.path).name))
     return _stacked(parts)
 
 
@@ -364,14 +364,14 @@ def _stacked(pngs: Sequence[bytes]) -> bytes:
     from PIL import Image
 
     if not pngs:
-        raise DataError("there is no readable picture to draw.")
-    pictures = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
-    width, height = max(one.width for one in pictures), sum(one.height for one in pictures)
+        raise DataError("there is no readable image to draw.")
+    images = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    width, height = max(one.width for one in images), sum(one.height for one in images)
     whole = Image.new("RGB", (width, height), "white")
     top = 0
-    for picture in pictures:
-        whole.paste(picture, (0, top))
-        top += picture.height
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
     target = io.BytesIO()
     whole.save(target, "PNG")
     return target.getvalue()
@@ -409,7 +409,7 @@ def print_export(made: "ExportResult") -> None:
     size = sum(one["bytes"] for one in facts["files"].values()) / 1e6
     quantized = f", {facts['quantize']}" if facts["quantize"] else ""
     rows = {
-        "compared on": f"{made.parity.n:,} pictures ({facts['pictures']}) in {facts['runtime']}",
+        "compared on": f"{made.parity.n:,} images ({facts['images']}) in {facts['runtime']}",
         "same answer": _parity(made.parity),
         "from file bytes": made.bytes_parity and _parity(made.bytes_parity),
         "accuracy before": made.before and interval(made.before),

@@ -3,7 +3,7 @@
     config, decisions = complete(config, facts)
 
 The rule of BiT (Kolesnikov et al. 2020, BiT-HyperRule) in our words: how long to train and how strongly to augment
-follow from how many pictures there are, the rest hardly matters. A section that the user writes is his own: its open
+follow from how many images there are, the rest hardly matters. A section that the user writes is his own: its open
 keys have the defaults of `config`. The figures behind the numbers are in benchmarks/recipes.md.
 """
 
@@ -15,21 +15,21 @@ from typing import Any, Literal
 from finetune.backbones import find_backbone
 from finetune.config.schema import AugmentConfig, Config, FineTuneConfig, HeadConfig, ModelConfig
 
-SMALL = 64  # pixels; such pictures are drawings and digits rather than photos
+SMALL = 64  # pixels; such images are drawings and digits rather than photos
 SMALL_INPUT = 96
 STEPS = 550
 PLENTY, MANY = 20_000, 100_000
-FEW, FEW_EACH = 100, 5  # training pictures, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
+FEW, FEW_EACH = 100, 5  # training images, and of a class; fewer are only memorised (Chen et al. 2019, few-shot)
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the recipe looks at: training pictures, classes, and the usual (width, height) of a picture if known."""
+    """What the recipe looks at: training images, classes, and the usual (width, height) of an image if known."""
 
-    pictures: int
+    images: int
     classes: int
     size: tuple[int, int] | None = None
-    multi_label: bool = False  # a picture has any number of the classes
+    multi_label: bool = False  # an image has any number of the classes
     gpu: bool = False
 
 
@@ -70,7 +70,7 @@ def _model(model: ModelConfig, facts: DataFacts) -> list[Decision]:
     if facts.size is None:
         return []
     width, height = facts.size
-    typical, found = f"the pictures are {width} x {height}", []
+    typical, found = f"the images are {width} x {height}", []
     row = find_backbone(model.backbone)
     if _small(facts):
         if row.size > SMALL_INPUT:
@@ -83,9 +83,9 @@ def _model(model: ModelConfig, facts: DataFacts) -> list[Decision]:
 
 
 def _phases(model: ModelConfig, facts: DataFacts) -> list[Decision]:
-    count = f"{facts.pictures:,} training pictures"
+    count = f"{facts.images:,} training images"
     head = HeadConfig(epochs=10, batch_size=32, learning_rate=1e-3)
-    if facts.pictures < max(FEW, FEW_EACH * facts.classes):
+    if facts.images < max(FEW, FEW_EACH * facts.classes):
         too_few = f"{count} of {facts.classes} classes are too few to retrain the backbone: the head alone"
         return [Decision("head", head, too_few)]
     fine, why = _fine_tune(model, facts)
@@ -96,7 +96,7 @@ def _phases(model: ModelConfig, facts: DataFacts) -> list[Decision]:
 
 
 def _fine_tune(model: ModelConfig, facts: DataFacts) -> tuple[FineTuneConfig, list[str]]:
-    """The phase, and what else than the number of pictures decided about it."""
+    """The phase, and what else than the number of images decided about it."""
     small, row = _small(facts), find_backbone(model.backbone)
     share = 1.0 if facts.gpu else 0.6 if small else 0.4
     rate, why = 3e-4, [f"{share:.0%} of the blocks" + (", there is a GPU" if facts.gpu else "")]
@@ -105,11 +105,11 @@ def _fine_tune(model: ModelConfig, facts: DataFacts) -> tuple[FineTuneConfig, li
         why.append(f"small steps, {row.title} has no BatchNorm to steady them")
     elif small:
         rate = 1e-3
-        why.append("large steps, small pictures are not what the network has learned from")
+        why.append("large steps, small images are not what the network has learned from")
     fine = FineTuneConfig(
         unfreeze=share,
-        epochs=_epochs(facts.pictures),
-        batch_size=32 if facts.pictures < MANY else 128,
+        epochs=_epochs(facts.images),
+        batch_size=32 if facts.images < MANY else 128,
         learning_rate=rate,
         warmup=0.1,
         label_smoothing=0 if facts.multi_label else 0.1,  # it would say of every absent label that it may be there
@@ -118,9 +118,9 @@ def _fine_tune(model: ModelConfig, facts: DataFacts) -> tuple[FineTuneConfig, li
     return fine, why
 
 
-def _epochs(pictures: int) -> int:
-    """As in BiT the steps are about the same for all small data sets, which gives few pictures more epochs."""
-    return 3 if pictures >= MANY else min(20, max(6, round(STEPS * 32 / pictures)))
+def _epochs(images: int) -> int:
+    """As in BiT the steps are about the same for all small data sets, which gives few images more epochs."""
+    return 3 if images >= MANY else min(20, max(6, round(STEPS * 32 / images)))
 
 
 def _augment(facts: DataFacts) -> list[Decision]:
@@ -138,7 +138,7 @@ def _augment(facts: DataFacts) -> list[Decision]:
 def _views(facts: DataFacts) -> tuple[int | Literal["live"], str]:
     if facts.gpu:
         return "live", "new views in each epoch, the GPU has the time"
-    if facts.pictures >= PLENTY:
+    if facts.images >= PLENTY:
         return 1, "one changed view of each, there are many"
     if _small(facts):
         return 4, "four changed views of each, computed once"

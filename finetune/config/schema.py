@@ -77,7 +77,7 @@ class Section(BaseModel):
 
 
 class SplitConfig(Section):
-    """Shares of the pictures; a data set that brings splits of its own keeps them."""
+    """Shares of the images; a data set that brings splits of its own keeps them."""
 
     train: Number = option(0.8, "share to learn from", gt=0, le=1)
     validation: Number = option(0.1, "share to choose the best epoch by", gt=0, lt=1)
@@ -92,23 +92,23 @@ class SplitConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the pictures are: exactly one of folder, csv, tfds and builtin."""
+    """Where the images are: exactly one of folder, csv, tfds and builtin."""
 
     folder: Path | None = option(None, "one subfolder per class, or train/, val/, test/ of these")
-    csv: Path | None = option(None, "table with a picture and its class per row")
+    csv: Path | None = option(None, "table with an image and its class per row")
     tfds: str | None = option(None, "name of a TensorFlow dataset, such as tf_flowers", min_length=1)
     builtin: Literal["digits"] | None = option(None, "data that needs no download")
     split: SplitConfig = option(SplitConfig(), "shares of train, validation and test")
-    path_column: str = option("path", "csv: column of the picture, relative to the csv file")
+    path_column: str = option("path", "csv: column of the image, relative to the csv file")
     label_column: str = option("label", "csv: column of the class name")
     split_column: str = option("split", "csv: column of train, validation or test; may be absent")
-    multi_label: bool = option(False, "csv: a picture has any number of labels, as a|b in one cell", strict=True)
+    multi_label: bool = option(False, "csv: an image has any number of labels, as a|b in one cell", strict=True)
     label_columns: tuple[str, ...] | None = option(
         None, "csv: columns of 0 and 1, one for each label, instead of label_column; means multi_label"
     )
     classes: tuple[str, ...] | None = option(None, "only these classes, in this order")
-    bad_images: Literal["error", "skip"] = option("error", "what to do about unreadable pictures")
-    leaks: Literal["warn", "error", "drop"] = option("warn", "what to do about a picture in two splits")
+    bad_images: Literal["error", "skip"] = option("error", "what to do about unreadable images")
+    leaks: Literal["warn", "error", "drop"] = option("warn", "what to do about an image in two splits")
 
     @model_validator(mode="before")
     @classmethod
@@ -130,7 +130,7 @@ class DataConfig(Section):
     def _one_source(self) -> Self:
         given = [name for name in DATA_SOURCES if getattr(self, name) is not None]
         if not given:
-            raise ValueError(f"say where the pictures are: one of {', '.join(DATA_SOURCES)}")
+            raise ValueError(f"say where the images are: one of {', '.join(DATA_SOURCES)}")
         if len(given) > 1:
             drop = f"the override data.{given[0]}=null drops one"
             raise ValueError(f"{' and '.join(given)} are given, keep one of them ({drop})")
@@ -143,7 +143,7 @@ class DataConfig(Section):
             if info.data.get("label_column", "label") != "label":
                 raise ValueError("stands instead of label_column; give one of them")
             if not info.data.get("multi_label"):
-                raise ValueError("means that a picture has any number of labels; drop multi_label: false")
+                raise ValueError("means that an image has any number of labels; drop multi_label: false")
             if divided := [name for name in columns if "|" in name]:
                 raise ValueError(f"{divided[0]!r} has a |, which stands between labels; rename the column")
         return columns
@@ -172,14 +172,14 @@ def _row(name: str) -> "Backbone":
 
 
 class ModelConfig(Section):
-    """The pretrained network, how a picture is fitted to it, and the new head."""
+    """The pretrained network, how an image is fitted to it, and the new head."""
 
     backbone: str = option("efficientnet_lite0", "pretrained network; `finetune backbones` lists them")
     weights: Annotated[Literal["imagenet", "none"] | Path, BeforeValidator(_weights)] = option(
         "imagenet", "imagenet, none (random start) or the path of a weight file"
     )
     image_size: Whole | None = option(None, "side of the square input; absent: the network's own", le=4096)
-    resize: Literal["crop", "squash", "pad"] = option("crop", "how a picture becomes square: cut, distort, or add bars")
+    resize: Literal["crop", "squash", "pad"] = option("crop", "how an image becomes square: cut, distort, or add bars")
     pooling: Literal["avg", "max", "gem"] = option("avg", "how the feature map becomes one vector")
     hidden: tuple[Annotated[Whole, Field(ge=1, le=65536)], ...] = option((), "widths of hidden layers in the head")
     cosine: bool = option(False, "classify by the angle between features and class, not their length", strict=True)
@@ -224,7 +224,7 @@ def _views(value: Any) -> Any:
 
 
 class AugmentConfig(Section):
-    """Random changes to training pictures: a preset, and numbers that replace the preset's."""
+    """Random changes to training images: a preset, and numbers that replace the preset's."""
 
     preset: Literal["none", "light", "standard", "strong"] = option("none", "where the other numbers start")
     flip: Literal["none", "horizontal", "both"] = option("none", "mirror left-right, or upside down too")
@@ -236,11 +236,11 @@ class AugmentConfig(Section):
     saturation: Fraction = option(0, "change the strength of colours by up to this share")
     hue: Fraction = option(0, "turn the colour circle by up to this share")
     erase: Fraction = option(0, "probability that a rectangle is blanked")
-    rand_augment: Fraction = option(0, "two random changes of this strength per picture (RandAugment)")
+    rand_augment: Fraction = option(0, "two random changes of this strength per image (RandAugment)")
     mixup: Number = option(0, "blend pairs at the cut: alpha of the Beta distribution, such as 0.2", ge=0, le=10)
-    cutmix: Fraction = option(0, "paste a rectangle of another picture at the cut: alpha, such as 1; not for the head")
+    cutmix: Fraction = option(0, "paste a rectangle of another image at the cut: alpha, such as 1; not for the head")
     views: Annotated[int | Literal["live"], BeforeValidator(_views)] = option(
-        4, "versions of each picture, computed once; live: new ones each epoch"
+        4, "versions of each image, computed once; live: new ones each epoch"
     )
 
     @model_validator(mode="before")
@@ -252,7 +252,7 @@ class AugmentConfig(Section):
 
     @property
     def active(self) -> bool:
-        """Whether any picture is changed at all (mixing happens later, at the cut)."""
+        """Whether any image is changed at all (mixing happens later, at the cut)."""
         return self.model_copy(update={"preset": "none", "views": 4, "mixup": 0, "cutmix": 0}) != AugmentConfig()
 
 
@@ -269,8 +269,8 @@ Rate = Annotated[float | Literal["auto"], BeforeValidator(_rate)]
 class PhaseConfig(Section):
     """One stretch of training. `head` trains the new head on top of the frozen backbone."""
 
-    epochs: Whole = option(20, "passes over the training pictures", ge=0)
-    batch_size: Whole = option(32, "pictures per step", ge=1, le=65536)
+    epochs: Whole = option(20, "passes over the training images", ge=0)
+    batch_size: Whole = option(32, "images per step", ge=1, le=65536)
     learning_rate: Rate = option(1e-3, "step length of the optimizer; auto: found by a test before the phase")
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "rule that turns gradients into steps")
     schedule: Literal["cosine", "one_cycle", "step", "plateau", "constant"] = option(
@@ -316,7 +316,7 @@ class FineTuneConfig(PhaseConfig):
     unfreeze: Annotated[int | float | str, BeforeValidator(_unfreeze)] = option(
         3, "the last `3 blocks`, a share of the blocks (0.3), from a layer on, or all"
     )
-    epochs: Whole = option(10, "passes over the training pictures", ge=0)
+    epochs: Whole = option(10, "passes over the training images", ge=0)
     learning_rate: Rate = option(1e-4, "step length of the optimizer; auto: found by a test before the phase")
     layer_decay: Number = option(1, "each block's steps are this times those of the block after it", gt=0, le=1)
 
@@ -335,7 +335,7 @@ def _seconds(value: Any) -> Any:
 
 
 class TensorBoardConfig(Section):
-    """What TensorBoard shows beyond curves, pictures and the projector; both cost time."""
+    """What TensorBoard shows beyond curves, images and the projector; both cost time."""
 
     histograms: bool = option(False, "weights and gradients of each epoch as histograms", strict=True)
     profile: bool = option(False, "time a few steps of each phase with TensorFlow's profiler", strict=True)
@@ -353,9 +353,9 @@ class Config(Section):
         None, "how long a run may take, such as 10 min: fewer epochs if need be"
     )
     output: Path = option(Path("runs"), "folder of the runs, in the working directory")
-    data: DataConfig = Field(description="where the pictures are")
+    data: DataConfig = Field(description="where the images are")
     model: ModelConfig = option(ModelConfig(), "the network")
-    augment: AugmentConfig = option(AugmentConfig(), "random changes to training pictures")
+    augment: AugmentConfig = option(AugmentConfig(), "random changes to training images")
     head: HeadConfig = option(HeadConfig(), "training of the new head")
     fine_tune: tuple[FineTuneConfig, ...] = option((), "then training deeper: a mapping, or a list of them")
     imbalance: Literal["none", "weights", "oversample", "logit_adjust"] = option(
@@ -386,7 +386,7 @@ class Config(Section):
     @classmethod
     def _for_labels(cls, value: str, info: ValidationInfo) -> str:
         if (data := info.data.get("data")) and data.multi_label and value in ("oversample", "logit_adjust"):
-            raise ValueError(f"{value} needs one class a picture; with data.multi_label there is weights")
+            raise ValueError(f"{value} needs one class an image; with data.multi_label there is weights")
         return value
 
     @field_validator("cache", mode="before")
@@ -455,7 +455,7 @@ def find_config(name: str | Path) -> Path:
     beside = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
     raise ConfigError(
         f"{path}: there is no such file.{did_you_mean(path.name, [*beside, *known])}",
-        hint=f"Shipped: {', '.join(known)}. `finetune init FOLDER` writes one for your own pictures.",
+        hint=f"Shipped: {', '.join(known)}. `finetune init FOLDER` writes one for your own images.",
     )
 
 

@@ -74,7 +74,7 @@ class YamlDocument:
             found = "a list" if isinstance(node, yaml.SequenceNode) else "one word" if node else "nothing"
             raise ConfigError(
                 f"{path}: expected a mapping (lines of `key: value`), found {found}",
-                hint="`finetune init FOLDER` writes a config for your pictures.",
+                hint="`finetune init FOLDER` writes a config for your images.",
             )
         document.data = document._plain(node, (), document.places[()])
         return document

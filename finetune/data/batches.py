@@ -23,7 +23,7 @@ AHEAD = 3  # batches being read while the network works on one
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` is (n, S, S, 3) uint8; the picture of an index in `problems` could not be read and is black."""
+    """`images` is (n, S, S, 3) uint8; the image of an index in `problems` could not be read and is black."""
 
     indices: np.ndarray
     images: np.ndarray
@@ -31,14 +31,14 @@ class Batch:
 
 
 def image_reader(paths: Sequence[str], transform: Transform) -> ReadImage:
-    """`index -> (S, S, 3) uint8`: the evaluation transform of the picture at `paths[index]`."""
+    """`index -> (S, S, 3) uint8`: the evaluation transform of the image at `paths[index]`."""
     return lambda index: read_square(paths[index], transform)
 
 
 def image_batches(
     read: ReadImage, indices: np.ndarray, batch_size: int, *, workers: int | None = None
 ) -> Iterator[Batch]:
-    """The pictures of `indices`, in that order, `batch_size` at a time, read ahead of their use.
+    """The images of `indices`, in that order, `batch_size` at a time, read ahead of their use.
 
     Holds `AHEAD + 1` batches at most, however long `indices` is.
     """
@@ -51,7 +51,7 @@ def index_batches(indices: np.ndarray, batch_size: int, *, skip: int = 0) -> lis
 
 
 def read_ahead(read: ReadImage, chunks: Sequence[np.ndarray], *, workers: int | None = None) -> Iterator[Batch]:
-    """One batch for each of `chunks`, places of pictures (n,), read ahead of its use."""
+    """One batch for each of `chunks`, places of images (n,), read ahead of its use."""
     pool = ThreadPoolExecutor(workers or available_cores() + 1, thread_name_prefix="read")
     try:
         pending: deque[tuple[np.ndarray, list[Future[np.ndarray]]]] = deque()
@@ -68,16 +68,16 @@ def read_ahead(read: ReadImage, chunks: Sequence[np.ndarray], *, workers: int | 
 
 
 def _collect(chunk: np.ndarray, futures: list["Future[np.ndarray]"]) -> Batch:
-    pictures: list[np.ndarray | None] = []
+    images: list[np.ndarray | None] = []
     problems: dict[int, str] = {}
     for index, future in zip(chunk, futures, strict=True):
         try:
-            pictures.append(future.result())
+            images.append(future.result())
         except ImageError as problem:
-            pictures.append(None)
+            images.append(None)
             problems[int(index)] = problem.what
-    shape = next((picture.shape for picture in pictures if picture is not None), (1, 1, 3))
-    stacked = np.stack([np.zeros(shape, np.uint8) if picture is None else picture for picture in pictures])
+    shape = next((image.shape for image in images if image is not None), (1, 1, 3))
+    stacked = np.stack([np.zeros(shape, np.uint8) if image is None else image for image in images])
     return Batch(chunk, stacked, problems)
 
 
@@ -97,15 +97,15 @@ class WaitMeter:
             yield batch
 
 
-def pad_batch(pictures: np.ndarray, size: int) -> np.ndarray:
-    """`pictures` (at most `size`) filled up with black ones to `size + 1`.
+def pad_batch(images: np.ndarray, size: int) -> np.ndarray:
+    """`images` (at most `size`) filled up with black ones to `size + 1`.
 
-    With one batch shape TensorFlow plans the network once, and a picture's result depends neither on its neighbours
+    With one batch shape TensorFlow plans the network once, and an image's result depends neither on its neighbours
     nor on its place: the matrix kernels treat the last rows of a batch apart (they differ in the last bit), and the
-    spare picture takes that place. Measured on 3 x 320 pictures: 168 results differed without it, none with it.
+    spare image takes that place. Measured on 3 x 320 images: 168 results differed without it, none with it.
     """
-    missing = size + 1 - len(pictures)
-    return np.pad(pictures, ((0, missing),) + ((0, 0),) * (pictures.ndim - 1))
+    missing = size + 1 - len(images)
+    return np.pad(images, ((0, missing),) + ((0, 0),) * (images.ndim - 1))
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
 def balanced_epoch_order(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """Places in `labels` (n,) so that every class comes equally often: each as often as the largest one.
 
-    Pictures of smaller classes come again; those that come once more than others change from epoch to epoch.
+    Images of smaller classes come again; those that come once more than others change from epoch to epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -163,9 +163,9 @@ def _reseed(generators: Sequence[Any], key: tuple[int, ...]) -> None:
 
 
 class Augmenter:
-    """Random changes of training pictures, with Keras' own layers; the same `key` always gives the same changes.
+    """Random changes of training images, with Keras' own layers; the same `key` always gives the same changes.
 
-    Geometry and colour are drawn per picture. `augmenter(batch, key)` takes (N,S,S,3) in 0..255 and returns the same
+    Geometry and colour are drawn per image. `augmenter(batch, key)` takes (N,S,S,3) in 0..255 and returns the same
     shape, float32, 0..255. What it did is decided by `key` alone (seed, view or epoch, batch), never by what was
     drawn before: a killed run draws on where the unbroken one would be.
     """
@@ -177,15 +177,15 @@ class Augmenter:
     def __bool__(self) -> bool:
         return bool(self._layers)
 
-    def _all(self, pictures: Any) -> Any:
-        x = tf.cast(pictures, tf.float32)
+    def _all(self, images: Any) -> Any:
+        x = tf.cast(images, tf.float32)
         for layer in self._layers:
             x = layer(x, training=True)
         return tf.clip_by_value(x, 0.0, 255.0)
 
-    def __call__(self, pictures: np.ndarray, key: tuple[int, ...]) -> Any:
+    def __call__(self, images: np.ndarray, key: tuple[int, ...]) -> Any:
         _reseed(self._generators, key)
-        return self._apply(pictures)
+        return self._apply(images)
 
     @property
     def _generators(self) -> list[Any]:
@@ -214,7 +214,7 @@ def _layers(config: AugmentConfig) -> list[Any]:
         made.append(kl.RandomSaturation(config.saturation, **scale))
     if config.hue:
         made.append(kl.RandomHue(config.hue, **scale))
-    if config.rand_augment:  # Cubuk et al. 2020, with two changes per picture as in the paper
+    if config.rand_augment:  # Cubuk et al. 2020, with two changes per image as in the paper
         made.append(kl.RandAugment((0, 255), num_ops=2, factor=config.rand_augment, seed=0))
     if config.erase:
         made.append(kl.RandomErasing(config.erase, **scale))

@@ -1,4 +1,4 @@
-"""Pictures in a bucket: `s3://bucket/photos`, `gs://...` and whatever else fsspec knows, listed and read.
+"""Images in a bucket: `s3://bucket/photos`, `gs://...` and whatever else fsspec knows, listed and read.
 
     find("s3://bucket/photos")          ["s3://bucket/photos/a.jpg", ...]
     read("s3://bucket/photos/a.jpg")    its bytes
@@ -26,7 +26,7 @@ def is_bucket_url(path: str | os.PathLike[str]) -> bool:
 
 
 def list_bucket(given: str) -> list[str]:
-    """The pictures that `given` means, sorted: one of that name, all below a folder of that name, or a pattern's.
+    """The images that `given` means, sorted: one of that name, all below a folder of that name, or a pattern's.
 
     Raises DataError when there is none, UsageError without the package for it, ResourceError when it does not answer.
     """
@@ -40,8 +40,8 @@ def _find(given: str) -> list[str]:
     found = sorted(files.find(place))
     if found == [place]:
         return [given]
-    pictures = [path for path in found if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES]
-    return [str(files.unstrip_protocol(path)) for path in pictures]
+    images = [path for path in found if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES]
+    return [str(files.unstrip_protocol(path)) for path in images]
 
 
 def read_bucket_file(path: str, *, most: int) -> bytes:
@@ -95,5 +95,5 @@ def _explained(given: str, work: Callable[[], list[str]]) -> list[str]:
         reason = " ".join(str(error).split())[:200]
         raise ResourceError(f"{printable(given)}: cannot be listed: {type(error).__name__}: {reason}") from error
     if not found:
-        raise DataError(f"{printable(given)}: there is no picture.")
+        raise DataError(f"{printable(given)}: there is no image.")
     return found

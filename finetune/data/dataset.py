@@ -1,13 +1,13 @@
-"""The pictures of a run: every file checked, every label known, train, validation and test decided once.
+"""The images of a run: every file checked, every label known, train, validation and test decided once.
 
     dataset = open(config.data, seed=0)
     dataset.paths(dataset.indices("train"))
     dataset.write_splits(run.splits_csv)
     dataset = reopen(config.data, run.splits_csv, run.classes_txt)    later, to go on
 
-`sources` lists the files, `scan` decodes each once; here bad, doubled and too few pictures are found, all of
-a kind reported together. Which split a picture is in depends on the seed and its name alone, so it is the
-same on every machine, and adding pictures moves few others.
+`sources` lists the files, `scan` decodes each once; here bad, doubled and too few images are found, all of
+a kind reported together. Which split an image is in depends on the seed and its name alone, so it is the
+same on every machine, and adding images moves few others.
 """
 
 import csv
@@ -43,17 +43,17 @@ from finetune.data.sources import (
 from finetune.utils import DataError, ProgressCallback, atomic_write, cache_folder, has_gpu
 
 Indices = NDArray[np.int64]
-MOST_BAD = 0.05  # of the pictures; above that skipping them would train on something else than was meant
+MOST_BAD = 0.05  # of the images; above that skipping them would train on something else than was meant
 COLUMNS = ("path", "label", "split", "sha256")
 SKIPPED = "skipped"  # in the split column: not used, and the record of it
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures with labels. Sequences of the same length: `names`, `labels`, `splits`, `hashes`.
+    """Images with labels. Sequences of the same length: `names`, `labels`, `splits`, `hashes`.
 
     `names` are relative to `root` (absolute), with "/" between; `labels` (n,) are positions in `classes`, or, where a
-    picture has any number of them, (n, classes) of 0 and 1; `splits` are 0 train, 1 validation, 2 test; `hashes` are
+    image has any number of them, (n, classes) of 0 and 1; `splits` are 0 train, 1 validation, 2 test; `hashes` are
     the SHA-256 of the files; `skipped` are (name, why) of files left out.
     """
 
@@ -76,12 +76,12 @@ class Dataset:
         return label_type_of(self.labels)
 
     def counts(self, split: str | None = None) -> NDArray[Any]:
-        """How many pictures (of a split) have each class (classes,)."""
+        """How many images (of a split) have each class (classes,)."""
         labels = self.labels if split is None else self.labels[self.indices(split)]
         return self.label_type.counts(labels, len(self.classes))
 
     def text(self, index: int) -> str:
-        """The label of a picture in words."""
+        """The label of an image in words."""
         return self.label_type.text(self.labels[index], self.classes)
 
     def path(self, index: int) -> str:
@@ -91,11 +91,11 @@ class Dataset:
         return [self.path(index) for index in indices]
 
     def indices(self, split: str) -> Indices:
-        """Positions of the pictures in "train", "validation" or "test", in the order of `names`."""
+        """Positions of the images in "train", "validation" or "test", in the order of `names`."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
     def write_splits(self, path: Path) -> None:
-        """Write path, label, split and sha256 of every picture and skipped file, for `read_splits`."""
+        """Write path, label, split and sha256 of every image and skipped file, for `read_splits`."""
 
         def write(temporary: Path) -> None:
             with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -125,9 +125,9 @@ def open_dataset(config: DataConfig, *, seed: int, progress: ProgressCallback | 
 def open_labelled_dataset(
     config: DataConfig, classes: Sequence[str], *, split: str = "test", progress: ProgressCallback | None = None
 ) -> Dataset:
-    """Pictures to measure a classifier of these `classes` on, all of them in the test split.
+    """Images to measure a classifier of these `classes` on, all of them in the test split.
 
-    Where the data brings splits of its own, only those of `split` are taken. Classes without pictures are
+    Where the data brings splits of its own, only those of `split` are taken. Classes without images are
     fine, as are classes in another order; DataError names those that the classifier does not know.
     """
     listing = list_source(config, progress)
@@ -153,7 +153,7 @@ def open_labelled_dataset(
         progress,
     )
     missing = [name for name in classes if name not in listing.classes]
-    note = (f"no pictures of {len(missing)} of the {len(classes)} classes: {join_some(missing, 5)}",) if missing else ()
+    note = (f"no images of {len(missing)} of the {len(classes)} classes: {join_some(missing, 5)}",) if missing else ()
     return replace(dataset, warnings=dataset.warnings + note)
 
 
@@ -194,7 +194,7 @@ def _inspected(listing: Listing, bad_images: str, progress: ProgressCallback | N
 
 
 def _remark(what: str, count: int, example: str) -> str:
-    return f"{count:,} picture{'s' * (count > 1)}: {what} ({printable(example)})"
+    return f"{count:,} image{'s' * (count > 1)}: {what} ({printable(example)})"
 
 
 def _check_bad(listing: Listing, bad: dict[int, str], bad_images: str) -> None:
@@ -215,7 +215,7 @@ def _check_bad(listing: Listing, bad: dict[int, str], bad_images: str) -> None:
 
 
 def _without(dataset: Dataset, out: dict[int, str]) -> Dataset:
-    """`dataset` without the pictures `out` (index -> why), which are noted as skipped."""
+    """`dataset` without the images `out` (index -> why), which are noted as skipped."""
     if not out:
         return dataset
     kept = np.setdiff1d(np.arange(len(dataset)), list(out))
@@ -280,29 +280,29 @@ def _check_counts(dataset: Dataset, shares: SplitConfig) -> Iterator[str]:
         if not train or not validation
     ]
     if lacking:
-        what = f"{dataset.name}: classes with too few pictures, each needs one in train and one in validation"
-        raise problems_error(what, lacking, "add pictures, or leave the class out with data.classes")
+        what = f"{dataset.name}: classes with too few images, each needs one in train and one in validation"
+        raise problems_error(what, lacking, "add images, or leave the class out with data.classes")
     _check_contrast(dataset)
     untested = [name for name, test in zip(dataset.classes, counts[:, TEST], strict=True) if not test]
     if untested and shares.test > 0:
-        yield f"no test pictures of {join_some(untested, 5)}: too few pictures"
+        yield f"no test images of {join_some(untested, 5)}: too few images"
     least, most = counts.sum(axis=1).argmin(), counts.sum(axis=1).argmax()
     few, many = counts[least].sum(), counts[most].sum()
     if many >= 10 * few:
         yield (
-            f"{dataset.classes[most]} has {many:,} pictures and {dataset.classes[least]} only {few:,}: "
+            f"{dataset.classes[most]} has {many:,} images and {dataset.classes[least]} only {few:,}: "
             "look at the figures per class, the accuracy hides the small ones"
         )
 
 
 def _check_contrast(dataset: Dataset) -> None:
-    """Raise where every training picture has the same label among others: nothing can be learned about it."""
+    """Raise where every training image has the same label among others: nothing can be learned about it."""
     train = dataset.labels[dataset.indices("train")]
     if not dataset.label_type.covers_all(train, len(dataset.classes)):
         everywhere = np.flatnonzero(dataset.counts("train") == len(train))
         raise DataError(
-            f"{dataset.name}: every training picture has {join_some(dataset.classes[at] for at in everywhere)}",
-            hint="add pictures without it, or leave it out with data.classes",
+            f"{dataset.name}: every training image has {join_some(dataset.classes[at] for at in everywhere)}",
+            hint="add images without it, or leave it out with data.classes",
         )
 
 
@@ -328,7 +328,7 @@ def _key(seed: int, name: str) -> int:
 
 
 def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
-    """Look for one picture in two splits or with two labels, and warn, raise or drop."""
+    """Look for one image in two splits or with two labels, and warn, raise or drop."""
     out: dict[int, str] = {}
     pairs: list[Problem] = []
     for group in _same_content(dataset.hashes):
@@ -339,11 +339,11 @@ def _without_leaks(dataset: Dataset, leaks: str) -> Dataset:
             dropped = [index for index in group if dataset.splits[index] < splits.max()]  # the test stays as it is
         if dropped:
             pairs.append((" = ".join(_where(dataset, index) for index in group[:3]), ""))
-            out |= {index: f"the same picture as {printable(dataset.names[_other(group, index)])}" for index in dropped}
+            out |= {index: f"the same image as {printable(dataset.names[_other(group, index)])}" for index in dropped}
     if not pairs:
         return dataset
-    pictures = "1 picture is" if len(pairs) == 1 else f"{len(pairs):,} pictures are"
-    what = f"{dataset.name}: {pictures} in two splits or two classes"
+    images = "1 image is" if len(pairs) == 1 else f"{len(pairs):,} images are"
+    what = f"{dataset.name}: {images} in two splits or two classes"
     if leaks == "error":
         raise problems_error(what, pairs, "delete the doubles, or let them be dropped: data.leaks=drop")
     if leaks == "drop":
@@ -384,7 +384,7 @@ def reopen_dataset(
     """The data set of a run as it was when the run began.
 
     DataError lists changed and vanished files. With `accept_changes` it goes on with what is there now: a changed
-    picture with its new content, one that vanished or cannot be read any more is left out, and none changes its split.
+    image with its new content, one that vanished or cannot be read any more is left out, and none changes its split.
     """
     listing = list_source(config)
     known = read_splits(splits_csv, classes_txt, listing.root, label_type_of(listing.labels))
@@ -403,10 +403,10 @@ def reopen_dataset(
             progress(index + 1, len(dataset))
     noted = {*dataset.names, *(name for name, _ in dataset.skipped)}
     new = [name for name in listing.names if name not in noted]
-    notes = [f"{len(new):,} pictures are new since the run began and not used: {join_some(new, 3)}"] if new else []
+    notes = [f"{len(new):,} images are new since the run began and not used: {join_some(new, 3)}"] if new else []
     if not changed:
         return replace(dataset, warnings=tuple(notes))
-    what = f"{listing.name}: {len(changed):,} of {len(dataset):,} pictures are not what they were"
+    what = f"{listing.name}: {len(changed):,} of {len(dataset):,} images are not what they were"
     if not accept_changes:
         raise problems_error(what, changed, hint)
     dataset = _without(replace(dataset, hashes=tuple(hashes)), lost)
@@ -467,7 +467,7 @@ def data_facts(dataset: Dataset, device: str = "auto") -> DataFacts:
     """
     train = dataset.indices("train")
     return DataFacts(
-        pictures=len(train),
+        images=len(train),
         classes=len(dataset.classes),
         size=typical_size(dataset.paths(train)),
         multi_label=dataset.label_type is MULTILABEL,

@@ -1,10 +1,10 @@
-"""Pictures that look alike though their files differ: copies of another size or quality, frames of one film.
+"""Images that look alike though their files differ: copies of another size or quality, frames of one film.
 
     pairs, share = find(by_fingerprint(fingerprints), dataset.labels, dataset.splits, least=LEAST_FINGERPRINT)
     pairs[0].first, pairs[0].second, pairs[0].likeness
 
 Only pairs in two splits (the test is then no test) or of two classes (one label is wrong) are looked for. Two ways to
-describe a picture, one way to compare: vectors of length 1, whose product is 1 for what looks the same.
+describe an image, one way to compare: vectors of length 1, whose product is 1 for what looks the same.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 LEAST_FINGERPRINT = 0.87  # at most 8 of the 128 bits differ; with 9, the first two daisies were taken for one
 LEAST_FEATURES = 0.88  # of 14 such pairs in flower_photos all were of one scene; from 0.87 down some were not
-LEAST_BITS = 12  # a picture with fewer is nearly of one colour, and looks like any other such
+LEAST_BITS = 12  # an image with fewer is nearly of one colour, and looks like any other such
 WORK = 2.5e11  # multiplications: some seconds on two cores
 MOST = 1000  # pairs that are kept
 Floats = npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """Two pictures of a data set, by their positions; `likeness` is 1 for what looks the same."""
+    """Two images of a data set, by their positions; `likeness` is 1 for what looks the same."""
 
     first: int
     second: int
@@ -31,7 +31,7 @@ class SimilarPair:
 
 
 def fingerprint_vectors(fingerprints: Sequence[str]) -> Floats:
-    """Vectors (N, 128) of `images.fingerprint`s; a picture without enough structure is 0, like nothing else."""
+    """Vectors (N, 128) of `images.fingerprint`s; an image without enough structure is 0, like nothing else."""
     bits = np.unpackbits(
         np.array([list(bytes.fromhex(one or "0" * 32)) for one in fingerprints], np.uint8).reshape(-1, 16), axis=1
     )
@@ -43,7 +43,7 @@ def fingerprint_vectors(fingerprints: Sequence[str]) -> Floats:
 def feature_vectors(features: npt.ArrayLike) -> Floats:
     """Vectors (N, c) of pooled features less their mean: their product is the cosine of the angle between them.
 
-    Without the mean, which all pictures share, flowers of one kind are as near to each other as copies are.
+    Without the mean, which all images share, flowers of one kind are as near to each other as copies are.
     """
     rows = np.asarray(features, np.float32)
     rows = rows - rows.mean(axis=0)
@@ -53,10 +53,10 @@ def feature_vectors(features: npt.ArrayLike) -> Floats:
 def find_similar(
     vectors: Floats, labels: npt.NDArray[np.integer], splits: npt.NDArray[np.integer], *, least: float
 ) -> tuple[list[SimilarPair], float]:
-    """Pairs with a likeness of `least` or more, the likest first and MOST at most; and the share of pictures looked at.
+    """Pairs with a likeness of `least` or more, the likest first and MOST at most; and the share of images looked at.
 
-    All pictures are held against all others while that takes seconds; of more than some ten thousand, the test
-    pictures come first, then those of validation.
+    All images are held against all others while that takes seconds; of more than some ten thousand, the test
+    images come first, then those of validation.
     """
     count, width = vectors.shape
     rows = np.argsort(-splits.astype(int), kind="stable")[: max(1, int(WORK / max(1, count * width)))]

@@ -1,6 +1,6 @@
 """Any image file becomes upright RGB pixels here, for training, evaluation and prediction alike.
 
-    read(path)                      the whole picture, (H, W, 3) uint8
+    read(path)                      the whole image, (H, W, 3) uint8
     read_square(path, transform)    what a network sees, (S, S, 3) uint8
     inspect(path)                   can it be read, what is odd about it, its hash
     find_images(folder)             the image files below a folder, and what was left out
@@ -47,7 +47,7 @@ from finetune.utils import DataError, ImageError
 
 MAX_PIXELS = 120_000_000  # real cameras reach 100 megapixels; 120 take 360 MB as RGB
 MAX_BYTES = 1 << 30
-SAMPLE = 50  # pictures whose headers tell the usual size
+SAMPLE = 50  # images whose headers tell the usual size
 
 _UPRIGHT = {  # EXIF orientation -> how to turn the pixels
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,11 +66,11 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 @dataclass(frozen=True)
 class Transform:
-    """How a picture of any shape becomes the square a network sees; saved with every classifier.
+    """How an image of any shape becomes the square a network sees; saved with every classifier.
 
     `resize`: "crop" takes the central square, `crop` times as long as the short side (0.875 is the usual
-    ImageNet evaluation); "squash" squeezes the whole picture; "pad" fits the whole picture on black. Every
-    way goes straight from the source to the target in one antialiased step: no intermediate picture of
+    ImageNet evaluation); "squash" squeezes the whole image; "pad" fits the whole image on black. Every
+    way goes straight from the source to the target in one antialiased step: no intermediate image of
     an extreme shape can arise.
     """
 
@@ -81,12 +81,12 @@ class Transform:
 
 
 def read_image(path: str | Path, *, near: int | None = None) -> NDArray[np.uint8]:
-    """The picture in the file as (H, W, 3) uint8, upright RGB.
+    """The image in the file as (H, W, 3) uint8, upright RGB.
 
     With `near`, a JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size, its short side
     still at least `2 * near` pixels. ImageProblem with the reason when the file cannot be used.
     """
-    return np.array(_decode(_bytes(path), near).picture)
+    return np.array(_decode(_bytes(path), near).rgb)
 
 
 def read_square(path: str | Path, transform: Transform) -> NDArray[np.uint8]:
@@ -97,40 +97,40 @@ def read_square(path: str | Path, transform: Transform) -> NDArray[np.uint8]:
 def decode_square(data: bytes, transform: Transform) -> NDArray[np.uint8]:
     """As `read_square`, for the content of a file."""
     share = transform.crop if transform.resize == "crop" else 1.0
-    picture = _decode(data, near=math.ceil(transform.size / share)).picture
-    return np.array(resize_square(picture, transform))
+    rgb = _decode(data, near=math.ceil(transform.size / share)).rgb
+    return np.array(resize_square(rgb, transform))
 
 
-def resize_square(picture: Image.Image, transform: Transform) -> Image.Image:
-    """`picture` as a square of `transform.size` pixels."""
-    width, height = picture.size
+def resize_square(rgb: Image.Image, transform: Transform) -> Image.Image:
+    """`image` as a square of `transform.size` pixels."""
+    width, height = rgb.size
     size, filter = transform.size, Image.Resampling[transform.interpolation.upper()]
     if transform.resize == "squash":
-        return picture.resize((size, size), filter)
+        return rgb.resize((size, size), filter)
     if transform.resize == "pad":
         scale = size / max(width, height)
-        fitted = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter)
+        fitted = rgb.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter)
         canvas = Image.new("RGB", (size, size))
         canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
         return canvas
-    # Whole pixels: half a pixel more blurs a picture that fits already (0.9 points of top-1 on 1,000 of
+    # Whole pixels: half a pixel more blurs an image that fits already (0.9 points of top-1 on 1,000 of
     # ImageNet).
     side = max(1, round(transform.crop * min(width, height)))
     left, top = (width - side) // 2, (height - side) // 2
-    return picture.resize((size, size), filter, box=(left, top, left + side, top + side))
+    return rgb.resize((size, size), filter, box=(left, top, left + side, top + side))
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    picture: Image.Image  # upright RGB, possibly smaller than the file says
+    rgb: Image.Image  # upright RGB, possibly smaller than the file says
     format: str
-    width: int  # of the upright picture in the file
+    width: int  # of the upright image in the file
     height: int
     warnings: tuple[str, ...]
 
 
 def _decode(data: bytes, near: int | None) -> _Decoded:
-    """The picture in `data`. Whatever a decoder raises becomes an ImageProblem."""
+    """The image in `data`. Whatever a decoder raises becomes an ImageProblem."""
     format = identify_format(data[:4096])
     try:
         with FORMATS[format](io.BytesIO(data)) as image:
@@ -154,12 +154,12 @@ def _decode_image(image: Image.Image, format: str, data: bytes, near: int | None
         image.draft(None, (2 * near, 2 * near))  # only JPEG does something here
     image.load()
     turn = _UPRIGHT.get(_orientation(image, format))
-    picture = _to_rgb(image, format, data)
+    rgb = _to_rgb(image, format, data)
     if turn is not None:
-        picture = picture.transpose(turn)
+        rgb = rgb.transpose(turn)
         if turn in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8]):
             width, height = height, width
-    return _Decoded(picture, format, width, height, _warnings(image, picture, width, height))
+    return _Decoded(rgb, format, width, height, _warnings(image, rgb, width, height))
 
 
 def _orientation(image: Image.Image, format: str) -> int:
@@ -208,14 +208,14 @@ def _mask(rgb: Image.Image, invisible: NDArray[np.bool_]) -> Image.Image:
     return Image.composite(Image.new("RGB", rgb.size), rgb, Image.fromarray(invisible.astype(np.uint8) * 255))
 
 
-def _warnings(image: Image.Image, picture: Image.Image, width: int, height: int) -> tuple[str, ...]:
-    """What is odd about a picture that can be read all the same."""
+def _warnings(image: Image.Image, rgb: Image.Image, width: int, height: int) -> tuple[str, ...]:
+    """What is odd about an image that can be read all the same."""
     found = []
     if min(width, height) < 8:
         found.append("only a few pixels")
     elif max(width, height) > 20 * min(width, height):
         found.append("very long and thin")
-    elif all(low == high for low, high in picture.getextrema()):  # type: ignore[misc]
+    elif all(low == high for low, high in rgb.getextrema()):  # type: ignore[misc]
         found.append("a single colour")
     if image.mode == "CMYK" and isinstance(image, FORMATS["JPEG"]) and "adobe" not in image.info:
         found.append("CMYK without the Adobe marker: its colours may be inverted")
@@ -308,17 +308,17 @@ def inspect_image(path: str | Path) -> Inspection:
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in FORMAT_SUFFIXES[found.format]:
         notes += (f"{found.format} under another name ({suffix or 'no ending'})",)
-    facts = (found.format, found.width, found.height, digest, fingerprint(found.picture), size, mtime_ns)
+    facts = (found.format, found.width, found.height, digest, fingerprint(found.rgb), size, mtime_ns)
     return Inspection(name, None, notes, *facts)
 
 
-def fingerprint(picture: Image.Image) -> str:
-    """What a picture looks like, in 128 bits as 32 hexadecimal digits: near-copies differ in few of them.
+def fingerprint(rgb: Image.Image) -> str:
+    """What an image looks like, in 128 bits as 32 hexadecimal digits: near-copies differ in few of them.
 
     A difference hash (N. Krawetz, "Kind of Like That", 2013): is a place of a 9 x 9 thumbnail lighter than the one to
     its left, and than the one above it? Size, quality and brightness of a copy hardly change that; turning does.
     """
-    small = np.asarray(picture.resize((9, 9), Image.Resampling.BILINEAR).convert("L"))
+    small = np.asarray(rgb.resize((9, 9), Image.Resampling.BILINEAR).convert("L"))
     bits = np.concatenate([small[1:, 1:] > small[1:, :-1], small[1:, 1:] > small[:-1, 1:]])
     return np.packbits(bits).tobytes().hex()
 
@@ -427,7 +427,7 @@ def typical_size(paths: Sequence[str | Path]) -> tuple[int, int] | None:
 
 
 def _dimensions(path: Path) -> tuple[int, int] | None:
-    """Width and height from the header of a picture; None if it cannot be read (training will say why)."""
+    """Width and height from the header of an image; None if it cannot be read (training will say why)."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")

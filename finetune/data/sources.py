@@ -1,4 +1,4 @@
-"""Where pictures and their classes come from: a folder, a table, a TensorFlow dataset, a package.
+"""Where images and their classes come from: a folder, a table, a TensorFlow dataset, a package.
 
     listing = find(config.data)         names, classes, and the splits that the data brings along
 
@@ -44,7 +44,7 @@ LAYOUT = """expected one folder per class:      or a folder per split:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a source. `names[i]`, relative to `root`, is labelled `labels[i]` (see `labels`)."""
+    """The images of a source. `names[i]`, relative to `root`, is labelled `labels[i]` (see `labels`)."""
 
     name: str
     root: Path  # absolute
@@ -56,7 +56,7 @@ class Listing:
 
 
 def list_source(config: DataConfig, progress: ProgressCallback | None = None) -> Listing:
-    """The pictures that `config` names. DataError says what is missing and how it should look."""
+    """The images that `config` names. DataError says what is missing and how it should look."""
     kind = next(kind for kind in SOURCES if getattr(config, kind) is not None)
     return _only(SOURCES[kind](config, progress), config.classes)
 
@@ -150,7 +150,7 @@ def _divided(listing: Listing) -> Iterator[str]:
     if divided := [name for name in listing.classes if SEPARATOR in name]:
         yield (
             f"{len(divided):,} classes have a {SEPARATOR} in their name, such as {divided[0]!r}: if these are "
-            "several labels of a picture, say data.multi_label=true"
+            "several labels of an image, say data.multi_label=true"
         )
 
 
@@ -163,7 +163,7 @@ def read_table(
     multi_label: bool = False,
     label_columns: Sequence[str] | None = None,
 ) -> Listing:
-    """The pictures of a CSV file, a row each, paths relative to it. All bad rows are named at once.
+    """The images of a CSV file, a row each, paths relative to it. All bad rows are named at once.
 
     With `multi_label` a cell has any number of names with | between, or each of `label_columns` a 0 or 1.
     """
@@ -175,12 +175,12 @@ def read_table(
         reader.problems += [(line, f"no {split}, though other rows have one") for line in empty]
     if reader.problems:
         several = not multi_label and any(SEPARATOR in label for label in reader.labels)
-        hint = "if a picture may have several labels or none: data.multi_label=true" if several else ""
+        hint = "if an image may have several labels or none: data.multi_label=true" if several else ""
         raise problems_error(f"{printable(table)}: {len(reader.problems)} rows cannot be used", reader.problems, hint)
     if not reader.names:
         raise DataError(
             f"{printable(table)} has no rows",
-            hint=f"expected a line {','.join([path, *(label_columns or [label])])} and then a row per picture",
+            hint=f"expected a line {','.join([path, *(label_columns or [label])])} and then a row per image",
         )
     splits = [SPLIT_WORDS[word] if word else UNASSIGNED for word in reader.splits]
     if multi_label:
@@ -338,7 +338,7 @@ def _labelled(
     warnings = [f"are these one label? {join_some(map(repr, twins))}" for twins in _twins(classes)]
     if (labels.sum(axis=1) == 1).all():
         sign = "" if columns else f"; several stand with {SEPARATOR} between them"
-        warnings.append(f"every picture has exactly one label, where data.multi_label expects any number{sign}")
+        warnings.append(f"every image has exactly one label, where data.multi_label expects any number{sign}")
     return Listing(name, root, classes, names, labels, np.array(splits, np.int8), warnings)
 
 

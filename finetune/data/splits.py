@@ -1,4 +1,4 @@
-"""Which picture goes into which split, so that every class has its share of each.
+"""Which image goes into which split, so that every class has its share of each.
 
     splits = by_class(labels, keys, {VALIDATION: 0.1, TEST: 0.1}, 1.0, 5)      labels (n,)
     splits = by_label(labels, keys, {VALIDATION: 0.1, TEST: 0.1}, 1.0)         labels (n, classes)
@@ -19,7 +19,7 @@ Splits = NDArray[np.int8]
 def split_by_class(
     labels: NDArray[np.int32], keys: NDArray[np.uint64], shares: Mapping[int, float], whole: float, classes: int
 ) -> Splits:
-    """Class by class. A class of two pictures or more has one in train and one in the first of `shares`."""
+    """Class by class. A class of two images or more has one in train and one in the first of `shares`."""
     splits = np.zeros(len(labels), np.int8)
     order = np.lexsort((keys, labels))
     edges = np.searchsorted(labels[order], np.arange(classes + 1))
@@ -35,7 +35,7 @@ def split_by_class(
 def split_by_label(
     labels: NDArray[np.uint8], keys: NDArray[np.uint64], shares: Mapping[int, float], whole: float
 ) -> Splits:
-    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011): the rarest label first, each of its pictures to
+    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011): the rarest label first, each of its images to
     the split that still lacks it most."""
     shares = {split: share / whole for split, share in shares.items()}
     places = [0, *shares]  # split of each row below
@@ -46,21 +46,21 @@ def split_by_label(
     order = np.argsort(keys, kind="stable")
     while left.any():
         rarest = np.where(left > 0, left, left.max() + 1).argmin()
-        for picture in order[(splits[order] < 0) & (labels[order, rarest] > 0)]:
+        for image in order[(splits[order] < 0) & (labels[order, rarest] > 0)]:
             row = np.lexsort((room, needed[:, rarest]))[-1]
-            splits[picture] = places[row]
-            needed[row] -= labels[picture]
+            splits[image] = places[row]
+            needed[row] -= labels[image]
             room[row] -= 1
-            left -= labels[picture]
-    for picture in order[splits[order] < 0]:  # those without a label
+            left -= labels[image]
+    for image in order[splits[order] < 0]:  # those without a label
         row = room.argmax()
-        splits[picture] = places[row]
+        splits[image] = places[row]
         room[row] -= 1
     return splits
 
 
 def _quotas(counts: NDArray[np.int64], shares: Mapping[int, float]) -> NDArray[np.float64]:
-    """How many pictures of each label each split should have (splits, classes), train first; one where that is few."""
+    """How many images of each label each split should have (splits, classes), train first; one where that is few."""
     rows, left = [], counts.astype(np.float64)
     for share in shares.values():
         rows.append(np.minimum(np.maximum(1, counts * share), np.maximum(left - 1, 0)))

@@ -3,7 +3,7 @@
     folder = digits()                      scikit-learn's 1,797 handwritten digits
     folder, warnings = tfds("cifar10", ..) anything from TensorFlow Datasets with one image and one label
 
-The folder holds the pictures as they were encoded, `labels.csv` (path,label,split) and `classes.txt`; from
+The folder holds the images as they were encoded, `labels.csv` (path,label,split) and `classes.txt`; from
 then on it is read like any other table, and can be looked at like any other folder. It appears under its name
 when it is complete and not before, whoever else is at it.
 """
@@ -36,11 +36,11 @@ from finetune.utils import (
 )
 
 TABLE, CLASSES = "labels.csv", "classes.txt"
-Example = tuple[str, int, bytes]  # split or "", label, the encoded picture
+Example = tuple[str, int, bytes]  # split or "", label, the encoded image
 
 
 def _write(folder: Path, classes: Sequence[str], examples: Iterable[Example]) -> Path:
-    """Make `folder` of these pictures, in one step."""
+    """Make `folder` of these images, in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
     temporary = temporary_name(folder)
@@ -87,10 +87,10 @@ def _digits() -> Iterator[Example]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    pictures = np.round(data.images * (255 / 16)).astype(np.uint8)  # 17 shades of gray, 0..16
-    for picture, label in zip(pictures, data.target, strict=True):
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)  # 17 shades of gray, 0..16
+    for image, label in zip(images, data.target, strict=True):
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
+        Image.fromarray(image).save(buffer, "PNG")
         yield "", int(label), buffer.getvalue()
 
 
@@ -218,7 +218,7 @@ def _splits(builder: Any, wanted: Container[str]) -> tuple[list[str], list[str]]
 def _examples(
     builder: Any, name: str, image: str, label: str, splits: Sequence[str], progress: ProgressCallback | None
 ) -> Iterator[Example]:
-    """Every example in the order of the files, its picture still encoded: no TensorFlow decoder sees it."""
+    """Every example in the order of the files, its image still encoded: no TensorFlow decoder sees it."""
     import tensorflow_datasets as library
 
     total = sum(builder.info.splits[split].num_examples for split in splits)

@@ -1,6 +1,6 @@
 """Answers that mean what they say: probabilities made honest, and the point below which "unknown" is the better answer.
 
-Both are learned from validation pictures, which training has only looked at to choose epochs.
+Both are learned from validation images, which training has only looked at to choose epochs.
 """
 
 from collections.abc import Sequence

@@ -3,9 +3,9 @@
     found = compare([Path("runs/flowers-1"), Path("runs/flowers-2")])
     found.tests[1].better                  # None: no evidence against the first
 
-Everything is read from the run directories; neither the pictures nor TensorFlow are needed. Pictures are known by
+Everything is read from the run directories; neither the images nor TensorFlow are needed. Images are known by
 their SHA-256, so runs on two machines compare too. Every run is held against the first one named, on the test
-pictures that both have, with McNemar's exact test; with several runs the p-values are Holm's (1979), which do not
+images that both have, with McNemar's exact test; with several runs the p-values are Holm's (1979), which do not
 grow more significant by asking more often.
 """
 
@@ -38,7 +38,7 @@ MISSING = "-"
 class RunSummary:
     """What one run directory says of its run. `report` is empty until the run is finished.
 
-    `right` has a test picture's SHA-256 and label -> whether the run named it rightly; `config` has dotted keys.
+    `right` has a test image's SHA-256 and label -> whether the run named it rightly; `config` has dotted keys.
     """
 
     name: str
@@ -86,7 +86,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`tests[i]` holds run i against run 0 (None for run 0, and where they share no test picture)."""
+    """`tests[i]` holds run i against run 0 (None for run 0, and where they share no test image)."""
 
     runs: Sequence[RunSummary]
     tests: Sequence[PairedTest | None]
@@ -167,7 +167,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _right(run: Run, report: Mapping[str, Any]) -> dict[tuple[str, str], bool]:
-    """Which test pictures the run named rightly: those of splits.csv that are not among the report's mistakes."""
+    """Which test images the run named rightly: those of splits.csv that are not among the report's mistakes."""
     with run.splits_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     wrong = {str(mistake["path"]) for mistake in report["mistakes"]}
@@ -177,15 +177,14 @@ def _right(run: Run, report: Mapping[str, Any]) -> dict[tuple[str, str], bool]:
     n, right_share = test["n"], test.get("exact", test["accuracy"])["value"]  # of several labels, none may be wrong
     if len(rows) != n or len(rows) - len(wrong) != round(n * right_share):
         raise DataError(
-            f"{run.path}: report.json and splits.csv do not belong together "
-            f"({n} test pictures there, {len(rows)} here).",
+            f"{run.path}: report.json and splits.csv do not belong together ({n} test images there, {len(rows)} here).",
             hint="One of them was replaced; train again for a whole run.",
         )
     return right
 
 
 def _root(wrong: set[str], names: Sequence[str]) -> str:
-    """The folder that the report's paths begin with; the run itself does not say where its pictures were."""
+    """The folder that the report's paths begin with; the run itself does not say where its images were."""
     first = next(iter(wrong), "")
     known = set(names)
     for name in names:
@@ -204,7 +203,7 @@ def _test(first: RunSummary, second: RunSummary) -> PairedTest | None:
     if not common:
         return None
     return paired_test(
-        np.array([first.right[picture] for picture in common]), np.array([second.right[picture] for picture in common])
+        np.array([first.right[image] for image in common]), np.array([second.right[image] for image in common])
     )
 
 
@@ -222,9 +221,9 @@ def _holm(tests: Sequence[PairedTest | None]) -> list[PairedTest | None]:
 def _sentence(first: RunSummary, second: RunSummary, test: PairedTest | None) -> str:
     if test is None:
         missing = [run.name for run in (first, second) if not run.right]
-        why = f"{' and '.join(missing)} has no test results" if missing else "they share no test picture"
+        why = f"{' and '.join(missing)} has no test results" if missing else "they share no test image"
         return f"{second.name} and {first.name} cannot be compared: {why}."
-    apart = f"{test.difference * 100:+.1f} points on {test.n:,} common test pictures"
+    apart = f"{test.difference * 100:+.1f} points on {test.n:,} common test images"
     counts = f"{test.only_second} right there alone, {test.only_first} right in {first.name} alone"
     if test.better is None:
         return f"No evidence that {second.name} differs from {first.name}: {apart}, p = {test.p_value:.2g} ({counts})."
@@ -283,7 +282,7 @@ def _facts(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
             f"{share.value:.1%}" if share else f"none ({run.status})" for run, share in zip(runs, shares, strict=True)
         ],
         "95 % interval": [f"{share.low:.1%} to {share.high:.1%}" if share else MISSING for share in shares],
-        "test pictures": [f"{test['n']:,}" if test else MISSING for test in tests],
+        "test images": [f"{test['n']:,}" if test else MISSING for test in tests],
         "head alone": [_number(run.head_accuracy, ".1%") for run in runs],
         "validation accuracy": [_number(run.validation_accuracy, ".1%") for run in runs],
         "log loss": [_number(test.get("log_loss"), ".3f") for test in tests],

@@ -1,6 +1,6 @@
-"""How good a classifier is: a run on its own test pictures, or any classifier on labelled ones.
+"""How good a classifier is: a run on its own test images, or any classifier on labelled ones.
 
-Pictures go the very way that `finetune predict` takes, through the classifier that was saved: what is measured is what
+Images go the very way that `finetune predict` takes, through the classifier that was saved: what is measured is what
 will answer.
 """
 
@@ -26,9 +26,9 @@ HALF = 0.5  # the threshold of a label where none was chosen
 
 @dataclass(frozen=True)
 class TestResult:
-    """What the test pictures say; all None, and no answers, without a test split."""
+    """What the test images say; all None, and no answers, without a test split."""
 
-    answers: np.ndarray  # (test pictures, classes), probabilities
+    answers: np.ndarray  # (test images, classes), probabilities
     metrics: Metrics | None = None
     head_metrics: Metrics | None = None
     paired: PairedTest | None = None
@@ -41,7 +41,7 @@ def evaluate_on_test(
     *,
     progress: ProgressCallback | None = None,
 ) -> TestResult:
-    """Looks at the test pictures, once; `head_answers` are the probabilities that the head alone had given them."""
+    """Looks at the test images, once; `head_answers` are the probabilities that the head alone had given them."""
     test = dataset.indices("test")
     if len(test) == 0:
         return TestResult(np.empty((0, len(dataset.classes))))
@@ -68,7 +68,7 @@ def require_accuracy(accuracy: Proportion | None, least: float | None) -> None:
     if least is None:
         return
     if accuracy is None:
-        raise CheckFailed(f"an accuracy of {least:.1%} was demanded, and there are no test pictures to measure it on.")
+        raise CheckFailed(f"an accuracy of {least:.1%} was demanded, and there are no test images to measure it on.")
     if accuracy.value < least:
         raise CheckFailed(
             f"the accuracy is {accuracy.value:.2%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}), "
@@ -115,8 +115,8 @@ def report_evidence(
         },
         config_yaml=dump_config(config),
         commands=[
-            f"finetune predict PICTURES --model {where}",
-            f"finetune evaluate {where} --data NEW_PICTURES",
+            f"finetune predict IMAGES --model {where}",
+            f"finetune evaluate {where} --data NEW_IMAGES",
             f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # again, any value changed",
             f"finetune tensorboard {where.parent}",
         ],
@@ -127,9 +127,9 @@ def report_evidence(
 
 
 def _looked_at(classifier: Classifier, path: str, number: int) -> np.ndarray:
-    """The picture as the network saw it, under the Grad-CAM of class `number`."""
+    """The image as the network saw it, under the Grad-CAM of class `number`."""
     found = explain_image(classifier, path, target=number)
-    return overlay_heatmap(found.picture, found.heat)
+    return overlay_heatmap(found.image, found.heat)
 
 
 def display_path(path: Path) -> Path:
@@ -143,16 +143,16 @@ def display_path(path: Path) -> Path:
 def evaluate_classifier(
     source: str | Path, data_source: str | Path | None = None, *, split: str = "test", terminal: Terminal | None = None
 ) -> Metrics:
-    """Measures a run on its own pictures, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
+    """Measures a run on its own images, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
 
     Folders of classes may be called by class name or, for ImageNet networks, by WordNet id. Raises DataError for
-    classes that the classifier does not know, and when a run's own pictures have changed.
+    classes that the classifier does not know, and when a run's own images have changed.
     """
     terminal = terminal or Terminal(quiet=True)
     classifier = load_classifier(source)
-    with terminal.stage("Checking the pictures") as update:
+    with terminal.stage("Checking the images") as update:
         if data_source is None:
-            dataset = _own_pictures(source, split, update)
+            dataset = _own_images(source, split, update)
         else:
             dataset, split = _labelled(classifier, source, data_source, split, update), "test"
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
@@ -165,16 +165,16 @@ def evaluate_classifier(
     return found
 
 
-def _own_pictures(source: str | Path, split: str, update: Any) -> Dataset:
+def _own_images(source: str | Path, split: str, update: Any) -> Dataset:
     if not (Path(source) / "splits.csv").exists():
         raise UsageError(
-            f"{source} has no pictures of its own to be measured on.",
+            f"{source} has no images of its own to be measured on.",
             hint=f"Give labelled ones: finetune evaluate {source} --data FOLDER",
         )
     run = open_run(Path(source))
     dataset = reopen_dataset(load_config(run.config_yaml).data, run.splits_csv, run.classes_txt, progress=update)
     if not len(dataset.indices(split)):
-        raise DataError(f"{source} has no {split} pictures.", hint="Choose another --split, or give --data.")
+        raise DataError(f"{source} has no {split} images.", hint="Choose another --split, or give --data.")
     return dataset
 
 
@@ -202,7 +202,7 @@ def _table_of_labels(model: str | Path, table: Path) -> DataConfig:
     """`table` with the columns of the one that the run `model` was trained on."""
     if not table.is_file():
         raise DataError(
-            f"{model} gives a picture any number of labels, and {table} is no CSV that says which are right.",
+            f"{model} gives an image any number of labels, and {table} is no CSV that says which are right.",
             hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
         )
     config_yaml = Path(model) / "config.yaml"

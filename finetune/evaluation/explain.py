@@ -1,9 +1,9 @@
-"""Where in the picture a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM.
+"""Where in the image a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM.
 
     found = explain(classifier, "dog.jpg")                     the likeliest class
     found = explain(classifier, "dog.jpg", target="beagle")    what speaks for another one
     found.heat                                                 (S, S) in 0..1
-    overlay(found.picture, found.heat)                         (S, S, 3) uint8
+    overlay(found.image, found.heat)                         (S, S, 3) uint8
 
 It works for every network of the catalogue. A map is made from the last feature map, so it is as coarse as that
 (7 x 7 cells in most networks at 224 px) and says where, not why. It costs one pass through the backbone and one
@@ -32,25 +32,25 @@ from finetune.utils import UsageError, did_you_mean, keras, tf
 
 Method = Literal["grad-cam", "grad-cam++", "cam"]
 EXPLAIN_METHODS: tuple[str, ...] = get_args(Method)
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What in `picture`, (S, S, 3) uint8 as the network saw it, speaks for one class.
+    """What in `image`, (S, S, 3) uint8 as the network saw it, speaks for one class.
 
     `heat` is (S, S) float32 in 0..1, 1 where the most does; `blank` if nothing does. `cells` is the same as the
     network made it, (h, w), in units of its own. `predictions` are the likeliest classes, best first.
     """
 
-    picture: Picture
+    image: Pixels
     heat: Floats
     cells: Floats
     target: ClassScore
     predictions: tuple[ClassScore, ...]
     method: str
-    labels: tuple[int, ...] = ()  # classes over their thresholds, where a picture has any number of them
+    labels: tuple[int, ...] = ()  # classes over their thresholds, where an image has any number of them
 
     @property
     def blank(self) -> bool:
@@ -59,18 +59,18 @@ class Explanation:
 
 def explain_image(
     classifier: Classifier,
-    picture: str | Path | Picture,
+    image: str | Path | Pixels,
     *,
     target: str | int | None = None,
     method: str = "grad-cam",
     top: int = 5,
 ) -> Explanation:
-    """The map of one picture: a file, or pixels (H, W, 3) uint8 (of the network's own size: taken as they are).
+    """The map of one image: a file, or pixels (H, W, 3) uint8 (of the network's own size: taken as they are).
 
     `target` is a class by name, WordNet id or number; None is the likeliest. Raises UsageError for a class or
     method that there is not, and for a network without a feature map; ImageProblem for a file that cannot be read.
     """
-    return make_explainer(classifier).explain(picture, target=target, method=method, top=top)
+    return make_explainer(classifier).explain(image, target=target, method=method, top=top)
 
 
 def make_explainer(classifier: Classifier) -> "Explainer":
@@ -81,7 +81,7 @@ def make_explainer(classifier: Classifier) -> "Explainer":
 
 
 class Explainer:
-    """Maps for many pictures of one classifier."""
+    """Maps for many images of one classifier."""
 
     def __init__(self, classifier: Classifier) -> None:
         features = classifier.feature_map
@@ -109,7 +109,7 @@ class Explainer:
 
     def explain(
         self,
-        picture: str | Path | Picture,
+        image: str | Path | Pixels,
         *,
         target: str | int | None = None,
         method: str = "grad-cam",
@@ -117,7 +117,7 @@ class Explainer:
     ) -> Explanation:
         """See the function `explain`."""
         number = None if target is None else find_class(target, self._classes, self._ids)
-        seen = self._read(picture)
+        seen = self._read(image)
         cells, probabilities = self.maps(seen[None], None if number is None else [number], method=method)
         best = np.argsort(-probabilities[0], kind="stable")
         said = self._label_type.predicted_classes(probabilities[0], self._thresholds)
@@ -126,7 +126,7 @@ class Explainer:
             return ClassScore(self._classes[at], self._ids[at], float(probabilities[0, at]))
 
         return Explanation(
-            picture=seen,
+            image=seen,
             heat=heatmap(cells[0], seen.shape[0], method=method),
             cells=cells[0],
             target=prediction(int(best[0]) if number is None else number),
@@ -136,27 +136,27 @@ class Explainer:
         )
 
     def maps(
-        self, pictures: Picture, targets: Sequence[int] | None = None, *, method: str = "grad-cam"
+        self, images: Pixels, targets: Sequence[int] | None = None, *, method: str = "grad-cam"
     ) -> tuple[Floats, Floats]:
-        """Pictures (N,S,S,3) -> cells (N,h,w), signed, and probabilities (N, classes).
+        """Images (N,S,S,3) -> cells (N,h,w), signed, and probabilities (N, classes).
 
-        `targets` has a class number per picture; None is the likeliest. `heat` makes of cells what is shown.
+        `targets` has a class number per image; None is the likeliest. `heat` makes of cells what is shown.
         """
-        chosen = np.full(len(pictures), -1) if targets is None else np.asarray(targets)
-        cells, probabilities = self._function(method)(tf.cast(pictures, tf.float32), tf.cast(chosen, tf.int32))
+        chosen = np.full(len(images), -1) if targets is None else np.asarray(targets)
+        cells, probabilities = self._function(method)(tf.cast(images, tf.float32), tf.cast(chosen, tf.int32))
         return cells.numpy(), probabilities.numpy()
 
-    def _read(self, picture: str | Path | Picture) -> Picture:
-        if isinstance(picture, str | Path):
-            return read_square(picture, self._transform)
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ValueError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
-        if picture.shape[:2] == (self._transform.size, self._transform.size):
-            return picture
-        return np.array(resize_square(Image.fromarray(picture), self._transform))
+    def _read(self, image: str | Path | Pixels) -> Pixels:
+        if isinstance(image, str | Path):
+            return read_square(image, self._transform)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+        if image.shape[:2] == (self._transform.size, self._transform.size):
+            return image
+        return np.array(resize_square(Image.fromarray(image), self._transform))
 
     def _function(self, method: str) -> Callable[..., Any]:
-        """(pictures, targets) -> (cells, probabilities) as one TensorFlow function, traced at its first use."""
+        """(images, targets) -> (cells, probabilities) as one TensorFlow function, traced at its first use."""
         if method not in EXPLAIN_METHODS:
             raise UsageError(
                 f"there is no method {method!r}.{did_you_mean(method, EXPLAIN_METHODS)}",
@@ -172,14 +172,14 @@ class Explainer:
             any_number = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
             signature = (any_number, tf.TensorSpec((None,), tf.int32))
             self._run[method] = tf.function(
-                lambda pictures, targets: self._cells(pictures, targets, weigh),
+                lambda images, targets: self._cells(images, targets, weigh),
                 input_signature=signature,
                 autograph=False,
             )
         return self._run[method]
 
-    def _cells(self, pictures: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-        cells, logits = _weighted(self._above, self._below(pictures, training=False), targets, weigh)
+    def _cells(self, images: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+        cells, logits = _weighted(self._above, self._below(images, training=False), targets, weigh)
         return cells, activate(self._label_type, logits)
 
 
@@ -187,7 +187,7 @@ _EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
 
 
 def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
-    """Signed cells (N, h, w) for the likeliest class of each picture, and logits (N, classes), as tensors.
+    """Signed cells (N, h, w) for the likeliest class of each image, and logits (N, classes), as tensors.
 
     `head` is the model above the feature map, `features` (N, h, w, c) what it gets: for who has these already.
     """
@@ -229,7 +229,7 @@ def _keeps_linear(layer: Any) -> bool:
     return isinstance(layer, kl.InputLayer | kl.GlobalAveragePooling2D | kl.Dropout | kl.Flatten | kl.Reshape)
 
 
-# --------------------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------------------- images
 
 
 def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
@@ -247,16 +247,16 @@ def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
     return np.clip(np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.float32), 0, 1)
 
 
-def overlay_heatmap(picture: Picture, heat: Floats) -> Picture:
-    """`picture` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is none, in warm colours where much."""
+def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
+    """`image` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is none, in warm colours where much."""
     from matplotlib import colormaps
 
-    grey = picture.mean(axis=2, keepdims=True)  # a picture's own colours would be taken for heat
-    ground = 0.35 * picture + 0.65 * grey
+    grey = image.mean(axis=2, keepdims=True)  # an image's own colours would be taken for heat
+    ground = 0.35 * image + 0.65 * grey
     colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
     strength = (0.72 * np.sqrt(heat))[..., None]
     mixed = ground * (0.8 * (1 - strength)) + colours * strength
-    result: Picture = np.clip(mixed, 0, 255).astype(np.uint8)
+    result: Pixels = np.clip(mixed, 0, 255).astype(np.uint8)
     return result
 
 

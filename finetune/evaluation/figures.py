@@ -1,4 +1,4 @@
-"""The pictures of a report and of a prediction, each a function from plain data to the bytes of a PNG.
+"""The images of a report and of a prediction, each a function from plain data to the bytes of a PNG.
 
     png = curves(history_rows)
 
@@ -57,7 +57,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: Sequence[int] = ()) 
 def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
     """Rows are the true classes, columns the answers; blue is what is right, orange what is not.
 
-    Up to 30 classes the counts stand in the cells; up to 250 every class is named, and the picture grows.
+    Up to 30 classes the counts stand in the cells; up to 250 every class is named, and the image grows.
     """
     count = len(classes)
     if count > 30:
@@ -105,14 +105,14 @@ def _large_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str
     titles = [_lines([text], round(3 * font), font, MUTED) for text in ("answer", "true class")]
     left, top = len(titles[0]) + names.shape[1], 16
     whole = np.full((top + side + left, left + side + top, 3), 255, np.uint8)
-    for picture, y, x in (
+    for pixels, y, x in (
         (cells, top, left),
         (names, top, len(titles[0])),
         (np.rot90(names), top + side, left),  # the first name comes first, and all end at the cells
         (titles[0], len(whole) - len(titles[0]), left + (side - titles[0].shape[1]) // 2),
         (np.rot90(titles[1]), top + (side - titles[1].shape[1]) // 2, 0),
     ):
-        whole[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        whole[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
     target = io.BytesIO()
     Pillow.fromarray(whole).save(target, "PNG")
     return target.getvalue()
@@ -138,7 +138,7 @@ def _lines(texts: Sequence[str], height: int, font: float, colour: str) -> Image
 
 
 def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
-    """(label, pictures that have it, average precision) as bars with their 95 % intervals, the best found on top."""
+    """(label, images that have it, average precision) as bars with their 95 % intervals, the best found on top."""
     known = sorted((row for row in rows if row[2]), key=lambda row: -row[2].value if row[2] else 0)
     shown = known if len(known) <= 40 else [*known[:20], *known[-20:]]
     figure = _figure(6.4, 1.0 + 0.28 * max(3, len(shown)))
@@ -153,7 +153,7 @@ def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK)
     axes.xaxis.set_major_formatter(_percent)
-    axes.set_xlabel("average precision; beside the name, how many pictures have the label")
+    axes.set_xlabel("average precision; beside the name, how many images have the label")
     if len(shown) < len(known):
         axes.axhline(19.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_title(f"the 20 best and the 20 worst of {len(known)}", loc="left", fontsize=9, color=MUTED)
@@ -225,7 +225,7 @@ def draw_risk_coverage(
         axes.plot([chosen[2]], [chosen[1]], "o", color=ORANGE)
         axes.annotate(f"threshold {chosen[0]:.2f}", (chosen[2], chosen[1]), (6, 6), textcoords="offset points",
                       color=ORANGE, fontsize=9)  # fmt: skip
-    axes.set_xlabel("share of the pictures that are answered")
+    axes.set_xlabel("share of the images that are answered")
     axes.set_ylabel("answers that are right")
     axes.xaxis.set_major_formatter(_percent)
     axes.yaxis.set_major_formatter(_percent)
@@ -294,7 +294,7 @@ def _interval_bar(axes: "Axes", place: int, share: Proportion | None, colour: st
 
 
 def draw_sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6, title: str = "") -> bytes:
-    """A contact sheet: each picture with its caption of one or more lines below."""
+    """A contact sheet: each image with its caption of one or more lines below."""
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
     side, gap, line = 234, 14, 21  # pixels
@@ -305,10 +305,10 @@ def draw_sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int
     figure = _figure(width / DPI, height / DPI, layout=None)
     for at, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = gap + at % columns * wide, height - head - at // columns * tall
-        picture = _fitted(image, side)
-        figure.figimage(picture, left, top - len(picture), origin="upper")
+        pixels = _fitted(image, side)
+        figure.figimage(pixels, left, top - len(pixels), origin="upper")
         text = "\n".join(_label(part, 24) for part in caption.split("\n"))
-        place = left / width, (top - len(picture) - 5) / height
+        place = left / width, (top - len(pixels) - 5) / height
         figure.text(*place, text, va="top", fontsize=7, color=INK, linespacing=1.3)
     if title:
         place = gap / width, 1 - 12 / height
@@ -327,20 +327,20 @@ def _fitted(image: Image, side: int) -> Image:
 
 
 def draw_pairs(
-    pictures: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool], columns: int = 4
+    images: Sequence[Image], looks: Sequence[Image], captions: Sequence[str], right: Sequence[bool], columns: int = 4
 ) -> bytes:
-    """Pictures, below each its second look, and below that its caption of two lines: orange if it is not `right`.
+    """Images, below each its second look, and below that its caption of two lines: orange if it is not `right`.
 
     The quick sister of `sheet`, a JPEG: pixels are placed as they are, so that it can be drawn and kept often.
     """
     side, gap, text = 128, 6, 40  # pixels
     tall, wide = 2 * side + gap // 2 + text, side + gap
-    columns, rows = min(columns, len(pictures)), math.ceil(len(pictures) / columns)
+    columns, rows = min(columns, len(images)), math.ceil(len(images) / columns)
     figure = _figure(wide * columns / DPI, tall * rows / DPI, layout=None)
-    for at, (picture, look, caption, good) in enumerate(zip(pictures, looks, captions, right, strict=True)):
+    for at, (pixels, look, caption, good) in enumerate(zip(images, looks, captions, right, strict=True)):
         left, bottom = at % columns * wide, (rows - 1 - at // columns) * tall
         white = np.full((gap // 2, side, 3), 255, np.uint8)
-        both = np.concatenate([_fitted(picture, side), white, _fitted(look, side)])
+        both = np.concatenate([_fitted(pixels, side), white, _fitted(look, side)])
         figure.figimage(both, left, bottom + text, origin="upper")
         lines = "\n".join(_label(line, 20) for line in caption.split("\n"))
         place = left / (wide * columns), (bottom + text - 4) / (tall * rows)
@@ -351,7 +351,7 @@ def draw_pairs(
 def draw_preview(
     rows: Sequence[tuple[Image, tuple[float, float, float, float] | None, Image, Sequence[Image]]], title: str
 ) -> bytes:
-    """A row per picture: the original with the box (left, top, width, height) that is kept, what the network sees,
+    """A row per image: the original with the box (left, top, width, height) that is kept, what the network sees,
     and augmented versions of it."""
     from matplotlib.patches import Rectangle
 
@@ -361,8 +361,8 @@ def draw_preview(
     for axes in grid.flat:
         axes.set_axis_off()
     for line, (original, box, seen, augmented) in zip(grid, rows, strict=True):
-        for axes, picture in zip(line, (original, seen, *augmented), strict=False):
-            axes.imshow(picture)
+        for axes, pixels in zip(line, (original, seen, *augmented), strict=False):
+            axes.imshow(pixels)
             axes.set_anchor("N")  # so that the heads stand on one line, whatever the shape of the original
         if box is not None:
             line[0].imshow(_outside_box(original, box))
@@ -461,16 +461,16 @@ def _trial_dots(axes: "Axes", places: Any, accuracies: Sequence[float | None], b
 
 
 def draw_similar_pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
-    """Two pictures beside each other, each with a caption, under a title; several such pairs on one sheet."""
+    """Two images beside each other, each with a caption, under a title; several such pairs on one sheet."""
     columns = max(1, min(columns, len(rows)))
     count = math.ceil(len(rows) / columns)
     figure = _figure(3.4 * columns, 2.35 * count)
     panels = figure.subfigures(count, columns, squeeze=False, wspace=0.06, hspace=0.04).flat
-    for panel, (title, *pictures) in zip(panels, rows, strict=False):
+    for panel, (title, *images) in zip(panels, rows, strict=False):
         panel.set_facecolor("#f4f6f8")
         panel.suptitle(_label(title, 60), fontsize=8, color=INK)
-        for axes, (picture, caption) in zip(panel.subplots(1, 2), pictures, strict=True):
-            axes.imshow(picture)
+        for axes, (pixels, caption) in zip(panel.subplots(1, 2), images, strict=True):
+            axes.imshow(pixels)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             text = "\n".join(_label(line, 28) for line in caption.split("\n"))
@@ -520,16 +520,16 @@ def draw_blocks(title: str, rows: Sequence[tuple[str, int, int, int, int]]) -> b
     return _png(figure)
 
 
-def _outside_box(picture: Image, box: tuple[float, float, float, float]) -> Image:
-    """`picture` with everything outside `box` faded."""
+def _outside_box(pixels: Image, box: tuple[float, float, float, float]) -> Image:
+    """`image` with everything outside `box` faded."""
     left, top, right, bottom = (round(value) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
-    faded: Image = (255 - (255 - picture.astype(np.float32)) * 0.45).astype(np.uint8)
-    faded[top:bottom, left:right] = picture[top:bottom, left:right]
+    faded: Image = (255 - (255 - pixels.astype(np.float32)) * 0.45).astype(np.uint8)
+    faded[top:bottom, left:right] = pixels[top:bottom, left:right]
     return faded
 
 
 def draw_prediction(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:
-    """A picture and its most probable classes, [(class, probability), ...] from the top, as bars."""
+    """An image and its most probable classes, [(class, probability), ...] from the top, as bars."""
     height, width = image.shape[:2]
     tall = 3.2
     wide = tall * min(max(width / height, 0.6), 1.8)
@@ -556,8 +556,8 @@ def draw_explanation(
     tall = 3.2
     figure = _figure(2 * tall + 3.9, tall + (0.4 if title else 0.1))
     left, middle, right = figure.subplots(1, 3, width_ratios=[tall, tall, 3.6])
-    for axes, picture in ((left, image), (middle, overlay)):
-        axes.imshow(picture)
+    for axes, pixels in ((left, image), (middle, overlay)):
+        axes.imshow(pixels)
         axes.set_axis_off()
     if note:
         middle.text(

@@ -1,7 +1,7 @@
 """What a head would make of features, in seconds: logistic regression and cross-validation.
 
 right = cross_validate(labels, folds(labels, seed=0), lambda train, test: fit(features, labels, train, test))
-right.mean()            the accuracy, of pictures that the regression has not seen
+right.mean()            the accuracy, of images that the regression has not seen
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def sample_per_class(labels: npt.NDArray[np.int32], most: int, seed: int) -> Int
 
 
 def stratified_folds(labels: Ints, seed: int) -> Ints:
-    """The fold (0..) of each picture, each class spread evenly; 5, or as many as the rarest class has pictures."""
+    """The fold (0..) of each image, each class spread evenly; 5, or as many as the rarest class has images."""
     count = min(FOLDS, int(np.bincount(labels).min()))
     random = np.random.default_rng(seed)
     found = np.zeros(len(labels), np.int64)
@@ -32,7 +32,7 @@ def stratified_folds(labels: Ints, seed: int) -> Ints:
 
 
 def cross_validate(labels: Ints, folds: Ints, answer: Callable[[Ints, Ints], Ints]) -> npt.NDArray[np.bool_]:
-    """Which pictures are answered rightly by what is known from the other folds: `answer(train, test)` -> labels."""
+    """Which images are answered rightly by what is known from the other folds: `answer(train, test)` -> labels."""
     right = np.zeros(len(labels), bool)
     for fold in np.unique(folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

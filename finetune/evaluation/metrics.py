@@ -42,7 +42,7 @@ class ClassMetrics:
     precision: float | None
     recall: Proportion | None
     f1: float | None
-    average_precision: Proportion | None = None  # this and the threshold only where pictures have several labels
+    average_precision: Proportion | None = None  # this and the threshold only where images have several labels
     threshold: float | None = None
 
     def to_json(self) -> dict[str, Any]:

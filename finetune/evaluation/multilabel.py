@@ -1,8 +1,8 @@
-"""How good a classifier is that gives a picture any number of labels, and where each label's threshold should be.
+"""How good a classifier is that gives an image any number of labels, and where each label's threshold should be.
 
     found = measure(probabilities, labels, classes, thresholds)   # (N, C) in 0..1, (N, C) of 0 and 1, names, (C,)
     found.mean_average_precision                                  # Proportion(value=0.91, low=0.88, high=0.93)
-    thresholds = best_thresholds(probabilities, labels)           # on validation pictures
+    thresholds = best_thresholds(probabilities, labels)           # on validation images
 
 The sister of `evaluation`, which measures where exactly one class is right. Plain numpy: no model, no files.
 """
@@ -31,16 +31,16 @@ from finetune.evaluation.metrics import (
 )
 
 DRAWS = 1000  # of the bootstrap
-WORK = 200_000_000  # draws x pictures x labels; with more, fewer draws
+WORK = 200_000_000  # draws x images x labels; with more, fewer draws
 
 
 @dataclass(frozen=True, eq=False)
 class MultilabelMetrics:
-    """What `measure` found on n pictures. Intervals are from a bootstrap over pictures (Efron 1979).
+    """What `measure` found on n images. Intervals are from a bootstrap over images (Efron 1979).
 
-    `accuracy`: what the labels said and true have in common, of all that either names; the mean over pictures (Godbole
-    & Sarawagi 2004). `exact`: the share of the pictures with no label wrong. `calibration` looks at every label of
-    every picture.
+    `accuracy`: what the labels said and true have in common, of all that either names; the mean over images (Godbole
+    & Sarawagi 2004). `exact`: the share of the images with no label wrong. `calibration` looks at every label of
+    every image.
     """
 
     classes: tuple[str, ...]
@@ -48,15 +48,15 @@ class MultilabelMetrics:
     mean_average_precision: Proportion  # no threshold has a part in it; the mean over labels
     accuracy: Proportion
     exact: Proportion
-    micro_f1: Proportion  # over all labels of all pictures
+    micro_f1: Proportion  # over all labels of all images
     macro_f1: Proportion  # the mean over labels
     log_loss: float  # binary cross-entropy in nats, the mean over labels
     calibration_error: float
     calibration_noise: float
     calibration: tuple[CalibrationBin, ...]
     per_class: tuple[ClassMetrics, ...]
-    expected: float  # labels a picture, by the probabilities
-    present: float  # labels a picture, in truth
+    expected: float  # labels an image, by the probabilities
+    present: float  # labels an image, in truth
 
     @property
     def headline(self) -> tuple[str, Proportion]:
@@ -101,7 +101,7 @@ def multilabel_metrics(
     probabilities: Floats, labels: Ints, classes: Sequence[str], thresholds: npt.ArrayLike
 ) -> MultilabelMetrics:
     """All metrics of `probabilities` (N, C) in 0..1 against `labels` (N, C) of 0 and 1; a label is said from its
-    threshold, (C,) or one for all, on. DataError when there is no picture or a probability is not a number."""
+    threshold, (C,) or one for all, on. DataError when there is no image or a probability is not a number."""
     check_probabilities(probabilities, labels, classes)
     n, truth = len(labels), labels > 0
     thresholds = np.broadcast_to(thresholds, len(classes))
@@ -143,14 +143,14 @@ def jaccard(said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> Floats
 
 
 def bootstrap_mean(values: Floats) -> Proportion:
-    """The mean of `values` (N,), one a picture, with its interval."""
+    """The mean of `values` (N,), one an image, with its interval."""
     return _interval(_draws(len(values), 1) @ values.astype(np.float32) / len(values), len(values))
 
 
 def average_precision(scores: Floats, truth: npt.NDArray[np.bool_], weights: Floats) -> Floats:
-    """Average precision (draws,) of scores (N,) for pictures that count `weights` (draws, N) times each.
+    """Average precision (draws,) of scores (N,) for images that count `weights` (draws, N) times each.
 
-    The mean precision at every picture that has the label, as in scikit-learn; equal scores stand or fall together.
+    The mean precision at every image that has the label, as in scikit-learn; equal scores stand or fall together.
     NaN in a draw without the label.
     """
     order = np.argsort(-scores, kind="stable")
@@ -215,7 +215,7 @@ def _label(
 
 
 def _draws(n: int, classes: int) -> Floats:
-    """How often each of n pictures counts: once in row 0, then as in samples of n with replacement (draws, n)."""
+    """How often each of n images counts: once in row 0, then as in samples of n with replacement (draws, n)."""
     draws = int(np.clip(WORK // (n * classes), 100, DRAWS))
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
     return np.vstack([np.ones(n), drawn]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What goes into a training, to be looked at before it begins: a sheet of pictures for every class.
+"""What goes into a training, to be looked at before it begins: a sheet of images for every class.
 
     for name, png in sheets(config, dataset): ...
     crop_sentence(config, dataset)      # the center crop removes 31 % of the pixels on median
@@ -19,32 +19,32 @@ from finetune.evaluation.figures import draw_preview
 from finetune.models import ClassifierSpec, transform_of
 from finetune.utils import Terminal, UsageError, explain_os_errors, write_bytes
 
-MEASURED = 300  # pictures whose shape is looked at
+MEASURED = 300  # images whose shape is looked at
 SHOWN = 512  # short side of an original on a sheet, in pixels at least
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def transform(config: Config) -> Transform:
-    """How pictures of this config become the squares that its network sees."""
+    """How images of this config become the squares that its network sees."""
     row = find_backbone(config.model.backbone)
     size = config.model.image_size or row.size
     return transform_of(ClassifierSpec(row.name, size, resize=config.model.resize))
 
 
 def preview_sheets(
-    config: Config, dataset: Dataset, *, pictures: int = 4, augmented: int = 4
+    config: Config, dataset: Dataset, *, images: int = 4, augmented: int = 4
 ) -> Iterator[tuple[str, bytes]]:
-    """(class name, PNG) for every class: up to `pictures` training pictures, each with `augmented` versions.
+    """(class name, PNG) for every class: up to `images` training images, each with `augmented` versions.
 
-    Without augmentation in the config there are none. ImageProblem for a picture that has become unreadable.
+    Without augmentation in the config there are none. ImageProblem for an image that has become unreadable.
     """
     how = transform(config)
     augmenter = Augmenter(config.augment)
     train = dataset.indices("train")
     for label, name in enumerate(dataset.classes):
         own = train[dataset.label_type.indices_with(dataset.labels[train], label)]
-        chosen = np.sort(np.random.default_rng([config.seed, label]).permutation(own)[:pictures])
+        chosen = np.sort(np.random.default_rng([config.seed, label]).permutation(own)[:images])
         paths = dataset.paths(chosen)
         seen = np.stack([read_square(path, how) for path in paths])
         versions = _augment(augmenter, seen, augmented if augmenter else 0, config.seed)
@@ -52,19 +52,19 @@ def preview_sheets(
         for at, path in enumerate(paths):
             original = read_image(path, near=SHOWN // 2)
             rows.append((original, kept(original.shape[1], original.shape[0], how), seen[at], versions[at]))
-        yield name, draw_preview(rows, f"{name}: {len(own):,} training pictures, {how.size} x {how.size} pixels")
+        yield name, draw_preview(rows, f"{name}: {len(own):,} training images, {how.size} x {how.size} pixels")
 
 
 def _augment(
     augmenter: Augmenter, seen: npt.NDArray[np.uint8], count: int, seed: int
 ) -> list[list[npt.NDArray[np.uint8]]]:
-    """`count` versions of each picture in `seen`, (n, S, S, 3)."""
+    """`count` versions of each image in `seen`, (n, S, S, 3)."""
     views = [np.asarray(augmenter(seen, (seed, number, 0))).round().astype(np.uint8) for number in range(1, count + 1)]
     return [[view[at] for view in views] for at in range(len(seen))]
 
 
 def kept(width: int, height: int, how: Transform) -> Box | None:
-    """The part of a picture that survives the evaluation transform; None where all of it does."""
+    """The part of an image that survives the evaluation transform; None where all of it does."""
     if how.resize != "crop":
         return None
     side = max(1, round(how.crop * min(width, height)))
@@ -72,7 +72,7 @@ def kept(width: int, height: int, how: Transform) -> Box | None:
 
 
 def crop_sentence(config: Config, dataset: Dataset) -> str:
-    """What the transform does to the pictures of `dataset`, in figures from up to `MEASURED` of them."""
+    """What the transform does to the images of `dataset`, in figures from up to `MEASURED` of them."""
     how = transform(config)
     chosen = np.random.default_rng(config.seed).permutation(len(dataset))[:MEASURED]
     found = [inspect_image(path) for path in dataset.paths(chosen)]
@@ -86,20 +86,20 @@ def crop_sentence(config: Config, dataset: Dataset) -> str:
         hint = "; model.resize=squash or pad would keep them" if np.median(left) < 0.6 else ""
         enlarged = float(np.mean(sides < how.size))
     elif how.resize == "squash":
-        what = f"Whole pictures are squeezed to a square, {np.median(longer / shorter):.2g} to 1 on median"
+        what = f"Whole images are squeezed to a square, {np.median(longer / shorter):.2g} to 1 on median"
         hint, enlarged = "", float(np.mean(shorter < how.size))
     else:
-        what = f"Whole pictures are fitted on black, which makes up {1 - np.median(shorter / longer):.0%} on median"
+        what = f"Whole images are fitted on black, which makes up {1 - np.median(shorter / longer):.0%} on median"
         hint, enlarged = "", float(np.mean(longer < how.size))
-    small = f" {enlarged:.0%} of the pictures are smaller than that and are enlarged." if enlarged >= 0.01 else ""
+    small = f" {enlarged:.0%} of the images are smaller than that and are enlarged." if enlarged >= 0.01 else ""
     return f"{what}{hint}. The network sees {how.size} x {how.size} pixels.{small}"
 
 
 def write_preview(
-    config: Config, *, output: Path, pictures: int, augmented: int, overwrite: bool, terminal: Terminal
+    config: Config, *, output: Path, images: int, augmented: int, overwrite: bool, terminal: Terminal
 ) -> None:
     """Writes the sheets of `config` into `output` and prints the sentence. UsageError for files that exist."""
-    with terminal.stage("Checking the pictures") as update:
+    with terminal.stage("Checking the images") as update:
         dataset = open_dataset(config.data, seed=config.seed, progress=update)
     for warning in dataset.warnings:
         terminal.warn(warning)
@@ -110,13 +110,13 @@ def write_preview(
     with explain_os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     with terminal.stage("Drawing") as update:
-        drawn = preview_sheets(config, dataset, pictures=pictures, augmented=augmented)
+        drawn = preview_sheets(config, dataset, images=images, augmented=augmented)
         for done, (place, (_, png)) in enumerate(zip(places, drawn, strict=True), 1):
             write_bytes(place, png)
             update(done, len(places))
     print(crop_sentence(config, dataset))
     if not config.augment.active:
-        print("Training pictures are not augmented (augment: none).")
+        print("Training images are not augmented (augment: none).")
     terminal.say(f"Wrote {len(places)} sheets to {output}")
 
 

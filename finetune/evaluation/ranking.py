@@ -4,8 +4,8 @@
         one.name, one.rate, one.accuracy
 
 Speed is the frozen pass, which is what head training and prediction cost. Accuracy is that of a probe: logistic
-regression on pooled features, cross-validated on the same few hundred pictures for every network. A head that is
-trained on all pictures does better, and fine-tuning better still; the order is what is asked for.
+regression on pooled features, cross-validated on the same few hundred images for every network. A head that is
+trained on all images does better, and fine-tuning better still; the order is what is asked for.
 """
 
 import json
@@ -27,15 +27,15 @@ from finetune.evaluation.metrics import Proportion, wilson_interval
 from finetune.models import FEATURE_BATCH, Classifier, FeatureExtractor, build_classifier, prepare_features
 from finetune.utils import DataError, ProgressCallback, Terminal, WeightsError, cache_folder, describe_device, keras
 
-PICTURES = 500  # of a folder, all classes together
-PROBE_SECONDS = 60.0  # for the features of one network; a slow one gets fewer pictures
+IMAGES = 500  # of a folder, all classes together
+PROBE_SECONDS = 60.0  # for the features of one network; a slow one gets fewer images
 TIMED_SECONDS = 1.0
-LEAST = 5  # pictures of each class, below which nothing is said of the accuracy
+LEAST = 5  # images of each class, below which nothing is said of the accuracy
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One network: pictures a second through its frozen part in batches of 32, and its probe on `n` pictures."""
+    """One network: images a second through its frozen part in batches of 32, and its probe on `n` images."""
 
     name: str
     size: int
@@ -52,7 +52,7 @@ class Ranked:
 def rank_backbones(folder: Path | None = None, *, seed: int = 0, terminal: Terminal | None = None) -> list[Ranked]:
     """The networks whose weights are on this machine: the most accurate on `folder` first, without one the fastest.
 
-    Raises DataError for a folder without class folders or with too few pictures, before anything is timed.
+    Raises DataError for a folder without class folders or with too few images, before anything is timed.
     """
     terminal = terminal or Terminal(quiet=True)
     dataset = _sample(folder, seed, terminal) if folder else None
@@ -78,24 +78,24 @@ def backbones_at_hand() -> Iterator[Backbone]:
 
 
 def _rate(network: Classifier) -> float:
-    """Pictures a second through the frozen part, reading not counted."""
+    """Images a second through the frozen part, reading not counted."""
     extract = FeatureExtractor(network, [network.head_input])
     side = network.spec.image_size
-    pictures = np.random.default_rng(0).integers(0, 256, (FEATURE_BATCH, side, side, 3)).astype(np.uint8)
-    extract(pictures)  # compiled
+    images = np.random.default_rng(0).integers(0, 256, (FEATURE_BATCH, side, side, 3)).astype(np.uint8)
+    extract(images)  # compiled
     started, batches = time.monotonic(), 0
     while time.monotonic() - started < TIMED_SECONDS:
-        extract(pictures)
+        extract(images)
         batches += 1
     return batches * FEATURE_BATCH / (time.monotonic() - started)
 
 
 def _sample(folder: Path, seed: int, terminal: Terminal) -> Dataset:
-    """Up to PICTURES readable pictures of `folder`, the classes taking turns, so that any first part is even."""
+    """Up to IMAGES readable images of `folder`, the classes taking turns, so that any first part is even."""
     listing = list_source(DataConfig(folder=folder.absolute()))
     if len(listing.classes) < 2:
         raise DataError(f"{folder}: only one class folder.", hint="Two at least are needed to tell apart.")
-    chosen = sample_per_class(listing.labels, max(LEAST, PICTURES // len(listing.classes)), seed)
+    chosen = sample_per_class(listing.labels, max(LEAST, IMAGES // len(listing.classes)), seed)
     turn = np.concatenate([np.arange(count) for count in np.bincount(listing.labels[chosen])])
     chosen = chosen[np.argsort(turn, kind="stable")]
     paths = [str(Path(listing.root, listing.names[at])) for at in chosen]
@@ -108,7 +108,7 @@ def _sample(folder: Path, seed: int, terminal: Terminal) -> Dataset:
     if counts.min() < LEAST:
         poor = listing.classes[int(counts.argmin())]
         raise DataError(
-            f"{folder}: {counts.min()} readable pictures of {printable(poor)}.",
+            f"{folder}: {counts.min()} readable images of {printable(poor)}.",
             hint=f"{LEAST} of each class are the least that a probe needs; some dozens are better.",
         )
     return Dataset(
@@ -125,7 +125,7 @@ def _sample(folder: Path, seed: int, terminal: Terminal) -> Dataset:
 def _probe(
     network: Classifier, dataset: Dataset, rate: float, seed: int, update: ProgressCallback
 ) -> tuple[Proportion | None, int]:
-    """Accuracy of the probe and on how many pictures; None for a network that is too slow for enough of them."""
+    """Accuracy of the probe and on how many images; None for a network that is too slow for enough of them."""
     count = min(len(dataset), int(rate * PROBE_SECONDS))
     labels = dataset.labels[:count].astype(np.int64)
     if np.bincount(labels, minlength=len(dataset.classes)).min() < LEAST:
@@ -163,12 +163,12 @@ def show_ranking(folder: Path | None, *, as_json: bool = False, terminal: Termin
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"\n[dim]Pictures per second: the frozen part on {describe_device()}, 32 at a time, reading not counted.[/]"
+        f"\n[dim]Images per second: the frozen part on {describe_device()}, 32 at a time, reading not counted.[/]"
     )
     if folder:
-        console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same pictures.[/]")
+        console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same images.[/]")
         if len({one.n for one in found}) > 1:
-            console.print("[dim]A smaller n: too slow for all of them, and from fewer pictures less is learnt.[/]")
+            console.print("[dim]A smaller n: too slow for all of them, and from fewer images less is learnt.[/]")
     console.print("[dim]finetune weights fetch NAME brings another network here.[/]")
 
 

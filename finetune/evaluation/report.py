@@ -1,6 +1,6 @@
 """What is left to look at after a training: report.json for programs, report.html and figures for people.
 
-The page is one file without anything from outside: it opens from a disk, on a phone, in an e-mail. Pictures are kept
+The page is one file without anything from outside: it opens from a disk, on a phone, in an e-mail. Images are kept
 small so that it stays below 5 MB with any data set.
 """
 
@@ -34,11 +34,11 @@ from finetune.utils import FinetuneError, write_bytes, write_text
 if TYPE_CHECKING:
     from jinja2 import Template
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 FIGURES = {"curves", "confusion", "labels", "calibration", "coverage", "mistakes"}
 MISTAKES = 24
 PAIRS = 6
-CLASS_PICTURES = 60  # with more classes the table goes without
+CLASS_IMAGES = 60  # with more classes the table goes without
 SURE = 0.9  # so sure against its label that a person should look at the label
 
 
@@ -47,8 +47,8 @@ class ReportData:
     """All that a report tells. Sections without evidence are left out; `test` is None without a test split.
 
     `history` has a row per epoch (phase, epoch, loss, accuracy, validation_loss, validation_accuracy, ...);
-    `phases` one mapping per phase (name, epochs, best_epoch, validation, seconds); `examples` a picture per class;
-    `thumbnail` turns a path into a square (S, S, 3) picture, and `overlay`, where given, into what the model looked at.
+    `phases` one mapping per phase (name, epochs, best_epoch, validation, seconds); `examples` an image per class;
+    `thumbnail` turns a path into a square (S, S, 3) image, and `overlay`, where given, into what the model looked at.
     """
 
     name: str
@@ -65,8 +65,8 @@ class ReportData:
     facts: Mapping[str, Any]
     config_yaml: str
     commands: Sequence[str]
-    thumbnail: Callable[[str], Picture]
-    overlay: Callable[[str, str], Picture] | None = field(default=None)
+    thumbnail: Callable[[str], Image]
+    overlay: Callable[[str, str], Image] | None = field(default=None)
     confidences: Sequence[tuple[float, float, float]] = ()  # threshold, precision, coverage (see `calibration`)
 
 
@@ -184,7 +184,7 @@ def _ranges(evidence: ReportData) -> dict[str, Any]:
 
 
 def _worst_first(evidence: ReportData) -> list[ClassMetrics]:
-    """By average precision if there is one, else by recall, then by name; classes without test pictures last."""
+    """By average precision if there is one, else by recall, then by name; classes without test images last."""
 
     def badness(row: ClassMetrics) -> tuple[float, str]:
         share = row.average_precision or row.recall
@@ -196,30 +196,30 @@ def _worst_first(evidence: ReportData) -> list[ClassMetrics]:
 def _card(evidence: ReportData, mistake: Mistake) -> dict[str, Any]:
     path, overlay = str(mistake.path), evidence.overlay
     seen = None if overlay is None else _jpeg(_or_grey(lambda: overlay(path, mistake.about or mistake.predicted)))
-    return {"mistake": mistake, "picture": _jpeg(_look(evidence, path)), "seen": seen}
+    return {"mistake": mistake, "image": _jpeg(_look(evidence, path)), "seen": seen}
 
 
 def _pairs(evidence: ReportData) -> list[dict[str, Any]]:
-    """The most confused pairs of classes, each with one picture that was confused."""
+    """The most confused pairs of classes, each with one image that was confused."""
     found = []
     for true, predicted, count in evidence.test.confused_pairs(PAIRS) if evidence.test else ():
         example = next((one for one in evidence.mistakes if (one.true, one.predicted) == (true, predicted)), None)
-        picture = _jpeg(_look(evidence, str(example.path))) if example else None
-        found.append({"true": true, "predicted": predicted, "count": count, "picture": picture})
+        pixels = _jpeg(_look(evidence, str(example.path))) if example else None
+        found.append({"true": true, "predicted": predicted, "count": count, "image": pixels})
     return found
 
 
 def _examples(evidence: ReportData) -> dict[str, str]:
-    if len(evidence.examples) > CLASS_PICTURES:
+    if len(evidence.examples) > CLASS_IMAGES:
         return {}
     return {name: _jpeg(_look(evidence, path)) for name, path in evidence.examples.items()}
 
 
-def _look(evidence: ReportData, path: str) -> Picture:
+def _look(evidence: ReportData, path: str) -> Image:
     return _or_grey(lambda: evidence.thumbnail(path))
 
 
-def _or_grey(read: Callable[[], Picture]) -> Picture:
+def _or_grey(read: Callable[[], Image]) -> Image:
     """What `read` gives, or plain grey where the file has gone since: a training must not lose its report to that."""
     try:
         return read()
@@ -227,10 +227,10 @@ def _or_grey(read: Callable[[], Picture]) -> Picture:
         return np.full((160, 160, 3), 200, np.uint8)
 
 
-def _jpeg(picture: Picture, side: int = 160) -> str:
+def _jpeg(pixels: Image, side: int = 160) -> str:
     from PIL import Image
 
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     target = io.BytesIO()
     image.save(target, "JPEG", quality=82)

@@ -1,11 +1,11 @@
-"""What a 1000-class network already knows of a folder of pictures, and what a new head would make of it.
+"""What a 1000-class network already knows of a folder of images, and what a new head would make of it.
 
     found = survey(Path("photos"))
-    found.folders[0].classes              # the ImageNet classes that its pictures are called
+    found.folders[0].classes              # the ImageNet classes that its images are called
     found.without_training.value          # accuracy when those stand for the folder
     found.with_head.value                 # estimate for a head on the frozen backbone
 
-A few pictures of each folder go through the network once. Both accuracies come from cross-validation: the pictures
+A few images of each folder go through the network once. Both accuracies come from cross-validation: the images
 that say which ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
 Nothing of the network is trained.
 """
@@ -35,17 +35,17 @@ from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wil
 from finetune.models import Classifier, inference_function, load_classifier
 from finetune.utils import DataError, Terminal, UsageError, keras, tf
 
-PICTURES = 20  # of each folder: enough to see, and some seconds for a handful of folders
+IMAGES = 20  # of each folder: enough to see, and some seconds for a handful of folders
 BATCH = 16
 NAMED = 3  # ImageNet classes shown for a folder
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One class of the user's, and the ImageNet classes that its pictures are called most: (name, share)."""
+    """One class of the user's, and the ImageNet classes that its images are called most: (name, share)."""
 
     name: str
-    pictures: int
+    images: int
     classes: tuple[tuple[str, float], ...]
 
 
@@ -69,13 +69,13 @@ def survey_folders(
     folder: Path,
     *,
     model: str = "efficientnet_lite0",
-    pictures: int = PICTURES,
+    images: int = IMAGES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Looks at up to `pictures` pictures of each class folder in `folder` with the 1000-class network `model`.
+    """Looks at up to `images` images of each class folder in `folder` with the 1000-class network `model`.
 
-    Raises DataError for a folder without classes or with too few readable pictures, UsageError for a `model` that has
+    Raises DataError for a folder without classes or with too few readable images, UsageError for a `model` that has
     no ImageNet classes, WeightsError when its weights cannot be had.
     """
     listing = list_source(DataConfig(folder=folder.absolute()))
@@ -87,7 +87,7 @@ def survey_folders(
             f"{model} answers with classes of its own, not those of ImageNet.",
             hint="zeroshot takes a backbone: finetune zeroshot FOLDER --model mobilenet_v2",
         )
-    chosen = sample_per_class(listing.labels, pictures, seed)
+    chosen = sample_per_class(listing.labels, images, seed)
     paths = [str(Path(listing.root, listing.names[index])) for index in chosen]
     features, probabilities, problems = _look(subject, paths, progress)
     good = np.array([at for at in range(len(paths)) if at not in problems], int)
@@ -113,7 +113,7 @@ def survey_folders(
 def _look(
     subject: Classifier, paths: Sequence[str], progress: Callable[[int, int], None] | None
 ) -> tuple[Floats, Floats, dict[int, str]]:
-    """Pooled features (N, c) and probabilities (N, 1000) in one pass, and why pictures could not be read."""
+    """Pooled features (N, c) and probabilities (N, 1000) in one pass, and why images could not be read."""
     pooled = keras.layers.GlobalAveragePooling2D()(subject.feature_map)
     run = inference_function(keras.Model(subject.model.inputs[0], [pooled, subject.model.output]))
     read = image_reader(paths, subject.transform)
@@ -135,7 +135,7 @@ def _check(labels: Ints, classes: Sequence[str]) -> None:
     few = [name for name, count in zip(classes, counts, strict=True) if count < 2]
     if few:
         raise DataError(
-            f"too few readable pictures of {', '.join(map(printable, few[:10]))}.",
+            f"too few readable images of {', '.join(map(printable, few[:10]))}.",
             hint="Two of each class are the least that can be said anything about; twenty are better.",
         )
 
@@ -158,10 +158,10 @@ def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folde
 # ----------------------------------------------------------------------------------------------------- showing
 
 
-def show_survey(folder: Path, *, model: str, pictures: int, as_json: bool, terminal: Terminal) -> None:
+def show_survey(folder: Path, *, model: str, images: int, as_json: bool, terminal: Terminal) -> None:
     """Prints the survey of `folder`."""
     with terminal.stage("Looking") as update:
-        found = survey_folders(folder, model=model, pictures=pictures, progress=update)
+        found = survey_folders(folder, model=model, images=images, progress=update)
     for path, reason in found.skipped:
         terminal.warn(f"{printable(path)} is left out: {reason}")
     if as_json:
@@ -171,16 +171,14 @@ def show_survey(folder: Path, *, model: str, pictures: int, as_json: bool, termi
     table = Table("folder", "pictures", f"{found.model} calls them", box=None, header_style="dim")
     for one in found.folders:
         named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
-        table.add_row(escape(printable(one.name)), str(one.pictures), escape(named))
+        table.add_row(escape(printable(one.name)), str(one.images), escape(named))
     console.print(table)
     console.print(f"\nWithout training, its classes standing for yours:  {_interval(found.without_training)}")
     console.print(f"With a new head on it (estimate):                  {_interval(found.with_head)}")
     paired = found.paired
     verdict = "more than chance" if paired.better else "no evidence of a difference"
     console.print(f"The head makes {paired.difference * 100:+.1f} points: {verdict} (p = {paired.p_value:.2g})")
-    console.print(
-        f"Both from {sum(one.pictures for one in found.folders):,} pictures; a head trained on all does better."
-    )
+    console.print(f"Both from {sum(one.images for one in found.folders):,} images; a head trained on all does better.")
     terminal.say(f"Next: finetune init {printable(folder)}")
 
 

@@ -2,10 +2,10 @@
 
     found = export.export("runs/flowers-1", "litert", quantize="int8")
     found.folder                        # exports/flowers-1-litert-int8
-    found.agreement                     # share of the test pictures with the same answer as before
+    found.agreement                     # share of the test images with the same answer as before
 
 Nothing leaves unproven. What was written is opened by the runtime that will run it and answers the user's own
-pictures; where it says something else than the classifier did, the export fails and leaves nothing.
+images; where it says something else than the classifier did, the export fails and leaves nothing.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ from finetune.utils import (
     write_json,
 )
 
-CALIBRATION = 200  # pictures for int8; more change nothing
+CALIBRATION = 200  # images for int8; more change nothing
 BATCH = 32
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # for which export.json has a threshold
 TIE = 2e-4  # two classes, or a label and its threshold, this close in probability may change places in rounding
@@ -70,7 +70,7 @@ BYTES_LIMIT = Limit(0.97)  # TensorFlow's decoder and resize instead of ours: se
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What an export is tried on. `labels` are class numbers, None where nobody knows them."""
 
     what: str
@@ -82,7 +82,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Parity:
-    """The same pictures before and after. `agreement` counts a tie within `TIE` as the same answer."""
+    """The same images before and after. `agreement` counts a tie within `TIE` as the same answer."""
 
     n: int
     agreement: float
@@ -117,13 +117,13 @@ def export_classifier(
     *,
     output: Path | None = None,
     quantize: str | None = None,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     assert_accuracy: float | None = None,
     terminal: Terminal | None = None,
 ) -> ExportResult:
     """Writes the classifier `source` (a run, a .keras file, a backbone) into a new folder, and proves it equal.
 
-    It is tried on `pictures` (files, folders, globs), else on the test pictures of a run, else on two photos that come
+    It is tried on `images` (files, folders, globs), else on the test images of a run, else on two photos that come
     with scikit-learn. Raises CheckFailed, and leaves nothing, when it differs by more than `LIMITS` or is less
     accurate than `assert_accuracy`; UsageError for what cannot be done; WeightsError for what cannot be converted.
     """
@@ -135,11 +135,11 @@ def export_classifier(
         raise UsageError(f"{output} exists already.", hint="Give another folder with --output, or remove it.")
     classifier = load_classifier(source)
     with ExitStack() as stack:
-        with terminal.stage("Checking the pictures") as update:
-            tried = _pictures(source, pictures, quantize, update, stack)
+        with terminal.stage("Checking the images") as update:
+            tried = _images(source, images, quantize, update, stack)
         if assert_accuracy is not None and tried.labels is None:
             raise UsageError(
-                f"--assert-accuracy needs labelled pictures, and {tried.what} have no labels.",
+                f"--assert-accuracy needs labelled images, and {tried.what} have no labels.",
                 hint="Export a run that has a test split, without --images.",
             )
         work = _Work(source, classifier, format, format_name, quantize, tried, assert_accuracy, terminal, began)
@@ -167,7 +167,7 @@ class _Work:
     format: ExportFormat
     name: str
     quantize: str | None
-    pictures: Pictures
+    images: Images
     assert_accuracy: float | None
     terminal: Terminal
     began: float
@@ -183,10 +183,10 @@ class _Work:
             reference, exported, decoded = self._answers(folder, network, update)
         kind = self.classifier.label_type, self.classifier.thresholds
         parity = compare_outputs(reference, exported, *kind)
-        _demand(parity, LIMITS[self.quantize], self.format.title, self.pictures)
+        _demand(parity, LIMITS[self.quantize], self.format.title, self.images)
         bytes_parity = None if decoded is None else compare_file_bytes(reference, decoded, *kind)
         if bytes_parity is not None and bytes_parity.n:
-            _demand(bytes_parity, BYTES_LIMIT, "SavedModel from image bytes", self.pictures)
+            _demand(bytes_parity, BYTES_LIMIT, "SavedModel from image bytes", self.images)
         before, after = (self._accuracy(answers) for answers in (reference, exported))
         require_accuracy(after, self.assert_accuracy)
         made = ExportResult(folder, self.format, parity, bytes_parity, before, after, facts={})
@@ -217,7 +217,7 @@ class _Work:
         )
 
     def _calibration(self) -> Iterator[np.ndarray]:
-        paths = self.pictures.calibration
+        paths = self.images.calibration
         read = image_reader(paths, self.classifier.transform)
         for batch in image_batches(read, np.arange(len(paths)), 1):
             if not batch.problems:
@@ -226,12 +226,12 @@ class _Work:
     def _answers(
         self, folder: Path, network: Any, update: ProgressCallback
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Probabilities (n, classes) of the pictures: of the classifier, of the export, of its other signature."""
+        """Probabilities (n, classes) of the images: of the classifier, of the export, of its other signature."""
         with _quietly():
             run = self.format.open(folder)
             decode = open_bytes(folder) if self.name == "saved_model" else None
         trained = _on_cpu(inference_function(network))
-        paths = list(self.pictures.paths)
+        paths = list(self.images.paths)
         read = image_reader(paths, self.classifier.transform)
         reference, exported, decoded = [], [], []
         unread: dict[int, str] = {}
@@ -244,11 +244,11 @@ class _Work:
                 decoded += [_decoded(decode, paths[int(batch.indices[at])], reference[-1].shape[1]) for at in good]
             unread |= batch.problems
             update(int(batch.indices[-1]) + 1, len(paths))
-        _judge_unread(unread, self.pictures, self.terminal)
+        _judge_unread(unread, self.images, self.terminal)
         return np.concatenate(reference), np.concatenate(exported), np.stack(decoded) if decoded else None
 
     def _accuracy(self, answers: np.ndarray) -> Proportion | None:
-        labels = self.pictures.labels
+        labels = self.images.labels
         if labels is None:
             return None
         return task_for(self.classifier.label_type).accuracy(answers, labels, self.classifier.thresholds)
@@ -283,8 +283,8 @@ class _Work:
             if classifier.spec.multi_label
             else None,
             "runtime": self.format.runtime_version,
-            "pictures": self.pictures.what,
-            "calibration": self.pictures.calibration_what if self.quantize == "int8" else None,
+            "pictures": self.images.what,
+            "calibration": self.images.calibration_what if self.quantize == "int8" else None,
             "parity": {**dataclasses.asdict(made.parity), "limit": dataclasses.asdict(LIMITS[self.quantize])},
             "bytes_parity": made.bytes_parity
             and {**dataclasses.asdict(made.bytes_parity), "limit": dataclasses.asdict(BYTES_LIMIT)},
@@ -300,7 +300,7 @@ class _Work:
 
 
 def _thresholds(classifier: Classifier) -> list[dict[str, float]]:
-    """Below which probability to answer "unknown", for answers that are right so often; from validation pictures."""
+    """Below which probability to answer "unknown", for answers that are right so often; from validation images."""
     table = classifier.spec.confidences
     rows = dict.fromkeys(filter(None, (threshold_for_precision(table, precision) for precision in PRECISIONS)))
     return [{"threshold": least, "precision": right, "coverage": covered} for least, right, covered in rows]
@@ -368,27 +368,25 @@ def compare_file_bytes(
     )
 
 
-def _demand(parity: Parity, limit: Limit, what: str, pictures: Pictures) -> None:
+def _demand(parity: Parity, limit: Limit, what: str, images: Images) -> None:
     if parity.meets(limit):
         return
     allowed = "" if limit.difference is None else f" (at most {limit.difference:g} is allowed)"
     raise CheckFailed(
-        f"{what} does not say what the classifier says: on {parity.n:,} pictures of {pictures.what} the answer is "
+        f"{what} does not say what the classifier says: on {parity.n:,} images of {images.what} the answer is "
         f"the same in {parity.agreement:.1%} ({limit.agreement:.0%} is needed), and a probability differs by "
         f"{parity.largest_difference:.2g}{allowed}. Nothing was written.",
         hint="Try another --format, or another or no --quantize.",
     )
 
 
-def _judge_unread(unread: Mapping[int, str], pictures: Pictures, terminal: Terminal) -> None:
-    """Pictures of a run were read before; of others, those that cannot be read are left out and named."""
+def _judge_unread(unread: Mapping[int, str], images: Images, terminal: Terminal) -> None:
+    """Images of a run were read before; of others, those that cannot be read are left out and named."""
     if not unread:
         return
     index, reason = next(iter(unread.items()))
-    what = (
-        f"{len(unread):,} of {len(pictures.paths):,} pictures cannot be read, such as {pictures.paths[index]}: {reason}"
-    )
-    if pictures.labels is not None or len(unread) == len(pictures.paths):
+    what = f"{len(unread):,} of {len(images.paths):,} images cannot be read, such as {images.paths[index]}: {reason}"
+    if images.labels is not None or len(unread) == len(images.paths):
         raise DataError(what)
     terminal.warn(what)
 
@@ -398,55 +396,55 @@ def _decoded(decode: Callable[[bytes], np.ndarray | None], path: str, classes: i
     return np.full(classes, np.nan, np.float32) if found is None else found
 
 
-# ---------------------------------------------------------------------------------------------- the pictures
+# ---------------------------------------------------------------------------------------------- the images
 
 
-def _pictures(
+def _images(
     source: str | Path, given: Sequence[str], quantize: str | None, update: ProgressCallback, stack: ExitStack
-) -> Pictures:
+) -> Images:
     if given:
-        return _given_pictures(given, quantize)
+        return _given_images(given, quantize)
     if (Path(source) / "splits.csv").is_file():
-        return _own_pictures(Path(source), update)
+        return _own_images(Path(source), update)
     if quantize == "int8":
         raise UsageError(
-            f"int8 is calibrated on pictures like those to come, and {source} has none of its own.",
+            f"int8 is calibrated on images like those to come, and {source} has none of its own.",
             hint="Give some with --images FOLDER.",
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-")))
-    return Pictures("the two photos of scikit-learn, in crops", sample_pictures(folder))
+    return Images("the two photos of scikit-learn, in crops", sample_images(folder))
 
 
-def _own_pictures(source: Path, update: ProgressCallback) -> Pictures:
+def _own_images(source: Path, update: ProgressCallback) -> Images:
     run = open_run(source)
     config = load_config(run.config_yaml)
     dataset = reopen_dataset(config.data, run.splits_csv, run.classes_txt, progress=update)
     split = "test" if len(dataset.indices("test")) else "validation"
     chosen, train = dataset.indices(split), dataset.indices("train")
     spread = np.random.default_rng(config.seed).permutation(train)[:CALIBRATION]
-    return Pictures(
+    return Images(
         f"the {split} split of {dataset.name}",
         dataset.paths(chosen),
         dataset.labels[chosen],
         dataset.paths(spread),
-        f"{len(spread)} training pictures",
+        f"{len(spread)} training images",
     )
 
 
-def _given_pictures(given: Sequence[str], quantize: str | None) -> Pictures:
+def _given_images(given: Sequence[str], quantize: str | None) -> Images:
     paths, what = find_inputs(given), ", ".join(given)
     if quantize != "int8":
-        return Pictures(what, paths)
+        return Images(what, paths)
     if len(paths) < 2:
         raise DataError(
-            f"{what}: int8 needs pictures to be calibrated on and others to be tried on.",
+            f"{what}: int8 needs images to be calibrated on and others to be tried on.",
             hint="Give a folder of 20 or more.",
         )
     calibration = paths[::2][:CALIBRATION]
-    return Pictures(what, paths[1::2], None, calibration, f"{len(calibration)} other pictures of {what}")
+    return Images(what, paths[1::2], None, calibration, f"{len(calibration)} other images of {what}")
 
 
-def sample_pictures(folder: Path) -> list[str]:
+def sample_images(folder: Path) -> list[str]:
     """Writes 24 crops of the photos that scikit-learn brings (a temple, a flower) and returns their paths."""
     from sklearn.datasets import load_sample_images
 

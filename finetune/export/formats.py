@@ -24,7 +24,7 @@ Forward = Callable[[np.ndarray], np.ndarray]  # pixels (n, S, S, 3) float32 -> p
 class ExportJob:
     """What a format is written from.
 
-    `network` is a Keras model in float32, pixels -> probabilities; `calibration` gives training pictures
+    `network` is a Keras model in float32, pixels -> probabilities; `calibration` gives training images
     (1, S, S, 3) float32 for int8.
     """
 
@@ -39,7 +39,7 @@ class ExportJob:
 
     @property
     def signature(self) -> list[Any]:
-        """The input, of any number of pictures."""
+        """The input, of any number of images."""
         from finetune.utils import keras
 
         return [keras.InputSpec(shape=(None, self.size, self.size, 3), dtype="float32", name="image")]
@@ -153,7 +153,7 @@ def open_bytes(folder: Path) -> Callable[[bytes], np.ndarray | None]:
 
 
 def _write_litert(job: ExportJob, folder: Path) -> None:
-    """One picture at a time: phones want fixed shapes. Input and output stay float32 whatever is quantised."""
+    """One image at a time: phones want fixed shapes. Input and output stay float32 whatever is quantised."""
     from finetune.export.tflite_metadata import add_metadata
     from finetune.utils import tf
 
@@ -163,7 +163,7 @@ def _write_litert(job: ExportJob, folder: Path) -> None:
     if job.quantize == "float16":
         options["target_spec"]["supported_types"] = [tf.float16]
     if job.quantize == "int8":
-        options["representative_dataset"] = lambda: ([picture] for picture in job.calibration())
+        options["representative_dataset"] = lambda: ([image] for image in job.calibration())
     one = tf.TensorSpec((1, job.size, job.size, 3), tf.float32, name="image")
     path = folder / "model.tflite"
     job.network.export(str(path), format="litert", input_signature=[one], verbose=False, **options)
@@ -180,12 +180,12 @@ def _open_litert(folder: Path) -> Forward:
     interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def one(picture: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken, picture[None])
+    def one(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken, image[None])
         interpreter.invoke()
         return np.array(interpreter.get_tensor(given)[0])
 
-    return lambda pixels: np.stack([one(picture) for picture in pixels])
+    return lambda pixels: np.stack([one(image) for image in pixels])
 
 
 # ----------------------------------------------------------------------------------------------------- ONNX

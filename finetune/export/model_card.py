@@ -41,7 +41,7 @@ def write_model_card(facts: Mapping[str, Any], classifier: "Classifier", report:
         pretrained=classifier.spec.pretrained,
         classes=classifier.classes[:LISTED],
         more=max(0, len(classifier.classes) - LISTED),
-        pictures=(report or {}).get("pictures"),
+        images=(report or {}).get("pictures"),
         test=test,
         weakest=_weakest(test),
         title=EXPORT_FORMATS[facts["format"]].title,

@@ -1,4 +1,4 @@
-"""Encoded pictures become pixels inside a TensorFlow graph, for a server that is sent the bytes of files.
+"""Encoded images become pixels inside a TensorFlow graph, for a server that is sent the bytes of files.
 
 `images` does the same with Pillow; that is what classifiers are trained and measured with, and what this follows step
 by step: the reduced decoding of large JPEGs, EXIF orientation, transparency on black, the crop in whole pixels, the
@@ -19,7 +19,7 @@ ORIENTATION = 0x0112
 
 
 def batch_pixels(encoded: Any, transform: Transform) -> Any:
-    """Bytes of picture files, (N,) string -> (N, S, S, 3) float32 of whole numbers 0..255, as a classifier takes them.
+    """Bytes of image files, (N,) string -> (N, S, S, 3) float32 of whole numbers 0..255, as a classifier takes them.
 
     A file that TensorFlow cannot decode fails the whole batch with InvalidArgumentError.
     """
@@ -31,15 +31,15 @@ def pixels(encoded: Any, transform: Transform) -> Any:
     """Bytes of one file, scalar string -> (S, S, 3) float32."""
     share = transform.crop if transform.resize == "crop" else 1.0
     near = math.ceil(transform.size / share)
-    picture = tf.case(
+    image = tf.case(
         [
             (tf.io.is_jpeg(encoded), lambda: _upright(_decode_jpeg(encoded, near), _orientation(encoded))),
             (tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG"), lambda: _decode_png(encoded)),
         ],
         default=_refuse,
     )
-    picture = tf.ensure_shape(picture, (None, None, 3))
-    return tf.ensure_shape(square(picture, transform), (transform.size, transform.size, 3))
+    image = tf.ensure_shape(image, (None, None, 3))
+    return tf.ensure_shape(square(image, transform), (transform.size, transform.size, 3))
 
 
 def _refuse() -> Any:
@@ -48,21 +48,21 @@ def _refuse() -> Any:
         return tf.zeros((1, 1, 3), tf.uint8)
 
 
-def square(picture: Any, transform: Transform) -> Any:
+def square(image: Any, transform: Transform) -> Any:
     """(H, W, 3) uint8 -> (S, S, 3) float32 of whole numbers; see `images.square`."""
     size = transform.size
-    height, width = tf.shape(picture)[0], tf.shape(picture)[1]
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
     if transform.resize == "squash":
-        return _resize(picture, (size, size), transform)
+        return _resize(image, (size, size), transform)
     if transform.resize == "pad":
         scale = size / tf.cast(tf.maximum(height, width), tf.float64)
         new_height, new_width = _scaled(height, scale), _scaled(width, scale)
-        fitted = _resize(picture, (new_height, new_width), transform)
+        fitted = _resize(image, (new_height, new_width), transform)
         top, left = (size - new_height) // 2, (size - new_width) // 2
         return tf.image.pad_to_bounding_box(fitted, top, left, size, size)
     side = _scaled(tf.minimum(height, width), transform.crop)
     top, left = (height - side) // 2, (width - side) // 2
-    return _resize(picture[top : top + side, left : left + side], (size, size), transform)
+    return _resize(image[top : top + side, left : left + side], (size, size), transform)
 
 
 def _scaled(length: Any, share: Any) -> Any:
@@ -70,8 +70,8 @@ def _scaled(length: Any, share: Any) -> Any:
     return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float64) * share), tf.int32))
 
 
-def _resize(picture: Any, size: tuple[Any, Any], transform: Transform) -> Any:
-    resized = tf.image.resize(picture, size, method=transform.interpolation, antialias=True)
+def _resize(image: Any, size: tuple[Any, Any], transform: Transform) -> Any:
+    resized = tf.image.resize(image, size, method=transform.interpolation, antialias=True)
     return tf.clip_by_value(tf.round(resized), 0, 255)
 
 
@@ -97,18 +97,18 @@ def _decode_png(encoded: Any) -> Any:
     return tf.cast(tf.round(rgba[..., :3] * alpha / 255), tf.uint8)
 
 
-def _upright(picture: Any, orientation: Any) -> Any:
-    """The picture turned as its EXIF orientation, 1..8, says."""
+def _upright(image: Any, orientation: Any) -> Any:
+    """The image turned as its EXIF orientation, 1..8, says."""
     flip, turn = tf.image.flip_left_right, tf.image.rot90
     ways = [
-        lambda: picture,
-        lambda: flip(picture),
-        lambda: turn(picture, k=2),
-        lambda: tf.image.flip_up_down(picture),
-        lambda: tf.transpose(picture, (1, 0, 2)),
-        lambda: turn(picture, k=3),
-        lambda: tf.transpose(turn(picture, k=2), (1, 0, 2)),
-        lambda: turn(picture, k=1),
+        lambda: image,
+        lambda: flip(image),
+        lambda: turn(image, k=2),
+        lambda: tf.image.flip_up_down(image),
+        lambda: tf.transpose(image, (1, 0, 2)),
+        lambda: turn(image, k=3),
+        lambda: tf.transpose(turn(image, k=2), (1, 0, 2)),
+        lambda: turn(image, k=1),
     ]
     return tf.switch_case(orientation - 1, ways)
 

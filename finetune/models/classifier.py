@@ -68,7 +68,7 @@ class ClassifierSpec:
     cosine: bool = False  # logits are SHARPNESS times the cosine between features and class
     temperature: float = 1.0  # the logits have been divided by it already, in the last layer's weights
     confidences: tuple[tuple[float, float, float], ...] = ()  # threshold, precision, coverage (see `calibration`)
-    multi_label: bool = False  # a picture has any number of the classes, and the logits go through a sigmoid each
+    multi_label: bool = False  # an image has any number of the classes, and the logits go through a sigmoid each
     thresholds: tuple[float, ...] = ()  # of multi_label: the probability from which on each class is said
     classes: tuple[str, ...] = field(default=())
     format: int = FORMAT
@@ -89,7 +89,7 @@ class ClassifierSpec:
 
 
 class Classifier:
-    """A network that names what is in a picture. Made by `build` and `load`, not by hand."""
+    """A network that names what is in an image. Made by `build` and `load`, not by hand."""
 
     def __init__(
         self, name: str, spec: ClassifierSpec, model: Any, backbone_output: Any, weights_hash: str | None = None
@@ -123,7 +123,7 @@ class Classifier:
 
     @property
     def thresholds(self) -> np.ndarray:
-        """(classes,) the probability from which on each is said, where a picture has any number; else unused."""
+        """(classes,) the probability from which on each is said, where an image has any number; else unused."""
         return np.array(self.spec.thresholds or [0.5] * len(self.classes), np.float32)
 
     @property
@@ -159,7 +159,7 @@ class Classifier:
     ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
         """Yields `(start, probabilities (n, classes) float32, problems)` batch by batch, in the order of `paths`.
 
-        Reading runs ahead of the network; memory does not grow with the number of files. The row of a picture that
+        Reading runs ahead of the network; memory does not grow with the number of files. The row of an image that
         cannot be read is NaN, and `problems` maps its index to the reason.
         """
         read = image_reader([str(path) for path in paths], self.transform)
@@ -173,9 +173,9 @@ class Classifier:
                 progress(int(batch.indices[-1]) + 1, len(paths))
 
     def predict(self, paths: str | Path | Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
-        """The `top` likeliest classes of each picture; `paths` may be files, folders and globs.
+        """The `top` likeliest classes of each image; `paths` may be files, folders and globs.
 
-        Raises DataError when there is no picture; one that cannot be read is an answer with an `error`.
+        Raises DataError when there is no image; one that cannot be read is an answer with an `error`.
         """
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         return list(predict_images(self, find_inputs(given), top=top))
@@ -233,7 +233,7 @@ def inference_function(model: Any) -> Callable[[Any], list[Any]]:
 def build_classifier(
     config: ModelConfig, classes: Sequence[str], *, seed: int = 0, multi_label: bool = False
 ) -> Classifier:
-    """A backbone with its ImageNet weights, frozen, and a new head for `classes`, of which a picture has one or, with
+    """A backbone with its ImageNet weights, frozen, and a new head for `classes`, of which an image has one or, with
     `multi_label`, any number.
 
     Raises WeightsError when the weights cannot be had, ConfigError when the size does not fit the backbone.
@@ -319,7 +319,7 @@ def _head(spec: ClassifierSpec, x: Any, seed: int) -> Any:
     x = keras.layers.Dropout(spec.dropout, seed=seed, name="dropout")(x)
     if not spec.cosine:
         return keras.layers.Dense(len(spec.classes), dtype=keras.config.floatx(), name="logits")(x)
-    # Gidaris & Komodakis 2018: the angle alone decides, which helps where some classes have very few pictures.
+    # Gidaris & Komodakis 2018: the angle alone decides, which helps where some classes have very few images.
     x = keras.layers.UnitNormalization(dtype=keras.config.floatx(), name="direction")(x)
     x = keras.layers.Rescaling(SHARPNESS, dtype=keras.config.floatx(), name="sharpness")(x)
     unit = keras.constraints.UnitNorm(axis=0)

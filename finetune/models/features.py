@@ -1,8 +1,8 @@
 """What comes out of the frozen part of the network, computed once and kept.
 
-During a phase nothing below the cut changes, so each picture goes through it once and the epochs run on what comes
+During a phase nothing below the cut changes, so each image goes through it once and the epochs run on what comes
 out. Features are kept for the whole data set in its own order, whatever the split, in folders named by everything
-that could change them: the pictures' hashes, the weights, the cut, the transform, the augmentation and its seed.
+that could change them: the images' hashes, the weights, the cut, the transform, the augmentation and its seed.
 A stale hit is thereby impossible, and another seed or learning rate finds the work already done.
 """
 
@@ -54,7 +54,7 @@ from finetune.utils import (
 )
 
 FORMAT = 1  # raise it when the numbers of an old cache would no longer be right
-FEATURE_BATCH = 32  # one batch shape everywhere: a picture's features must not depend on its neighbours
+FEATURE_BATCH = 32  # one batch shape everywhere: an image's features must not depend on its neighbours
 DISK_SHARE = 0.5  # of what is free
 MEMORY_SHARE = 0.4  # of what is available
 SHOWING = 90  # seconds that a network drive may take to show a new file to another machine
@@ -64,7 +64,7 @@ all_rows: Rows = partial(slice, 0)
 
 
 class FeatureSource(Protocol):
-    """Where a phase gets its inputs: cached rows, or pictures sent through the frozen part as they are needed."""
+    """Where a phase gets its inputs: cached rows, or images sent through the frozen part as they are needed."""
 
     def batches(
         self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
@@ -77,7 +77,7 @@ class FeatureSource(Protocol):
 
 
 class FeatureExtractor:
-    """Pictures -> features at several cuts, in one pass through the frozen part, in inference mode."""
+    """Images -> features at several cuts, in one pass through the frozen part, in inference mode."""
 
     def __init__(self, classifier: Classifier, cuts: Sequence[Any]) -> None:
         self.classifier = classifier
@@ -88,16 +88,16 @@ class FeatureExtractor:
         """Compiled when it is first needed, which is never if all is cached."""
         return inference_function(keras.Model(self.classifier.model.inputs[0], self.cuts))
 
-    def __call__(self, pictures: Any) -> list[np.ndarray]:
-        """`pictures` (n, S, S, 3), n <= BATCH -> one float32 array (n, ...) per cut."""
-        count = len(pictures)
-        whole = pad_batch(np.asarray(pictures), FEATURE_BATCH)
+    def __call__(self, images: Any) -> list[np.ndarray]:
+        """`images` (n, S, S, 3), n <= BATCH -> one float32 array (n, ...) per cut."""
+        count = len(images)
+        whole = pad_batch(np.asarray(images), FEATURE_BATCH)
         return [output.numpy()[:count] for output in self._run(whole)]
 
 
 @dataclass(frozen=True)
 class View:
-    """One look at the data: 0 is the undisturbed picture, 1..k are augmented ones (training pictures only)."""
+    """One look at the data: 0 is the undisturbed image, 1..k are augmented ones (training images only)."""
 
     number: int
     indices: np.ndarray
@@ -105,7 +105,7 @@ class View:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Features of one cut, held in memory or mapped from disk: `views[v]` has a row per picture of that view."""
+    """Features of one cut, held in memory or mapped from disk: `views[v]` has a row per image of that view."""
 
     views: tuple[Any, ...]  # arrays or `Parts`
     position: np.ndarray  # data set index -> row of an augmented view
@@ -120,7 +120,7 @@ class CachedFeatures:
         augmented = len(self.views) - 1
         if epoch is None or augmented == 0:
             return np.asarray(self.views[0][indices], np.float32)
-        # Neighbours are at different views in one epoch, and each picture meets all its views in `augmented` epochs.
+        # Neighbours are at different views in one epoch, and each image meets all its views in `augmented` epochs.
         view = 1 + (indices + epoch) % augmented
         rows = np.empty((len(indices), *self.views[0].shape[1:]), np.float32)
         for number in np.unique(view):
@@ -131,7 +131,7 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class LiveFeatures:
-    """No cache: pictures are read, augmented and sent through the frozen part when they are needed."""
+    """No cache: images are read, augmented and sent through the frozen part when they are needed."""
 
     extractor: FeatureExtractor
     cut: int
@@ -147,36 +147,35 @@ class LiveFeatures:
         read = read_ahead(self.read, [batch[rows(len(batch))] for batch in whole])
         for number, batch in enumerate(read, start=skip):
             refuse_unreadable(batch, self.paths)
-            pictures: Any = batch.images
+            images: Any = batch.images
             if epoch is not None and self.augmenter:
-                pictures = self._augmented(pictures, len(whole[number - skip]), rows, (self.seed, epoch, number))
+                images = self._augmented(images, len(whole[number - skip]), rows, (self.seed, epoch, number))
             parts = [
-                self.extractor(pictures[at : at + FEATURE_BATCH])[self.cut]
-                for at in range(0, len(pictures), FEATURE_BATCH)
+                self.extractor(images[at : at + FEATURE_BATCH])[self.cut] for at in range(0, len(images), FEATURE_BATCH)
             ]
             yield np.concatenate(parts)
 
-    def _augmented(self, pictures: np.ndarray, count: int, rows: Rows, key: tuple[int, ...]) -> np.ndarray:
+    def _augmented(self, images: np.ndarray, count: int, rows: Rows, key: tuple[int, ...]) -> np.ndarray:
         """What is drawn belongs to places in the whole batch of `count`, where other processes have other rows."""
-        batch = np.zeros((count, *pictures.shape[1:]), pictures.dtype)
-        batch[rows(count)] = pictures
+        batch = np.zeros((count, *images.shape[1:]), images.dtype)
+        batch[rows(count)] = images
         changed: np.ndarray = self.augmenter(batch, key).numpy()
         return changed[rows(count)]
 
 
 def refuse_unreadable(batch: Batch, paths: Sequence[str]) -> None:
-    """A picture that the scan could read and that is now unreadable was changed: say so, train on nothing grey."""
+    """An image that the scan could read and that is now unreadable was changed: say so, train on nothing grey."""
     if batch.problems:
         index, reason = next(iter(batch.problems.items()))
         raise DataError(f"{printable(paths[index])} can no longer be read: {reason}", hint=CHANGED)
 
 
 def _refuse_changes(dataset: Dataset, indices: np.ndarray) -> None:
-    """Nor may a picture have been replaced meanwhile: its features would be kept under the hash of the old one."""
+    """Nor may an image have been replaced meanwhile: its features would be kept under the hash of the old one."""
     now = scan_images(map(dataset.path, indices), cache=cache_folder() / "scan.sqlite")
     for index, inspection in zip(indices, now, strict=True):
         if inspection.sha256 != dataset.hashes[index]:
-            raise DataError(f"{printable(dataset.path(index))} is not the picture that it was.", hint=CHANGED)
+            raise DataError(f"{printable(dataset.path(index))} is not the image that it was.", hint=CHANGED)
 
 
 # ------------------------------------------------------------------------------------------------------- caching
@@ -195,13 +194,13 @@ def prepare_features(
     progress: ProgressCallback | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[FeatureSource]:
-    """One source per cut, reading every picture once for all of them.
+    """One source per cut, reading every image once for all of them.
 
     Of several processes, each computes its share and keeps it in files of its own, for all to read. `policy` is `auto`
     (disk, else memory, else none), `disk`, `memory` or `off`. What is already cached is not computed again. The room
     there is decides not only where features are kept but also, if it is short, which numbers the training sees: `note`
     is told, and a resumed run that gives them back as `numbers` sees the same, or a ResourceError. Raises DataError
-    when a picture has become unreadable.
+    when an image has become unreadable.
     """
     paths = dataset.paths(np.arange(len(dataset)))
     read = image_reader(paths, classifier.transform)
@@ -262,11 +261,11 @@ def prepare_features(
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """What `prepare` will do. `files[c][v]` holds view v of cut c, and `pictures[v]` go through the network for it."""
+    """What `prepare` will do. `files[c][v]` holds view v of cut c, and `images[v]` go through the network for it."""
 
     place: str  # disk, memory, or off: no cache, every epoch goes through the whole network
     size: int  # bytes, of all files together
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
     files: tuple[tuple[Path, ...], ...]  # none unless the place is the disk
 
 
@@ -279,7 +278,7 @@ def plan_features(
     seed: int,
     policy: str = "auto",
 ) -> FeaturePlan:
-    """What `prepare` with the same arguments will do; no picture is read."""
+    """What `prepare` with the same arguments will do; no image is read."""
     views = _views(dataset, augment, augment.active)
     wanted = _Wanted(classifier, dataset, cuts, views, augment, seed)
     place, dtype = _place(policy, wanted, None, lambda _: None)
@@ -287,15 +286,15 @@ def plan_features(
     return FeaturePlan(
         place=place,
         size=0 if place == "off" else wanted.size(dtype),
-        pictures=tuple(len(view.indices) for view in views),
+        images=tuple(len(view.indices) for view in views),
         files=tuple(tuple(_path(key) for key in row) for row in keys),
     )
 
 
 def _pace(count: int, seconds: float, waited: float) -> str:
-    text = f"Features: {count:,} pictures in {seconds:.1f} s, {count / seconds:.0f} a second"
+    text = f"Features: {count:,} images in {seconds:.1f} s, {count / seconds:.0f} a second"
     if waited > 0.5 * seconds:
-        text += f"; {waited / seconds:.0%} of it spent waiting for pictures: reading is the bottleneck, not the network"
+        text += f"; {waited / seconds:.0%} of it spent waiting for images: reading is the bottleneck, not the network"
     return text
 
 
@@ -319,13 +318,13 @@ def _extract(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """(place among `mine`, features at every cut) of one batch after another; `mine` are whole batches of the view."""
     start = 0
-    pictures_of = image_batches(read, view.indices[mine], FEATURE_BATCH)
-    for number, batch in enumerate(meter.waiting_for(pictures_of), start=mine.start // FEATURE_BATCH):
+    images_of = image_batches(read, view.indices[mine], FEATURE_BATCH)
+    for number, batch in enumerate(meter.waiting_for(images_of), start=mine.start // FEATURE_BATCH):
         refuse_unreadable(batch, paths)
-        pictures: Any = batch.images
+        images: Any = batch.images
         if view.number:
-            pictures = augmenter(pictures, (seed, view.number, number)).numpy()
-        yield start, extractor(pictures)
+            images = augmenter(images, (seed, view.number, number)).numpy()
+        yield start, extractor(images)
         start += len(batch.indices)
 
 
@@ -402,7 +401,7 @@ def _place(policy: str, wanted: _Wanted, numbers: str | None, say: Callable[[str
 
 
 def _numbers(where: str, dtype: str, augment: AugmentConfig) -> str:
-    """What decides the bits: kept features in this precision, or pictures that are augmented anew in each epoch.
+    """What decides the bits: kept features in this precision, or images that are augmented anew in each epoch.
 
     Without augmentation it is all one whether they are kept in float32 or computed anew.
     """

@@ -1,4 +1,4 @@
-"""Answers for pictures: which classes, how sure, and what could not be read.
+"""Answers for images: which classes, how sure, and what could not be read.
 
 for answer in predict(classifier, ["dog.jpg"], top=5):
     answer.predictions[0].name, answer.predictions[0].probability
@@ -31,7 +31,7 @@ from finetune.data import (
 from finetune.utils import DataError, UsageError, atomic_write, did_you_mean, explain_os_errors
 
 UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
-PREDICT_BATCH = 32  # pictures that go through the network together
+PREDICT_BATCH = 32  # images that go through the network together
 
 
 class Predictor(Protocol):
@@ -65,16 +65,16 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says to one picture: the likeliest classes, best first, or why there is no answer."""
+    """What the classifier says to one image: the likeliest classes, best first, or why there is no answer."""
 
     path: str
     predictions: tuple[ClassScore, ...] = ()
     error: str = ""
     levels: tuple[Level, ...] = ()  # from the likeliest ImageNet class up to "animal", where asked for
-    labels: tuple[ClassScore, ...] | None = None  # those over their thresholds, where a picture has any number of them
+    labels: tuple[ClassScore, ...] | None = None  # those over their thresholds, where an image has any number of them
 
     def joined(self, others: Iterable["Prediction"]) -> "Prediction":
-        """This answer, followed by what other classifiers said to the same picture."""
+        """This answer, followed by what other classifiers said to the same image."""
         return replace(self, predictions=sum((other.predictions for other in others), self.predictions))
 
     def to_json(self) -> dict[str, Any]:
@@ -92,28 +92,28 @@ class Prediction:
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """Files as they are, folders and buckets with every picture below them, globs expanded; in order, each once.
+    """Files as they are, folders and buckets with every image below them, globs expanded; in order, each once.
 
-    Raises DataError, naming the input, when there is no such file, or no picture in a folder or glob.
+    Raises DataError, naming the input, when there is no such file, or no image in a folder or glob.
     """
     found: list[str] = []
     for given in map(str, inputs):
         if is_bucket_url(given):
-            pictures = list_bucket(given)
+            images = list_bucket(given)
         elif os.path.isdir(given):
-            pictures = [str(path) for path in find_images(given)[0]]
+            images = [str(path) for path in find_images(given)[0]]
         elif os.path.lexists(given):
-            pictures = [given]
+            images = [given]
         else:
-            pictures = sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path))
-        if not pictures:
+            images = sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path))
+        if not images:
             raise _nothing(given)
-        found.extend(pictures)
+        found.extend(images)
     return list(dict.fromkeys(found))
 
 
 def read_path_list(file: Path) -> list[str]:
-    """The pictures that `file` names, one a line, as they stand there. DataError when it cannot be read or is empty.
+    """The images that `file` names, one a line, as they stand there. DataError when it cannot be read or is empty.
 
     Whether they exist is seen when it is their turn: a list may have a hundred million lines.
     """
@@ -123,14 +123,14 @@ def read_path_list(file: Path) -> list[str]:
         raise DataError(f"{printable(str(file))}: cannot be read: {error.strerror}") from None
     found = list(dict.fromkeys(filter(None, map(str.strip, lines))))
     if not found:
-        raise DataError(f"{printable(str(file))}: names no picture.", hint="One path or URL a line.")
+        raise DataError(f"{printable(str(file))}: names no image.", hint="One path or URL a line.")
     return found
 
 
 def shard(paths: Sequence[str], number: int, count: int) -> list[str]:
     """Part `number` (1 to `count`) of `paths`: all parts, one after the other, are `paths`.
 
-    They are of whole batches, so that each picture is where it would be without parts: its place in a batch may change
+    They are of whole batches, so that each image is where it would be without parts: its place in a batch may change
     the last bit of an answer. None is larger than another by more than one batch.
     """
     batches = -(-len(paths) // PREDICT_BATCH)
@@ -141,7 +141,7 @@ def shard(paths: Sequence[str], number: int, count: int) -> list[str]:
 def _nothing(given: str) -> DataError:
     shown = printable(given)
     if os.path.isdir(given):
-        return DataError(f"{shown}: no pictures in this folder.", hint=f"Known: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return DataError(f"{shown}: no images in this folder.", hint=f"Known: {', '.join(sorted(IMAGE_SUFFIXES))}")
     if glob.has_magic(given):
         return DataError(f"{shown}: this pattern matches no file.")
     folder, name = os.path.split(given)
@@ -159,7 +159,7 @@ def predict_images(
     batch_size: int = PREDICT_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
-    """One answer per path, in order, as they come; a picture that cannot be read is an answer with an error.
+    """One answer per path, in order, as they come; an image that cannot be read is an answer with an error.
 
     With `level`, also what WordNet says above the likeliest class (UsageError for classes not of ImageNet). An answer
     less sure than `reject` (0..1) begins with `unknown`, and its probability is that the likeliest class is wrong.
@@ -192,7 +192,7 @@ def _answer(classifier: Predictor, path: str, row: np.ndarray, top: int, problem
 
 
 class JsonWriter:
-    """One JSON array, a line per picture, written as the answers come."""
+    """One JSON array, a line per image, written as the answers come."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -207,9 +207,9 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """A row per picture: path, then class, id and probability of each of the `top` answers, then error.
+    """A row per image: path, then class, id and probability of each of the `top` answers, then error.
 
-    With `labels`, for pictures that have any number of them, a column before the last with those over their thresholds.
+    With `labels`, for images that have any number of them, a column before the last with those over their thresholds.
     Every row is written out at once and is one line, so that an interrupted `predict` can be gone on with.
     """
 
@@ -232,7 +232,7 @@ class CsvWriter:
 
 
 def csv_header(top: int, labels: bool = False) -> list[str]:
-    """The first row of a table with `top` answers a picture."""
+    """The first row of a table with `top` answers an image."""
     answers = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "id", "probability")]
     return ["path", *answers, *(["labels"] if labels else []), "error"]
 

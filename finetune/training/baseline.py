@@ -19,9 +19,9 @@ from finetune.models import Classifier
 from finetune.training.trainer import Trainer, class_frequencies
 
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003)  # on the mean loss; the strongest first, each starts from the one before
-WORK = 1_000_000_000  # pictures x features x classes: about a minute on two cores, and more pictures would add little
-MOST = 50_000  # pictures
-FEWEST = 2  # pictures per class that a regression needs
+WORK = 1_000_000_000  # images x features x classes: about a minute on two cores, and more images would add little
+MOST = 50_000  # images
+FEWEST = 2  # images per class that a regression needs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LinearProbe:
 def probe_head_features(phase: Trainer) -> LinearProbe | None:
     """The regression on the features of a head phase, undisturbed ones; None if there are too many classes for one.
 
-    Where a picture has any number of labels, it is a regression for each of them.
+    Where an image has any number of labels, it is a regression for each of them.
     """
     train, validation = phase.train_indices, phase.validation_indices
     classes, labels = len(phase.classifier.classes), phase.dataset.labels

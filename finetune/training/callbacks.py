@@ -1,8 +1,8 @@
 """Who listens to a training: the terminal, and TensorBoard.
 
 TensorBoard gets one continuous axis, the optimizer steps of all phases: loss and learning rate at every step; at every
-epoch loss and accuracy of training and validation, and a few validation pictures with the answer and what spoke for it;
-at the end of a phase the confusion matrix and the validation pictures as points (see `projector`); and at the end of
+epoch loss and accuracy of training and validation, and a few validation images with the answer and what spoke for it;
+at the end of a phase the confusion matrix and the validation images as points (see `projector`); and at the end of
 all what HPARAMS compares. When asked (`tensorboard:` in the config), histograms and profiles too.
 `finetune tensorboard` shows it.
 """
@@ -105,7 +105,7 @@ class ProgressLogger(Callback):
     def phase_done(self, training: Trainer, result: PhaseResult) -> None:
         if result.best_epoch == 0 and training.phase.index > 0:
             self.terminal.warn(
-                f"{result.name} did not beat what came before it on the validation pictures; its changes are undone."
+                f"{result.name} did not beat what came before it on the validation images; its changes are undone."
             )
 
 
@@ -172,7 +172,7 @@ class TensorBoard(Callback):
         )
 
     def _project(self, training: Trainer, name: str, answers: Mapping[int, Any]) -> None:
-        """Adds the validation pictures, as the head sees them after this phase, to the projector."""
+        """Adds the validation images, as the head sees them after this phase, to the projector."""
         dataset, label_type = training.dataset, training.dataset.label_type
         groups = label_type.group_ids(dataset.labels)
         indices = spread_over_classes(training.validation_indices, groups, POINTS, seed=training.seed)
@@ -182,8 +182,8 @@ class TensorBoard(Callback):
             "file": [dataset.names[index] for index in indices],
         }
         points = vectors(training, indices)
-        pictures = thumbnails(training, indices, SIDE)
-        add_to_projector(self.folder / "validation", name, points, columns, pictures)
+        images = thumbnails(training, indices, SIDE)
+        add_to_projector(self.folder / "validation", name, points, columns, images)
 
 
 class Profiler(Callback):
@@ -283,8 +283,8 @@ def _histograms(training: Trainer) -> None:
 
 def _image(name: str, content: bytes) -> None:
     """What `tf.summary.image` writes, of a file that is encoded already."""
-    with Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
     tensor = tf.constant([str(width).encode(), str(height).encode(), content])
     tf.summary.write(name, tensor, metadata=create_summary_metadata(display_name=None, description=None))
 

@@ -39,15 +39,15 @@ from finetune.runs import refuse_run_folder
 from finetune.training.dry_run_result import DryRun, dry_run_key, recall_dry_run, remember_dry_run
 from finetune.utils import DataError, FinetuneError, ResourceError, Terminal, WeightsError, cache_folder, require_space
 
-ENLARGED = 1.5  # times, that a picture is enlarged to the size of the input; less does no harm to speak of
-SMALL = 0.2  # of the pictures so enlarged; then it is worth a word
+ENLARGED = 1.5  # times, that an image is enlarged to the size of the input; less does no harm to speak of
+SMALL = 0.2  # of the images so enlarged; then it is worth a word
 FULL = 0.8  # of the memory
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class SimilarImages:
-    """Pictures of two splits or two classes that look alike, by what that was judged, and of which share of all."""
+    """Images of two splits or two classes that look alike, by what that was judged, and of which share of all."""
 
     pairs: Sequence[SimilarPair] = ()
     by: tuple[str, ...] = ()  # fingerprint, features
@@ -60,7 +60,7 @@ class CheckResult:
 
     config: Config
     dataset: Dataset | None
-    looks: Sequence[Inspection]  # at the pictures of the data set, in its order
+    looks: Sequence[Inspection]  # at the images of the data set, in its order
     alike: SimilarImages
     weights: Weights | None
     trial: DryRun | None
@@ -74,14 +74,14 @@ class CheckResult:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Pictures (classes, 3) in train, validation and test."""
+        """Images (classes, 3) in train, validation and test."""
         if self.dataset is None:
             return np.zeros((0, 3), int)
         return np.stack([self.dataset.counts(split) for split in SPLITS], axis=1)
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Width and height (N, 2) of the pictures in pixels."""
+        """Width and height (N, 2) of the images in pixels."""
         return np.array([(one.width, one.height) for one in self.looks], int).reshape(-1, 2)
 
     @cached_property
@@ -91,7 +91,7 @@ class CheckResult:
             return {}
         rate = self.trial.feature_rate
         train, validation, test = (len(self.dataset.indices(split)) for split in SPLITS)
-        # Without a cache every epoch reads its pictures and sends them through the whole network.
+        # Without a cache every epoch reads its images and sends them through the whole network.
         anew = (train + validation) / rate if self.trial.feature_place == "off" else 0.0
         return {
             "start": self.trial.start_seconds,
@@ -114,7 +114,7 @@ class CheckResult:
             yield self.weights.warning
         size, enlarged = self._enlarged
         if enlarged >= SMALL:
-            yield f"{enlarged:.0%} of the pictures are enlarged {ENLARGED} times or more, to the {size} px of the input"
+            yield f"{enlarged:.0%} of the images are enlarged {ENLARGED} times or more, to the {size} px of the input"
         if self.dataset and self.alike.pairs:
             yield _alike_sentence(self.alike, self.dataset)
         if self.trial and self.trial.memory and self.trial.peak_memory > FULL * self.trial.memory:
@@ -123,7 +123,7 @@ class CheckResult:
 
     @property
     def _enlarged(self) -> tuple[int, float]:
-        """Side of the input, and the share of the pictures that must be much enlarged to it."""
+        """Side of the input, and the share of the images that must be much enlarged to it."""
         row, model = find_backbone(self.config.model.backbone), self.config.model
         size = model.image_size or row.size
         used = {
@@ -172,18 +172,18 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def describe_pair(pair: SimilarPair, dataset: Dataset) -> dict[str, Any]:
-    """A pair in words: its two pictures with split and class."""
-    pictures = [
+    """A pair in words: its two images with split and class."""
+    images = [
         {"path": dataset.path(at), "split": SPLITS[dataset.splits[at]], "class": dataset.text(at)}
         for at in (pair.first, pair.second)
     ]
-    return {"likeness": round(pair.likeness, 4), "pictures": pictures}
+    return {"likeness": round(pair.likeness, 4), "pictures": images}
 
 
 def _alike_sentence(alike: SimilarImages, dataset: Dataset) -> str:
     across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in alike.pairs)
     of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in alike.pairs)
-    count = "1 pair of pictures looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of pictures look"
+    count = "1 pair of images looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of images look"
     return (
         f"{count} alike (by {' and '.join(alike.by)}): {across:,} in two splits, so the test may "
         f"be too easy; {of_two:,} of two classes, so a label may be wrong"
@@ -197,11 +197,11 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     """Looks at everything that a training of `config` needs, and tries one step of every phase.
 
     Problems are collected, not raised. With `compute_features` the features are computed as the training would do,
-    which then finds them; pictures that look alike are told by features where these are there, else by fingerprint.
+    which then finds them; images that look alike are told by features where these are there, else by fingerprint.
     """
     terminal = terminal or Terminal(quiet=True)
     problems: list[FinetuneError] = []
-    with terminal.stage("Checking the pictures") as update:
+    with terminal.stage("Checking the images") as update:
         dataset = _open(config, problems, update)
     if dataset is not None:
         config, _ = fill_open_keys(config, data_facts(dataset, config.device))
@@ -295,7 +295,7 @@ def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> N
 
 
 def _look(dataset: Dataset) -> Iterator[Inspection]:
-    """What the scan found out about each picture: it was kept a moment ago."""
+    """What the scan found out about each image: it was kept a moment ago."""
     return scan_images(map(dataset.path, range(len(dataset))), cache=cache_folder() / "scan.sqlite")
 
 

@@ -1,4 +1,4 @@
-"""One training step of every phase, on real pictures: does it work, how long does it take, how much memory and disk?
+"""One training step of every phase, on real images: does it work, how long does it take, how much memory and disk?
 
     found = run(config, dataset)
     found.phases[0].step_seconds
@@ -74,7 +74,7 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
         run_size=run_folder_size(classifier, phases),
         feature_place=outlook.place,
         feature_size=outlook.size,
-        feature_pictures=outlook.pictures,
+        feature_pictures=outlook.images,
         feature_files=tuple(tuple(map(str, row)) for row in outlook.files),
         phases=tuple(tried),
     )
@@ -89,7 +89,7 @@ def build_and_plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, 
 def _measure_features(
     classifier: Classifier, dataset: Dataset, phases: Sequence[Phase]
 ) -> tuple[float, float, list[np.ndarray]]:
-    """Pictures a second when only read, and through the frozen part; and one batch of features for every phase."""
+    """Images a second when only read, and through the frozen part; and one batch of features for every phase."""
     chosen = np.resize(dataset.indices("train"), FEATURE_BATCH)
     read = image_reader(dataset.paths(np.arange(len(dataset))), classifier.transform)
     started = time.monotonic()

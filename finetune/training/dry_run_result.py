@@ -46,7 +46,7 @@ class PhaseDryRun:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the steps showed. Sizes in bytes, rates in pictures a second."""
+    """What the steps showed. Sizes in bytes, rates in images a second."""
 
     at: str  # date and time
     device: str
@@ -66,7 +66,7 @@ class DryRun:
 
     @property
     def missing_features(self) -> int:
-        """Pictures, each view counted, that have to go through the frozen part before the first epoch, as of now."""
+        """Images, each view counted, that have to go through the frozen part before the first epoch, as of now."""
         if self.feature_place == "off":
             return 0
         there = [all(map(os.path.exists, view)) for view in zip(*self.feature_files, strict=True)]
@@ -74,7 +74,7 @@ class DryRun:
 
     @property
     def pooled_features(self) -> "np.ndarray | None":
-        """What comes out of the frozen backbone for every picture, (N, channels); None until it is on the disk."""
+        """What comes out of the frozen backbone for every image, (N, channels); None until it is on the disk."""
         try:
             return np.asarray(np.load(self.feature_files[0][0], mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError, EOFError, IndexError):
@@ -92,20 +92,20 @@ class DryRun:
         ]
         tuples = {
             "phases": tuple(phases),
-            "feature_pictures": tuple(facts["feature_pictures"]),
+            "feature_images": tuple(facts["feature_images"]),
             "feature_files": tuple(map(tuple, facts["feature_files"])),
         }
         return cls(**{**facts, **tuples})
 
 
 def dry_run_key(config: Config, dataset: Dataset, weights: Weights | None) -> str:
-    """A name for everything that a trial rests on: config, pictures, weights, versions, machine."""
-    pictures = hashlib.sha256("".join(dataset.hashes).encode())
-    pictures.update(dataset.labels.tobytes() + dataset.splits.tobytes())
+    """A name for everything that a trial rests on: config, images, weights, versions, machine."""
+    images = hashlib.sha256("".join(dataset.hashes).encode())
+    images.update(dataset.labels.tobytes() + dataset.splits.tobytes())
     facts = {
         "format": FORMAT,
         "config": config.model_dump(mode="json", exclude={"name", "output", "version"}),
-        "pictures": [str(dataset.root), pictures.hexdigest()],
+        "pictures": [str(dataset.root), images.hexdigest()],
         "weights": weights.sha256 if weights else None,
         "versions": [version(name) for name in ("finetune", "tensorflow", "keras", "numpy", "pillow")],
         "machine": [platform.node(), sys.version, sorted(map(str, Path("/dev").glob("nvidia[0-9]*")))],

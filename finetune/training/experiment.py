@@ -81,7 +81,7 @@ LOGS = 20_000_000  # bytes for TensorBoard, report and tables
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: where it is and how good it is on the test pictures (None without a test split)."""
+    """A finished run: where it is and how good it is on the test images (None without a test split)."""
 
     run: Run
     classifier: Classifier
@@ -146,7 +146,7 @@ def train_config(config: Config, *, command: Sequence[str] = (), terminal: Termi
     watch = Stopwatch()
     with stop_on_signals() as stop, use_devices(config.device) as group:
         with group.together():
-            with watch.time("reading"), terminal.stage("Checking the pictures") as update:
+            with watch.time("reading"), terminal.stage("Checking the images") as update:
                 dataset = open_dataset(config.data, seed=config.seed, progress=_both(update, lambda *_: stop.check()))
             config, decisions = fill_open_keys(config, data_facts(dataset, config.device))
             resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False)  # or no run begins
@@ -175,7 +175,7 @@ def resume_run(
 ) -> Result:
     """Goes on with an interrupted run; it ends as it would have ended without the interruption.
 
-    Raises UsageError when there is nothing left to do, DataError when pictures have changed since it began; with
+    Raises UsageError when there is nothing left to do, DataError when images have changed since it began; with
     `accept_changes` it goes on with those that are there now, and notes that in splits.csv and run.json.
     """
     terminal = terminal or Terminal(quiet=True)
@@ -186,7 +186,7 @@ def resume_run(
         use_devices(config.device) as group,
         _working_on(run, watch, break_lock=break_lock),
     ):
-        with group.together(), watch.time("reading"), terminal.stage("Checking the pictures") as update:
+        with group.together(), watch.time("reading"), terminal.stage("Checking the images") as update:
             checking = _both(update, lambda *_: stop.check(_how_to_resume(run)))
             if run.splits_csv.exists():
                 dataset = reopen_dataset(
@@ -211,12 +211,12 @@ def train_as_follower() -> None:
     """What every process but the chief does: the same training, quietly, in the chief's run, which it only reads.
 
     `train` or `resume` is what the chief does. To be called inside `distribution.joined`. Raises what the chief
-    raises, or what keeps this process from doing the same: other pictures, weights or versions.
+    raises, or what keeps this process from doing the same: other images, weights or versions.
     """
     with stop_on_signals() as stop:
         group, quiet = process_group(), Terminal(quiet=True)
         with group.together():
-            """The chief checks the pictures and begins the run."""
+            """The chief checks the images and begins the run."""
         path, settings = group.tell(("", dict[str, Any]()))
         run, config = ReadOnlyRun(Path(path)), Config.model_validate(settings)
         with group.together():
@@ -258,7 +258,7 @@ def _work(job: Job) -> Result:
     group = job.group
     group.tell((str(job.run.path), job.config.model_dump(mode="json")))
     with group.together():
-        """The others look whether they have the same pictures."""
+        """The others look whether they have the same images."""
     with deterministic_ops(job.config.deterministic):
         trained = _train_all(job)
         with group.together():
@@ -266,7 +266,7 @@ def _work(job: Job) -> Result:
 
 
 def _train_all(job: Job) -> tuple[Classifier, np.ndarray | None]:
-    """All phases: the trained classifier, and what the head alone said to the test pictures."""
+    """All phases: the trained classifier, and what the head alone said to the test images."""
     run, config, dataset, group = job.run, job.config, job.dataset, job.group
     group.asked = lambda: job.stop.requested is not None
     keras.utils.set_random_seed(config.seed)
@@ -339,7 +339,7 @@ def _assess(job: Job, classifier: Classifier, head_answers: np.ndarray | None) -
 
 
 def _calibrate(job: Job, classifier: Classifier, phase: Phase, source: FeatureSource) -> None:
-    """Makes the probabilities honest, and notes what turns them into answers, both by the validation pictures."""
+    """Makes the probabilities honest, and notes what turns them into answers, both by the validation images."""
     indices = job.dataset.indices("validation")
     labels, logits = job.dataset.labels[indices], logits_above(classifier, phase, source, indices)
     if job.config.calibrate:
@@ -352,7 +352,7 @@ def _calibrate(job: Job, classifier: Classifier, phase: Phase, source: FeatureSo
 
 
 def _accuracies(run: Run, metrics: Metrics | None) -> dict[str, float]:
-    """Of the kept weights, as far as there are pictures to measure them on."""
+    """Of the kept weights, as far as there are images to measure them on."""
     validated = [phase["validation"] for phase in run.phases if phase["validation"]]
     found = {"validation": validated[-1]["accuracy"]} if validated else {}
     return found | ({"test": metrics.accuracy.value} if metrics else {})
@@ -377,7 +377,7 @@ def _conclude(job: Job, result: Result) -> None:
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in job.watch.seconds.items())
     say(f"Time: {spent}; {sum(job.watch.seconds.values()):.0f} s in all")
     say(f"Report: {run / 'report.html'}   model: {run / 'model.keras'}")
-    say(f"Next: finetune predict PICTURES --model {run}      finetune tensorboard {run.parent}")
+    say(f"Next: finetune predict IMAGES --model {run}      finetune tensorboard {run.parent}")
 
 
 def _try_one_batch(job: Job, classifier: Classifier) -> None:
@@ -392,7 +392,7 @@ def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
     """WeightsError unless all that came out of `classifier` are finite numbers."""
     if not np.isfinite(values).all():
         raise WeightsError(
-            f"{classifier.spec.backbone} answers the first pictures with NaN or infinity.",
+            f"{classifier.spec.backbone} answers the first images with NaN or infinity.",
             hint="Its weights are damaged: `finetune weights verify` tells which file.",
         )
 
@@ -429,7 +429,7 @@ def _introduce(job: Job, classifier: Classifier) -> None:
     dataset, terminal = job.dataset, job.terminal
     parts = ", ".join(f"{len(dataset.indices(name)):,} {name}" for name in ("train", "validation", "test"))
     terminal.head(
-        f"{dataset.name}: {len(dataset.classes)} {dataset.label_type.noun}, {len(dataset):,} pictures ({parts})"
+        f"{dataset.name}: {len(dataset.classes)} {dataset.label_type.noun}, {len(dataset):,} images ({parts})"
     )
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
@@ -453,7 +453,7 @@ def _run_phases(
     phases: Sequence[tuple[Phase, FeatureSource]],
     checkpoint: Checkpoint | None,
 ) -> np.ndarray | None:
-    """Trains what is left of `phases`; returns what the head alone said to the test pictures, if more came after it."""
+    """Trains what is left of `phases`; returns what the head alone said to the test images, if more came after it."""
     run = job.run
     standing = TrainingState(**checkpoint.state) if checkpoint else TrainingState()
     if checkpoint:
@@ -584,7 +584,7 @@ def _start_head(job: Job, classifier: Classifier, trainer: Trainer) -> bool:
 
 
 def _head_answers(dataset: Dataset) -> str:
-    """Name, in a checkpoint, of what the head alone said to these very test pictures; looked at once, at the end."""
+    """Name, in a checkpoint, of what the head alone said to these very test images; looked at once, at the end."""
     return f"head_answers/{sha256_of(dataset.hashes[at].encode() for at in dataset.indices('test'))[:16]}"
 
 

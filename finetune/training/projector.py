@@ -1,6 +1,6 @@
-"""TensorBoard's embedding projector: the validation pictures as points, near each other where the network sees them so.
+"""TensorBoard's embedding projector: the validation images as points, near each other where the network sees them so.
 
-    add(folder, "head", vectors, {"class": [...], "answer": [...]}, pictures)
+    add(folder, "head", vectors, {"class": [...], "answer": [...]}, images)
 
 The projector looks for its files in every folder that holds event files: `projector_config.pbtxt` names the others,
 `sprite.jpg` has a thumbnail of each point, `<embedding>.tsv` its vector and `<embedding>_metadata.tsv` what it is
@@ -21,24 +21,24 @@ from finetune.data import printable
 from finetune.utils import write_bytes, write_text
 
 CONFIG = "projector_config.pbtxt"
-POINTS = 500  # more make the page slow, and no picture of them any clearer
+POINTS = 500  # more make the page slow, and no image of them any clearer
 AXES = 100  # of the vectors; the page itself goes on with 200 of any at most
 SIDE = 64  # of a thumbnail, in pixels
 
 
 def add_to_projector(
-    folder: Path, name: str, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], pictures: np.ndarray
+    folder: Path, name: str, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], images: np.ndarray
 ) -> None:
     """Puts an embedding beside those that `folder` has already, or in the place of one of that name.
 
     `vectors` are (n, d), `columns` texts for each of them, two columns or more, by which the page colours and names
-    points; `pictures` (n, SIDE, SIDE, 3) uint8 are the same for all embeddings. ResourceError where that cannot be
+    points; `images` (n, SIDE, SIDE, 3) uint8 are the same for all embeddings. ResourceError where that cannot be
     written.
     """
     table, metadata = f"{name}.tsv", f"{name}_metadata.tsv"
     write_text(folder / table, _table(_main_axes(vectors)))
     write_text(folder / metadata, _metadata(columns))
-    write_bytes(folder / "sprite.jpg", _sprite(pictures))
+    write_bytes(folder / "sprite.jpg", _sprite(images))
     config = ProjectorConfig(embeddings=[one for one in _embeddings(folder) if one.tensor_name != name])
     embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
     embedding.sprite.image_path = "sprite.jpg"
@@ -74,12 +74,12 @@ def _metadata(columns: Mapping[str, Sequence[str]]) -> str:
     return "".join("\t".join(printable(text) for text in line) + "\n" for line in lines)
 
 
-def _sprite(pictures: np.ndarray) -> bytes:
-    """All pictures row by row in one square, as WebGL wants it."""
-    across = math.ceil(math.sqrt(len(pictures)))
+def _sprite(images: np.ndarray) -> bytes:
+    """All images row by row in one square, as WebGL wants it."""
+    across = math.ceil(math.sqrt(len(images)))
     sheet = Image.new("RGB", (across * SIDE, across * SIDE))
-    for at, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (at % across * SIDE, at // across * SIDE))
+    for at, image in enumerate(images):
+        sheet.paste(Image.fromarray(image), (at % across * SIDE, at // across * SIDE))
     target = io.BytesIO()
     sheet.save(target, "JPEG", quality=85)
     return target.getvalue()

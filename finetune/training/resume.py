@@ -5,8 +5,8 @@
     find(None, None, [])                      the newest unfinished run in ./runs
 
 A run goes on as it began. A config or an override that says otherwise would be silently ignored, so it is refused
-with every difference shown; only where the pictures are, where features are kept and where it computes may change, for
-the pictures' content is checked anyway. No TensorFlow here: a wrong request, or a run that is in use, is answered at
+with every difference shown; only where the images are, where features are kept and where it computes may change, for
+the images' content is checked anyway. No TensorFlow here: a wrong request, or a run that is in use, is answered at
 once.
 """
 

@@ -1,4 +1,4 @@
-"""The same few validation pictures, epoch after epoch: what the classifier calls them, and where it looks.
+"""The same few validation images, epoch after epoch: what the classifier calls them, and where it looks.
 
     watched = Samples(training)            at the start of a phase
     jpeg = watched.sheet()                 whenever the weights have moved
@@ -22,15 +22,15 @@ COUNT = 8
 
 
 class SampleSheet:
-    """Up to `COUNT` validation pictures of a phase, chosen by the seed, as many classes among them as there can be."""
+    """Up to `COUNT` validation images of a phase, chosen by the seed, as many classes among them as there can be."""
 
     def __init__(self, training: Trainer) -> None:
         classifier, dataset = training.classifier, training.dataset
         self.classes, self.label_type = classifier.classes, classifier.label_type
         groups = dataset.label_type.group_ids(dataset.labels)
         chosen = spread_over_classes(training.validation_indices, groups, COUNT, seed=training.seed)
-        pictures, readable = _read(training, chosen, classifier.transform)
-        self.indices, self.pictures = chosen[readable], pictures[readable]  # a file may have gone since the check
+        images, readable = _read(training, chosen, classifier.transform)
+        self.indices, self.images = chosen[readable], images[readable]  # a file may have gone since the check
         self.truth = dataset.labels[self.indices]
         learning = bool(training.phase.blocks)  # else the whole backbone is frozen, and its output is what we keep
         self._rise = keras.Model(training.phase.cut, classifier.feature_map) if learning else None
@@ -38,24 +38,23 @@ class SampleSheet:
         if learning:
             self._below = next(training.source.batches(self.indices, None, COUNT))
         else:
-            self._below = classifier.backbone(self.pictures.astype(np.float32), training=False)
+            self._below = classifier.backbone(self.images.astype(np.float32), training=False)
 
     def sheet(self) -> bytes:
-        """A JPEG: each picture, below it what spoke for the answer (Grad-CAM), then the answer."""
+        """A JPEG: each image, below it what spoke for the answer (Grad-CAM), then the answer."""
         found = self._below if self._rise is None else self._rise(self._below, training=False)
         cells, logits = (array.numpy() for array in grad_cam(self._head, found))
         task = task_for(self.label_type)
         answers, probabilities = self.label_type.decide(logits, 0.0), task.probabilities(logits)
         right = task.agreement(answers, self.truth) == 1
         looks = [
-            overlay_heatmap(picture, heatmap(map, len(picture)))
-            for picture, map in zip(self.pictures, cells, strict=True)
+            overlay_heatmap(image, heatmap(map, len(image))) for image, map in zip(self.images, cells, strict=True)
         ]
         captions = [
             f"{self._name(answer)}\n{row.max():.0%}" + ("" if good else f", is {self._name(true)}")
             for answer, true, row, good in zip(answers, self.truth, probabilities, right, strict=True)
         ]
-        return draw_pairs(list(self.pictures), looks, captions, right.tolist())
+        return draw_pairs(list(self.images), looks, captions, right.tolist())
 
     def _name(self, label: Any) -> str:
         return self.label_type.display_text(label, self.classes)
@@ -83,7 +82,7 @@ def thumbnails(training: Trainer, indices: np.ndarray, side: int) -> np.ndarray:
 
 
 def _read(training: Trainer, indices: np.ndarray, transform: Transform) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, S, S, 3), and which of them could be read."""
+    """Images (n, S, S, 3), and which of them could be read."""
     paths = training.dataset.paths(indices)
     (batch,) = image_batches(image_reader(paths, transform), np.arange(len(paths)), len(paths))
     readable = np.array([at not in batch.problems for at in range(len(paths))])

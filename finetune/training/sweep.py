@@ -7,7 +7,7 @@ The same command again goes on with the sweep, and beside one that runs it helps
 stops its heartbeat; then its trial is marked failed and run again. Optuna's sampler (TPE, Bergstra et al. 2011) is
 seeded by the config's seed and the number of the trial.
 
-The validation pictures choose, accuracy first, the loss between equals. The test pictures are looked at once, for the
+The validation images choose, accuracy first, the loss between equals. The test images are looked at once, for the
 winner, which is trained again as a whole run.
 
     sweeps/flowers/
@@ -85,7 +85,7 @@ class SweepTrial:
     number: int
     settings: Mapping[str, str]
     seconds: float
-    accuracy: float | None = None  # on the validation pictures, with the weights that were kept
+    accuracy: float | None = None  # on the validation images, with the weights that were kept
     loss: float | None = None
     best_epoch: int | None = None  # of the last phase; 0: what the phase began with was kept
     problem: str = ""
@@ -103,7 +103,7 @@ class SweepResult:
     """A finished sweep: its trials by number, the best of them, and the run that was trained with its settings."""
 
     folder: Path
-    n: int  # validation pictures
+    n: int  # validation images
     trials: tuple[SweepTrial, ...]
     best: SweepTrial
     importance: Mapping[str, float]  # key -> share of the differences between trials that it explains, 0..1
@@ -142,7 +142,7 @@ def run_sweep(
     folder = (folder or OUTPUT / config.name).absolute()
     refuse_run_folder(folder, config.data.folder)
     with stop_on_signals() as stop, _quiet_optuna():
-        with terminal.stage("Checking the pictures") as update:
+        with terminal.stage("Checking the images") as update:
             dataset = open_dataset(config.data, seed=config.seed, progress=partial(_tell, update, stop))
         facts = data_facts(dataset, config.device)
 
@@ -278,11 +278,11 @@ def _quiet_optuna() -> Iterator[None]:
 def _identity(config: Config, space: SearchSpace, dataset: Dataset) -> dict[str, Any]:
     """What all trials of a sweep have in common; with anything else they could not be compared."""
     values = config.model_dump(mode="json", exclude={"output", "name", "cache", "tensorboard"})
-    pictures = sha256_of(
+    images = sha256_of(
         part.encode() for at, split in enumerate(dataset.splits) for part in (dataset.hashes[at], str(split))
     )
     varied = {one.key: one.text for one in space}
-    return {"vary": varied, "pictures and splits": pictures[:16], "config": json.loads(json.dumps(values))}
+    return {"vary": varied, "images and splits": images[:16], "config": json.loads(json.dumps(values))}
 
 
 def _refuse_other_sweep(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -410,7 +410,7 @@ class _Work:
         return {**found.validation.means, "best_epoch": found.phases[-1].best_epoch}
 
     def _score(self, trial: SweepTrial) -> float:
-        """What the sampler maximises: accuracy, and between equals, for one picture is worth 1 / n, the loss."""
+        """What the sampler maximises: accuracy, and between equals, for one image is worth 1 / n, the loss."""
         if trial.accuracy is None or trial.loss is None:
             return WORST
         return trial.accuracy + 1 / (1 + trial.loss) / len(self.bench.dataset.indices("validation"))
@@ -427,7 +427,7 @@ class _Work:
                 write_hparams(board, board.name, self.load(trial.settings), accuracies, also=trial.settings)
         if good:
             best = min(good, key=lambda trial: trial.rank)
-            remark = f"# The best of {len(found)} trials of a sweep, by its validation pictures: {_line(best)}\n"
+            remark = f"# The best of {len(found)} trials of a sweep, by its validation images: {_line(best)}\n"
             write_text(self.folder / "best.yaml", remark + dump_config(self.load(best.settings)))
 
 
@@ -574,6 +574,6 @@ def _remarks(result: SweepResult) -> Iterator[str]:
     if result.winner and result.winner["test"]:
         test = result.winner["test"]["accuracy"]
         yield (
-            f"The winner on the test pictures, which had no part in the choice: {test['value']:.1%} "
+            f"The winner on the test images, which had no part in the choice: {test['value']:.1%} "
             f"({test['low']:.1%} to {test['high']:.1%}, n = {result.winner['test']['n']:,})"
         )

@@ -35,7 +35,7 @@ from finetune.utils import FinetuneError, TrainingDiverged, keras, tf, visible_g
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost to a kill
 VALIDATION_BATCH = 128
-BASELINE_SCORES = "mark"  # in a checkpoint: what the validation pictures scored when the phase began
+BASELINE_SCORES = "mark"  # in a checkpoint: what the validation images scored when the phase began
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def plan_phases(config: Config, classifier: Classifier) -> list[Phase]:
 def freeze_below(classifier: Classifier, cut: Any, *, batch_norm: str) -> Any:
     """Makes the layers above `cut` trainable and no others; returns the model above the cut.
 
-    BatchNorm above the cut stays frozen unless `batch_norm` is `train`: with it unfrozen, a few hundred pictures
+    BatchNorm above the cut stays frozen unless `batch_norm` is `train`: with it unfrozen, a few hundred images
     overwrite statistics gathered from a million (Keras' transfer-learning guide; DESIGN, decision 2).
     """
     above = keras.Model(cut, classifier.model.output)
@@ -117,12 +117,12 @@ def freeze_below(classifier: Classifier, cut: Any, *, batch_norm: str) -> Any:
     return above
 
 
-def refuse_undistributable(phases: Sequence[Phase], classifier: Classifier, config: Config, pictures: int) -> None:
-    """ConfigError if several devices cannot give the same result in any of `phases` as one; `pictures`: to train on."""
+def refuse_undistributable(phases: Sequence[Phase], classifier: Classifier, config: Config, images: int) -> None:
+    """ConfigError if several devices cannot give the same result in any of `phases` as one; `images`: to train on."""
     group = process_group()
     for phase in () if group.alone else phases:
         above = freeze_below(classifier, phase.cut, batch_norm=config.model.batch_norm)
-        refuse_if_not_exact(group, list(_all_layers(above)), phase.settings.batch_size, pictures)
+        refuse_if_not_exact(group, list(_all_layers(above)), phase.settings.batch_size, images)
 
 
 def _all_layers(model: Any) -> Iterator[Any]:
@@ -166,7 +166,7 @@ class Trainer:
         if isinstance(self.settings, FineTuneConfig):
             scales = layer_scales(classifier.blocks(), self.above, self.settings.layer_decay)
             scale_learning_rates(self.optimizer, scales)
-        self.mark: np.ndarray | None = None  # scores of the validation pictures when the phase began: what to beat
+        self.mark: np.ndarray | None = None  # scores of the validation images when the phase began: what to beat
         self.best_weights: list[np.ndarray] = []
         self._mixer = MixUpCutMix(config.augment, spatial=len(phase.cut.shape) == 4)
         self._step = _compile_step(self)
@@ -190,7 +190,7 @@ class Trainer:
             yield batch, labels[number * size : number * size + size]
 
     def _order(self) -> tuple[int, np.ndarray]:
-        """(number of the current epoch among those of all phases, training pictures in the order of that epoch)."""
+        """(number of the current epoch among those of all phases, training images in the order of that epoch)."""
         key = self.phase.index * 100_000 + self.progress.epoch
         if self.config.imbalance == "oversample":
             places = balanced_epoch_order(self.dataset.labels[self.train_indices], seed=self.seed, epoch=key)
@@ -232,11 +232,11 @@ class Trainer:
             f"{self.phase.name}, epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: the loss, a "
             f"gradient or a weight is no longer a finite number. The last good checkpoint is kept.",
             hint=f"Try learning_rate={float(self.settings.learning_rate) / 10:g} for {self.phase.name}. "
-            f"The pictures of this batch: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+            f"The images of this batch: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
         )
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
-        """Class scores (n, classes) of undisturbed pictures, with the weights as they are now; by this process."""
+        """Class scores (n, classes) of undisturbed images, with the weights as they are now; by this process."""
         return _scores(self._logits, self.source, indices, len(self.classifier.classes))
 
     def validate(self) -> ValidationScores:
@@ -328,7 +328,7 @@ class Trainer:
 
 
 def logits_above(classifier: Classifier, phase: Phase, source: FeatureSource, indices: np.ndarray) -> np.ndarray:
-    """Class scores (n, classes) of undisturbed pictures, from what comes out at the cut of `phase`."""
+    """Class scores (n, classes) of undisturbed images, from what comes out at the cut of `phase`."""
     above = keras.Model(phase.cut, classifier.model.output)
     return _scores(_compile(above), source, indices, len(classifier.classes))
 
@@ -453,7 +453,7 @@ def _finish_epoch(training: Trainer, seconds: float) -> dict[str, Any]:
 
 
 def improves_significantly(new: np.ndarray, old: np.ndarray) -> bool:
-    """Whether scores (n,) of the same pictures rose by more than one standard error of the sum of their differences.
+    """Whether scores (n,) of the same images rose by more than one standard error of the sum of their differences.
 
     The one-standard-error rule (Breiman et al. 1984) on pairs, the error being that of no true change: what rose by
     less may be chance, and then the simpler model stays.
@@ -470,7 +470,7 @@ def _is_better(new: ValidationScores, best: Mapping[str, float], monitor: str) -
 
 
 def _recalibrate(training: Trainer) -> None:
-    """Statistics of the unfrozen BatchNorm layers, gathered anew from the training pictures with the weights as they
+    """Statistics of the unfrozen BatchNorm layers, gathered anew from the training images with the weights as they
     are now (precise statistics, Wu & Johnson 2021); put back if validation says that the old ones were better."""
     layers = [layer for layer in _all_layers(training.above) if isinstance(layer, keras.layers.BatchNormalization)]
     if not layers or training.phase.index == 0:
@@ -539,7 +539,7 @@ def _compile_step(training: Trainer) -> Any:
 
 
 def _against_imbalance(training: Trainer) -> tuple[Any, Any]:
-    """(weight of a picture of each class in the loss, what is added to the logits while training), both (classes,).
+    """(weight of an image of each class in the loss, what is added to the logits while training), both (classes,).
 
     `weights`: see `losses`. `logit_adjust`: the logarithm of how common it is,
     so that the logits themselves learn to do without it (Menon et al. 2021).
@@ -555,7 +555,7 @@ def _against_imbalance(training: Trainer) -> tuple[Any, Any]:
 
 
 def class_frequencies(training: Trainer) -> np.ndarray:
-    """How common each class is among the training pictures (classes,), in 0..1; above 0 for all."""
+    """How common each class is among the training images (classes,), in 0..1; above 0 for all."""
     labels = training.dataset.labels[training.train_indices]
     counts = training.dataset.label_type.counts(labels, len(training.classifier.classes))
     return np.asarray(np.maximum(counts, 1) / max(1, len(labels)))

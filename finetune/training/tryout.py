@@ -1,4 +1,4 @@
-"""How good a config is by its validation pictures, with no run directory: what a sweep asks many times over.
+"""How good a config is by its validation images, with no run directory: what a sweep asks many times over.
 
     bench = Bench(dataset)
     bench.measure(config).validation.accuracy
@@ -55,7 +55,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a training came to: the validation pictures with the weights that were kept, and how each phase went."""
+    """What a training came to: the validation images with the weights that were kept, and how each phase went."""
 
     validation: ValidationScores
     phases: tuple[PhaseResult, ...]

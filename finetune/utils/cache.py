@@ -7,9 +7,9 @@ from pathlib import Path
 
 CACHE_KINDS = {
     "features": "outputs of frozen networks, made again when needed",
-    "datasets": "pictures of TFDS and built-in data sets",
+    "datasets": "images of TFDS and built-in data sets",
     "weights": "downloaded ImageNet weights",
-    "scan": "which pictures were found readable",
+    "scan": "which images were found readable",
     "checks": "what trial steps of `finetune check` cost",
     "hashes": "which files of weights were verified",
 }

@@ -167,7 +167,7 @@ def test_facts_are_within_reason() -> None:
             assert file is None or file.hash is None or file.hash.startswith(("md5:", "sha256:"))
 
 
-def test_pictures_are_prepared_as_they_were_when_the_accuracy_was_measured() -> None:
+def test_images_are_prepared_as_they_were_when_the_accuracy_was_measured() -> None:
     """Sources: google/automl efficientnetv2/preprocessing.py and preprocess_legacy.py, facebookresearch/ConvNeXt
     datasets.py, torchvision.transforms._presets.ImageClassification; docs/decisions.md says more."""
     for row in BACKBONES.values():

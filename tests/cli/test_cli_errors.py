@@ -27,15 +27,15 @@ for line in sys.stdin:
     facts = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "seconds": seconds}
     print(json.dumps({**facts, "tensorflow": "tensorflow" in sys.modules}), flush=True)
 """
-GOOD = "data: {folder: pictures}\nmodel: {backbone: tiny, weights: none}\n"
+GOOD = "data: {folder: images}\nmodel: {backbone: tiny, weights: none}\n"
 # command, exit code, words of the message
 CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "no command": ("", 2, ()),
     "an unknown command": ("trian", 2, ("invalid choice: 'trian'",)),
     "no config": ("train", 2, ("train needs a config", "finetune train digits")),
     "a config that is not there": ("train good.yml", 2, ("there is no such file", "Did you mean 'good.yaml'")),
-    "a folder for a config": ("train pictures", 2, ("pictures",)),
-    "a picture for a config": ("train pictures/red/0.png", 2, ("0.png",)),
+    "a folder for a config": ("train images", 2, ("pictures",)),
+    "an image for a config": ("train images/red/0.png", 2, ("0.png",)),
     "broken YAML": ("train broken.yaml", 2, ("broken.yaml:2:1",)),
     "an empty config": ("train empty.yaml", 2, ("empty.yaml",)),
     "an unknown key": ("train key.yaml", 2, ("key.yaml:3: leaning_rate: unknown key", "Known here")),
@@ -47,15 +47,15 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "two mistakes": ("train good.yaml head.epochs=-1 fine_tun=x", 2, ("head.epochs", "fine_tun")),
     "nothing to resume": ("train --resume", 2, ("no run in", "finetune train CONFIG")),
     "resuming what is not there": ("train --resume runs/x-1", 2, ("x-1 is not a run",)),
-    "resuming a folder of pictures": ("train --resume pictures", 2, ("is not a run",)),
+    "resuming a folder of images": ("train --resume images", 2, ("is not a run",)),
     "resuming a run that never began": ("train --resume unbegun", 2, ("stopped before it began",)),
     "resuming a newer run": ("train --resume newer", 2, ("newer finetune", "pip install")),
     "resuming a damaged run": ("train --resume damaged", 5, ("state.json cannot be used",)),
-    "a picture that is not there": ("predict pictures/red/9.pgn", 3, ("no such file", "Did you mean '9.png'")),
-    "a pattern without a match": ("predict pictures/*.gif", 3, ("matches no file",)),
-    "a folder without pictures": ("predict nothing", 3, ("no pictures in this folder", ".png")),
+    "an image that is not there": ("predict images/red/9.pgn", 3, ("no such file", "Did you mean '9.png'")),
+    "a pattern without a match": ("predict images/*.gif", 3, ("matches no file",)),
+    "a folder without images": ("predict nothing", 3, ("no images in this folder", ".png")),
     "no input": ("predict", 2, ("IMAGE|FOLDER", "is required")),
-    "top 0": ("predict pictures --top 0", 2, ("not a whole number above 0",)),
+    "top 0": ("predict images --top 0", 2, ("not a whole number above 0",)),
     "an unknown network": ("backbones resnet51", 2, ("resnet51", "Did you mean")),
     "a folder to init that is not there": ("init photos", 3, ("photos",)),
     "no runs for TensorBoard": ("tensorboard", 2, ("no such folder",)),

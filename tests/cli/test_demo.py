@@ -39,12 +39,12 @@ def page():
 
 
 @pytest.fixture
-def picture(pictures):
-    return str(pictures / "red" / "00.png")
+def image(images):
+    return str(images / "red" / "00.png")
 
 
-def test_a_picture_gets_answers_a_map_and_the_other_networks_opinion(page, picture):
-    shown = page.answer(picture)
+def test_a_image_gets_answers_a_map_and_the_other_networks_opinion(page, image):
+    shown = page.answer(image)
     assert shown.message == ""
     assert list(shown.answers) == ["red", "green", "blue"]
     assert sum(shown.answers.values()) == pytest.approx(1, abs=1e-5)
@@ -53,21 +53,21 @@ def test_a_picture_gets_answers_a_map_and_the_other_networks_opinion(page, pictu
     assert set(shown.imagenet) == {"cat", "dog"}
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n half of one"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n half of one"])
 def test_a_bad_file_gets_a_message_and_nothing_else(page, tmp_path, content):
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     shown = page.answer(str(path))
-    assert shown.message.startswith("This picture cannot be used: ")
+    assert shown.message.startswith("This image cannot be used: ")
     assert shown.answers is shown.seen is shown.imagenet is None
 
 
-def test_no_picture_is_no_answer(page):
+def test_no_image_is_no_answer(page):
     assert page.answer(None) == demo.DemoAnswer()
 
 
-def test_examples_are_test_pictures_of_every_class(pictures, tmp_path):
-    (tmp_path / "config.yaml").write_text(config.dump_config(config.load_config({"data": {"folder": str(pictures)}})))
+def test_examples_are_test_images_of_every_class(images, tmp_path):
+    (tmp_path / "config.yaml").write_text(config.dump_config(config.load_config({"data": {"folder": str(images)}})))
     (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
     rows = [
         f"{name}/{number:02}.png,{name},{'test' if number % 2 else 'train'},x"
@@ -76,7 +76,7 @@ def test_examples_are_test_pictures_of_every_class(pictures, tmp_path):
     ]
     (tmp_path / "splits.csv").write_text("\n".join(["path,label,split,sha256", *rows, ""]))
     found = demo.example_images(tmp_path, 4)
-    expected = [pictures / name / f"{number:02}.png" for number in (1, 3) for name in ("blue", "red")]
+    expected = [images / name / f"{number:02}.png" for number in (1, 3) for name in ("blue", "red")]
     assert found == [str(path) for path in expected]
     assert demo.example_images(tmp_path / "absent") == []
     (tmp_path / "splits.csv").write_text("damaged")
@@ -206,8 +206,8 @@ class Tab:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
-def test_a_dropped_picture_is_answered_in_the_browser(tab, picture, tmp_path):
-    tab.drop(picture)
+def test_a_dropped_image_is_answered_in_the_browser(tab, image, tmp_path):
+    tab.drop(image)
     said = wait_for(lambda: "%" in tab.text() and tab.text())
     assert said.index("red") < said.rindex("green") or said.count("red") > 1
     assert "Of the 1000 ImageNet classes" in said
@@ -222,4 +222,4 @@ def test_a_bad_file_gets_a_message_on_the_page(tab, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n half of one")
     tab.drop(bad)
-    wait_for(lambda: "This picture cannot be used" in tab.text())
+    wait_for(lambda: "This image cannot be used" in tab.text())

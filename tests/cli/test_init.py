@@ -1,4 +1,4 @@
-"""`finetune init`: a folder of pictures becomes a config that loads."""
+"""`finetune init`: a folder of images becomes a config that loads."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from finetune.utils.errors import DataError, ResourceError, UsageError
 
 
 def fill(folder: Path, counts: dict[str, int], size: tuple[int, int] = (120, 100)) -> Path:
-    """`counts` maps class folders to their number of pictures."""
+    """`counts` maps class folders to their number of images."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -29,9 +29,9 @@ def test_class_folders(tmp_path: Path):
     assert found.data.folder == folder
     assert found.name == "pets"
     assert found.data.split.test == 0.1
-    assert "my pets: 33 pictures in 2 classes" in text
+    assert "my pets: 33 images in 2 classes" in text
     assert "finetune train" in text
-    assert "Few pictures: dog has 3" in text
+    assert "Few images: dog has 3" in text
     assert "typical size 120 x 100" in text
 
 
@@ -57,7 +57,7 @@ def test_splits_of_the_folder(tmp_path: Path, validation: str):
     folder = fill(tmp_path / "p", {f"train/{c}": 5 for c in "ab"} | {f"{validation}/{c}": 2 for c in "ab"})
     found, text = loaded(folder, tmp_path / "p.yaml")
     assert "own splits are used: train 10 validation 4" in text
-    assert "14 pictures in 2 classes" in text
+    assert "14 images in 2 classes" in text
     assert found.data == config.DataConfig(folder=folder)
 
 
@@ -67,12 +67,12 @@ def test_only_train_is_split_further(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("size", "key", "value"), [((28, 28), "image_size", 96), ((400, 60), "image_size", 96)])
-def test_small_pictures_get_a_small_input(tmp_path: Path, size: tuple[int, int], key: str, value: object):
+def test_small_images_get_a_small_input(tmp_path: Path, size: tuple[int, int], key: str, value: object):
     found, _ = loaded(fill(tmp_path / "p", {"a": 2, "b": 2}, size), tmp_path / "p.yaml")
     assert getattr(found.model, key) == value
 
 
-def test_long_pictures_are_kept_whole(tmp_path: Path):
+def test_long_images_are_kept_whole(tmp_path: Path):
     found, _ = loaded(fill(tmp_path / "p", {"a": 2, "b": 2}, (400, 100)), tmp_path / "p.yaml")
     assert found.model.resize == "pad"
 
@@ -105,9 +105,9 @@ def test_a_folder_beside_the_config_is_named_relative_to_it(tmp_path: Path):
     assert f"folder: {tmp_path / 'p'}\n" in text
 
 
-def test_damaged_pictures_do_not_matter_here(tmp_path: Path):
+def test_damaged_images_do_not_matter_here(tmp_path: Path):
     folder = fill(tmp_path / "p", {"a": 1, "b": 1})
-    (folder / "a" / "0.jpg").write_bytes(b"no picture")
+    (folder / "a" / "0.jpg").write_bytes(b"no image")
     (folder / "a" / "1.jpg").write_bytes(b"\xff\xd8\xff")
     assert "typical size 120 x 100" in init.suggest_config(folder)
 
@@ -122,12 +122,12 @@ def test_errors_draw_the_layout(tmp_path: Path):
 
     assert "no such folder" in message(tmp_path / "absent")
     (tmp_path / "notes").mkdir()
-    assert "no pictures" in message(tmp_path / "notes")
+    assert "no images" in message(tmp_path / "notes")
     (tmp_path / "notes" / "x.txt").write_text("x")
     assert "left out: 1 other files" in message(tmp_path / "notes")
     assert "only one class folder, a" in message(fill(tmp_path / "one", {"a": 2}))
     assert "only one class folder, a" in message(fill(tmp_path / "split", {"train/a": 2, "val/a": 2}))
-    assert "2 pictures but no class folders" in message(fill(tmp_path / "loose", {".": 2}))
+    assert "2 images but no class folders" in message(fill(tmp_path / "loose", {".": 2}))
 
 
 def test_nothing_is_overwritten(tmp_path: Path):
@@ -143,4 +143,4 @@ def test_nothing_is_overwritten(tmp_path: Path):
 
 def test_the_real_flowers(shared: Path):
     text = init.suggest_config(shared / "data" / "flower_photos")
-    assert "3,670 pictures in 5 classes" in text
+    assert "3,670 images in 5 classes" in text

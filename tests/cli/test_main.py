@@ -37,7 +37,7 @@ LIGHT = {
     "schema": ["schema"],
     "schema for people": ["schema", "--markdown"],
     "format that cannot be quantised": ["export", "x", "--format", "keras", "--quantize", "int8"],
-    "export of no pictures": ["export", "x", "--format", "keras", "--images", "absent.jpg"],
+    "export of no images": ["export", "x", "--format", "keras", "--images", "absent.jpg"],
     "cache": ["cache"],
     "weights": ["weights", "list"],
     "path": ["weights", "path", "resnet50"],
@@ -50,7 +50,7 @@ LIGHT = {
 
 EXIT_CODES = {
     "bad config": 2, "bad path": 3, "bad sweep": 2, "nothing": 2,
-    "format that cannot be quantised": 2, "export of no pictures": 3,
+    "format that cannot be quantised": 2, "export of no images": 3,
 }  # fmt: skip
 
 
@@ -213,17 +213,17 @@ def test_values_may_stand_behind_an_option(capsys):
     assert "unrecognized arguments: more" in capsys.readouterr().err
 
 
-def test_init_writes_a_config_that_loads(capsys, pictures, tmp_path, monkeypatch):
+def test_init_writes_a_config_that_loads(capsys, images, tmp_path, monkeypatch):
     from finetune.config import schema as config
 
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["init", str(pictures), "mine.yaml"]) == 0
+    assert cli.main(["init", str(images), "mine.yaml"]) == 0
     assert "Next: finetune train mine.yaml" in capsys.readouterr().err
-    assert config.load_config("mine.yaml").data.folder == pictures
-    assert cli.main(["init", f"{pictures}/"]) == 0
-    assert config.load_config(f"{pictures.name}.yaml").data.folder == pictures
-    assert cli.main(["init", str(pictures)]) == 2
-    assert f"{pictures.name}.yaml exists already" in capsys.readouterr().err
+    assert config.load_config("mine.yaml").data.folder == images
+    assert cli.main(["init", f"{images}/"]) == 0
+    assert config.load_config(f"{images.name}.yaml").data.folder == images
+    assert cli.main(["init", str(images)]) == 2
+    assert f"{images.name}.yaml exists already" in capsys.readouterr().err
 
 
 def test_clearing_the_cache_says_what_it_freed(capsys, private_cache):

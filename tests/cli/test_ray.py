@@ -28,7 +28,7 @@ def ray():
 
 
 @pytest.fixture(scope="module")
-def model(pictures, tmp_path_factory):
+def model(images, tmp_path_factory):
     """A classifier of three colours."""
     from finetune.config.schema import ModelConfig
     from finetune.models import classifier
@@ -40,8 +40,8 @@ def model(pictures, tmp_path_factory):
 
 
 @pytest.fixture
-def paths(pictures, tmp_path):
-    found = [str(path) for path in sorted(pictures.rglob("*.png"))]
+def paths(images, tmp_path):
+    found = [str(path) for path in sorted(images.rglob("*.png"))]
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff and nothing more")
     return [*found[:40], str(tmp_path / "bad.jpg"), *found[40:], str(tmp_path / "gone.png")]
 
@@ -54,7 +54,7 @@ def rows(file):
 def test_rows_are_those_of_plain_predict_and_resume_joins_them(ray, model, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "BLOCK", 32)
     for engine in ("local", "ray"):
-        with pytest.raises(PartlyDone, match="72 of 74 pictures answered"):
+        with pytest.raises(PartlyDone, match="72 of 74 images answered"):
             showing.show_predictions(paths, model=model, top=2, csv_file=tmp_path / f"{engine}.csv", engine=engine)
     plain = rows(tmp_path / "local.csv")
     assert rows(tmp_path / "ray.csv") == plain
@@ -97,5 +97,5 @@ def test_a_model_that_the_workers_cannot_find_is_told(ray, model, paths, tmp_pat
         list(cluster.ray_predictions(paths[:3], cluster.RayRequest(str(tmp_path / "nowhere.keras"))))
 
 
-def test_no_pictures_need_no_cluster():
+def test_no_images_need_no_cluster():
     assert list(cluster.ray_predictions([], cluster.RayRequest("absent"))) == []

@@ -29,13 +29,13 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def place(pictures, tmp_path, monkeypatch):
-    """Three good pictures with odd names and a bad one."""
+def place(images, tmp_path, monkeypatch):
+    """Three good images with odd names and a bad one."""
     monkeypatch.chdir(tmp_path)
     for name in ("-x.png", "a\nb.png", "=c.png"):
         (tmp_path / "pix").mkdir(exist_ok=True)
-        (tmp_path / "pix" / name).write_bytes((pictures / "red" / "00.png").read_bytes())
-    (tmp_path / "bad.png").write_text("no picture")
+        (tmp_path / "pix" / name).write_bytes((images / "red" / "00.png").read_bytes())
+    (tmp_path / "bad.png").write_text("no image")
     return tmp_path
 
 
@@ -56,15 +56,15 @@ def test_json_on_standard_output_and_nothing_else_there(capsys, model, place):
         assert [one["class"] for one in answer["predictions"]] == ["=evil()", "[bold]"]
         assert [one["id"] for one in answer["predictions"]] == ["", ""]
         assert 1 > answer["predictions"][0]["probability"] > answer["predictions"][1]["probability"] > 0
-    assert "3 of 4 pictures answered" in err
+    assert "3 of 4 images answered" in err
     assert "bad.png: " in err
 
 
-def test_when_no_picture_can_be_read_it_is_a_data_error_and_still_json(capsys, model, place):
+def test_when_no_image_can_be_read_it_is_a_data_error_and_still_json(capsys, model, place):
     code, out, err = typed(capsys, "predict", "bad.png", "--model", model, "--json")
     assert code == 3
     assert [list(answer) for answer in json.loads(out)] == [["path", "error"]]
-    assert "none of the 1 pictures could be read" in err
+    assert "none of the 1 images could be read" in err
 
     code, out, err = typed(capsys, "predict", "bad.png", "--model", model, "--json", "--figure", "x.png")
     assert code == 3
@@ -72,7 +72,7 @@ def test_when_no_picture_can_be_read_it_is_a_data_error_and_still_json(capsys, m
     assert not (place / "x.png").exists()
 
 
-def test_one_picture_is_a_table_and_many_are_lines(capsys, model, place):
+def test_one_image_is_a_table_and_many_are_lines(capsys, model, place):
     code, out, _ = typed(capsys, "predict", "pix/-x.png", "--model", model)
     assert code == 0
     assert "pix/-x.png" in out
@@ -100,7 +100,7 @@ def test_the_table_is_written_for_spreadsheets(capsys, model, place):
     assert {entry.name for entry in place.iterdir()} == {"pix", "bad.png", "out.csv"}
 
 
-def test_the_figure_is_a_picture_of_the_answers(capsys, model, place):
+def test_the_figure_is_a_image_of_the_answers(capsys, model, place):
     code, _, _ = typed(capsys, "predict", "pix/-x.png", "--model", model, "--figure", "one.png")
     assert code == 0
     code, _, _ = typed(capsys, "predict", "pix", "bad.png", "--model", model, "--figure", "all.png")
@@ -151,16 +151,16 @@ def test_beside_a_run_the_imagenet_answer_can_be_asked_for(capsys, model, place,
         assert [one["class"] for one in answer["predictions"]] == ["=evil()", "=evil()"]
 
 
-def test_evaluate_prints_numbers_with_their_intervals(capsys, model, pictures, tmp_path):
+def test_evaluate_prints_numbers_with_their_intervals(capsys, model, images, tmp_path):
     for name, color in (("plain", "red"), ("=evil()", "blue")):
         (tmp_path / "data" / name).mkdir(parents=True)
-        for path in sorted((pictures / color).iterdir())[:4]:
+        for path in sorted((images / color).iterdir())[:4]:
             (tmp_path / "data" / name / path.name).write_bytes(path.read_bytes())
     code, out, err = typed(capsys, "evaluate", model, "--data", tmp_path / "data")
     assert code == 0
     assert "50.0% (95 % interval 21.5% to 78.5%)" in out  # all are called =evil()
     assert "4 x plain called =evil()" in out
-    assert "no pictures of 1 of the 3 classes: [bold]" in err.replace("\n", " ")
+    assert "no images of 1 of the 3 classes: [bold]" in err.replace("\n", " ")
     code, out, _ = typed(capsys, "evaluate", model, "--data", tmp_path / "data", "--json")
     assert code == 0
     assert json.loads(out)["n"] == 8
@@ -177,7 +177,7 @@ def test_a_thousand_classes_are_shown_where_there_is_something_to_show(capsys):
 
 
 def test_a_figure_of_nothing_is_refused():
-    with pytest.raises(Exception, match="no readable picture"):
+    with pytest.raises(Exception, match="no readable image"):
         showing.draw_predictions([Prediction("x.png", error="cut short")])
 
 
@@ -202,7 +202,7 @@ def test_a_wished_precision_makes_less_sure_answers_unknown(capsys, wary, place)
         unknown, guess = answer["predictions"]
         assert (unknown["class"], guess["class"]) == ("unknown", "=evil()")
         assert unknown["probability"] == pytest.approx(1 - guess["probability"], abs=1e-5)
-    assert "Answers below 0.999 are unknown: on validation 40.0% of the pictures were answered, 99.0% of those" in err
+    assert "Answers below 0.999 are unknown: on validation 40.0% of the images were answered, 99.0% of those" in err
 
 
 def test_a_precision_that_all_answers_have_withholds_none(capsys, wary, place):

@@ -11,8 +11,8 @@ from finetune.models import classifier as classifiers
 from finetune.training import trainer as training
 from finetune.utils.device import keras
 
-PHOTOS = DataFacts(pictures=2936, classes=5, size=(320, 240))
-DIGITS = DataFacts(pictures=1400, classes=10, size=(8, 8))
+PHOTOS = DataFacts(images=2936, classes=5, size=(320, 240))
+DIGITS = DataFacts(images=1400, classes=10, size=(8, 8))
 
 
 def complete(facts, **given):
@@ -65,19 +65,19 @@ def test_small_drawings_get_a_small_input_and_are_never_mirrored():
     assert chosen.augment.flip == "none"
 
 
-def test_long_pictures_are_kept_whole():
-    chosen, _ = complete(DataFacts(pictures=3000, classes=3, size=(900, 300)))
+def test_long_images_are_kept_whole():
+    chosen, _ = complete(DataFacts(images=3000, classes=3, size=(900, 300)))
     assert chosen.model.resize == "pad"
 
 
 @pytest.mark.parametrize(("pictures", "classes"), [(40, 2), (800, 200)])
-def test_very_few_pictures_train_the_head_alone(pictures, classes):
-    chosen, _ = complete(DataFacts(pictures, classes, size=(300, 300)))
+def test_very_few_images_train_the_head_alone(images, classes):
+    chosen, _ = complete(DataFacts(images, classes, size=(300, 300)))
     assert chosen.fine_tune == ()
     assert chosen.head.epochs > 0
 
 
-def test_more_pictures_need_fewer_epochs():
+def test_more_images_need_fewer_epochs():
     epochs = [
         complete(DataFacts(n, 10, (300, 300)))[0].fine_tune[0].epochs for n in (200, 1_500, 3_000, 50_000, 500_000)
     ]
@@ -114,20 +114,20 @@ def test_a_gpu_trains_all_blocks_on_new_views():
 @pytest.mark.parametrize(
     ("driver", "gpus", "there"), [(True, ["gpu"], True), (True, [], False), (False, ["gpu"], False)]
 )
-def test_a_gpu_is_one_with_a_driver_that_tensorflow_can_use(driver, gpus, there, pictures, tmp_path, monkeypatch):
+def test_a_gpu_is_one_with_a_driver_that_tensorflow_can_use(driver, gpus, there, images, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.sys, "platform", "linux")
     monkeypatch.setattr(recipe, "DRIVERS", (str(tmp_path if driver else tmp_path / "none"),))
     monkeypatch.setattr("finetune.utils.device.GPUS", gpus)
-    dataset = data.open_dataset(config.load_config({"data": {"folder": str(pictures)}}).data, seed=0)
+    dataset = data.open_dataset(config.load_config({"data": {"folder": str(images)}}).data, seed=0)
     assert recipe.data_facts(dataset).gpu == there
     assert not recipe.data_facts(dataset, "cpu").gpu
 
 
 @pytest.mark.parametrize("name", ["efficientnet_v2_b0", "convnext_tiny", "resnet50", "mobilenet_v3_small"])
-def test_the_recipe_holds_for_other_networks(name, pictures):
+def test_the_recipe_holds_for_other_networks(name, images):
     """Random weights and numbers, a real step: the promised share of the blocks learns, and nothing else moves."""
     chosen, _ = complete(PHOTOS, model={"backbone": name, "weights": "none", "image_size": 64})
-    dataset = data.open_dataset(config.load_config({"data": {"folder": str(pictures)}}).data, seed=0)
+    dataset = data.open_dataset(config.load_config({"data": {"folder": str(images)}}).data, seed=0)
     classifier = classifiers.build_classifier(chosen.model, dataset.classes, seed=0)
     phase = training.plan_phases(chosen, classifier)[1]
     blocks = [block.name for block in catalog.blocks_of(name)]

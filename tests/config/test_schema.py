@@ -257,7 +257,7 @@ def test_c14_wrong_metric_lists_the_right_ones():
     assert "expected one of accuracy, loss, not 'val_acuracy'. Did you mean 'accuracy'?" in message
 
 
-def test_c15_validation_pictures_are_never_absent():
+def test_c15_validation_images_are_never_absent():
     assert "data.split.validation: expected a number, above 0" in complaints(
         DIGITS + "  split: {train: 0.9, validation: 0, test: 0.1}"
     )
@@ -309,7 +309,7 @@ def test_c18_tags_are_refused(text: str):
 
 
 def test_c19_and_c20_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("PICTURES", "ä b")
+    monkeypatch.setenv("IMAGES", "ä b")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "sub").mkdir()
     file = tmp_path / "sub" / "c.yaml"
@@ -320,12 +320,12 @@ def test_c19_and_c20_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     assert folder("photos/") == tmp_path / "sub" / "photos"
     assert folder("../x y/ü") == tmp_path / "x y" / "ü"
-    assert folder("'${PICTURES}/1'") == tmp_path / "sub" / "ä b" / "1"
+    assert folder("'${IMAGES}/1'") == tmp_path / "sub" / "ä b" / "1"
     assert folder("~/p") == tmp_path / "home" / "p"
     assert folder("|\n    photos\n") == tmp_path / "sub" / "photos"  # with a newline at its end
     assert folder("photos", "data.folder=mine") == tmp_path / "mine"  # typed in the shell: from where one is
-    with pytest.raises(ConfigError, match=r"c.yaml:2: data.folder: the environment variable NO_PICTURES is not set"):
-        folder("${NO_PICTURES}/x")
+    with pytest.raises(ConfigError, match=r"c.yaml:2: data.folder: the environment variable NO_IMAGES is not set"):
+        folder("${NO_IMAGES}/x")
 
 
 def test_weights_are_a_word_or_a_path(tmp_path: Path):

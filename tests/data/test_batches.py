@@ -67,17 +67,17 @@ def augmenter():
 
 
 def test_augmentation_is_decided_by_its_key_alone(augmenter):
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
-    first = augmenter(pictures, (0, 1, 2)).numpy()
-    other = augmenter(pictures, (0, 1, 3)).numpy()
-    again = augmenter(pictures, (0, 1, 2)).numpy()
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    first = augmenter(images, (0, 1, 2)).numpy()
+    other = augmenter(images, (0, 1, 3)).numpy()
+    again = augmenter(images, (0, 1, 2)).numpy()
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).mean() > 1
     assert first.min() >= 0
     assert first.max() <= 255
 
 
-def test_each_picture_is_changed_differently(augmenter):
+def test_each_image_is_changed_differently(augmenter):
     same = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)), 4, axis=0).astype(np.uint8)
     changed = augmenter(same, (3,)).numpy()
     assert np.abs(changed[0] - changed[1]).mean() > 1
@@ -86,27 +86,27 @@ def test_each_picture_is_changed_differently(augmenter):
 def test_no_augmentation_changes_nothing():
     plain = pipeline.Augmenter(AugmentConfig())
     assert not plain
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(plain(pictures, (0,)).numpy(), pictures)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(plain(images, (0,)).numpy(), images)
 
 
 @pytest.mark.parametrize("preset", ["light", "standard", "strong"])
 def test_presets_keep_the_range(preset):
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    changed = pipeline.Augmenter(AugmentConfig(preset=preset))(pictures, (1,)).numpy()
-    assert changed.shape == pictures.shape
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    changed = pipeline.Augmenter(AugmentConfig(preset=preset))(images, (1,)).numpy()
+    assert changed.shape == images.shape
     assert 0 <= changed.min() <= changed.max() <= 255
-    assert not np.array_equal(changed, pictures)
+    assert not np.array_equal(changed, images)
 
 
 # ------------------------------------------------------------------------------------------------- mixing, balancing
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 5, 4), (6, 4)])
-def test_mixup_blends_pictures_as_it_blends_targets(shape: tuple[int, ...]) -> None:
+def test_mixup_blends_images_as_it_blends_targets(shape: tuple[int, ...]) -> None:
     mixer = pipeline.MixUpCutMix(AugmentConfig(mixup=0.5), spatial=len(shape) == 4)
     targets = np.eye(6, dtype=np.float32)
-    features = (np.ones(shape, np.float32).T * np.arange(6)).T  # picture k is full of k
+    features = (np.ones(shape, np.float32).T * np.arange(6)).T  # image k is full of k
     mixer.reseed((0, 1))
     mixed, blended = (np.asarray(part) for part in mixer(pipeline.tf.constant(features), pipeline.tf.constant(targets)))
     assert mixed.shape == shape
@@ -124,7 +124,7 @@ def test_cutmix_pastes_a_rectangle_and_needs_places() -> None:
     mixer.reseed((3,))
     mixed, _ = mixer(pipeline.tf.constant(features), pipeline.tf.eye(4))
     assert set(np.unique(mixed)) <= {0, 1, 2, 3}
-    assert any(len(np.unique(picture)) == 2 for picture in np.asarray(mixed))
+    assert any(len(np.unique(image)) == 2 for image in np.asarray(mixed))
 
 
 def test_rand_augment_is_decided_by_the_key_alone() -> None:

@@ -1,4 +1,4 @@
-"""Pictures in a bucket; fsspec's own `memory://` stands in for one."""
+"""Images in a bucket; fsspec's own `memory://` stands in for one."""
 
 import io
 
@@ -15,7 +15,7 @@ fsspec = pytest.importorskip("fsspec")
 
 @pytest.fixture
 def bucket():
-    """`memory://photos` with three pictures, one of them damaged, and a text."""
+    """`memory://photos` with three images, one of them damaged, and a text."""
     random = np.random.default_rng(0)
     store = fsspec.filesystem("memory")
     for name in ("a.png", "deep/er/b.PNG"):
@@ -23,7 +23,7 @@ def bucket():
         Image.fromarray(random.integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(content, "PNG")
         store.pipe(f"/photos/{name}", content.getvalue())
     store.pipe("/photos/bad.jpg", b"\xff\xd8\xff and nothing more")
-    store.pipe("/photos/notes.txt", b"no picture")
+    store.pipe("/photos/notes.txt", b"no image")
     yield store
     store.rm("/photos", recursive=True)
 
@@ -55,8 +55,8 @@ def test_a_file_that_is_too_large_is_not_read_whole(bucket, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        ("memory://nowhere", DataError, "there is no picture"),
-        ("memory://photos/*.webp", DataError, "there is no picture"),
+        ("memory://nowhere", DataError, "there is no image"),
+        ("memory://photos/*.webp", DataError, "there is no image"),
         ("nosuch://bucket/a.png", ResourceError, "FINETUNE_OFFLINE=1"),
     ],
 )

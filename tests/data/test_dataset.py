@@ -25,7 +25,7 @@ Paint = Callable[[str], Path]
 
 @pytest.fixture
 def paint(tmp_path: Path) -> Paint:
-    """`paint("photos/cat/1.png")` makes a picture unlike all others."""
+    """`paint("photos/cat/1.png")` makes an image unlike all others."""
     count = iter(range(1, 100_000))
 
     def make(name: str) -> Path:
@@ -110,10 +110,10 @@ def test_small_classes_are_in_train_and_validation_first(tmp_path: Path, paint: 
     counts = np.zeros((2, 3), int)
     np.add.at(counts, (dataset.labels, dataset.splits), 1)
     assert counts.tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert any("no test pictures of cat" in warning for warning in dataset.warnings)
+    assert any("no test images of cat" in warning for warning in dataset.warnings)
 
 
-def test_a_class_with_one_picture_is_named(photos: Path, paint: Paint) -> None:
+def test_a_class_with_one_image_is_named(photos: Path, paint: Paint) -> None:
     paint("photos/fish/1.png")
     paint("photos/bird/1.png")
     message = refusal(folder=photos)
@@ -186,7 +186,7 @@ def test_remarks_on_a_folder(photos: Path, paint: Paint) -> None:
     assert "no images in the class folders: ferret" in warnings
     assert "'Cat ', 'cat'" in warnings
     assert warnings.count("are these one class?") == 2
-    assert "1 picture: a single colour (cat/dull.png)" in warnings
+    assert "1 image: a single colour (cat/dull.png)" in warnings
 
 
 def test_imbalance_is_pointed_out(tmp_path: Path, paint: Paint) -> None:
@@ -194,7 +194,7 @@ def test_imbalance_is_pointed_out(tmp_path: Path, paint: Paint) -> None:
         paint(f"p/cat/{index}.png")
     for index in range(3):
         paint(f"p/dog/{index}.png")
-    assert any("cat has 30 pictures and dog only 3" in warning for warning in opened(folder=tmp_path / "p").warnings)
+    assert any("cat has 30 images and dog only 3" in warning for warning in opened(folder=tmp_path / "p").warnings)
 
 
 def test_odd_names_survive_the_split_file(tmp_path: Path, paint: Paint) -> None:
@@ -301,7 +301,7 @@ def test_leaks_are_told(leaking: Path) -> None:
     dataset = opened(folder=leaking)
     assert len(dataset) == 27
     warning = next(warning for warning in dataset.warnings if "two splits" in warning)
-    assert "2 pictures" in warning
+    assert "2 images" in warning
     assert "test/cat/0.png (test, cat) = train/cat/copy.png (train, cat)" in warning
     message = refusal(folder=leaking, leaks="error")
     assert "train/cat/wrong.png (train, cat) = train/dog/2.png (train, dog)" in message
@@ -418,10 +418,10 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tfds")
 
-    def pictures(seed: int, count: int) -> Any:
+    def images(seed: int, count: int) -> Any:
         for index in range(count):
             pixels = np.random.default_rng([seed, index]).integers(0, 256, (12, 10, 3), np.uint8)
-            yield f"{seed}-{index}", {"picture": pixels, "kind": ("disc", "box")[index % 2], "size": index}
+            yield f"{seed}-{index}", {"image": pixels, "kind": ("disc", "box")[index % 2], "size": index}
 
     with tfds.core.registered.skip_registration():
 
@@ -430,14 +430,14 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             def _info(self) -> Any:
                 features = {
-                    "picture": tfds.features.Image(shape=(None, None, 3)),
+                    "image": tfds.features.Image(shape=(None, None, 3)),
                     "kind": tfds.features.ClassLabel(names=["disc", "box"]),
                     "size": tfds.features.Scalar(np.int64),
                 }
                 return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
             def _split_generators(self, dl_manager: Any) -> Any:
-                return {"train": pictures(0, 30), "test": pictures(1, 8), "extra": pictures(2, 3)}
+                return {"train": images(0, 30), "test": images(1, 8), "extra": images(2, 3)}
 
             def _generate_examples(self) -> Any: ...
 
@@ -593,16 +593,16 @@ def test_changes_may_be_accepted(photos: Path, tmp_path: Path, paint: Paint) -> 
     assert after.hashes[0] == hashlib.sha256((photos / other).read_bytes()).hexdigest() != before.hashes[2]
     assert (after.splits == before.splits[2:]).all()
     assert (after.labels == before.labels[2:]).all()
-    assert "3 of 30 pictures are not what they were, and that is accepted" in after.warnings[0]
+    assert "3 of 30 images are not what they were, and that is accepted" in after.warnings[0]
     again = data.reopen_dataset(config, *write(after, tmp_path))  # noted, it is no change any more
     assert (again.names, again.hashes, again.warnings) == (after.names, after.hashes, ())
 
 
-def test_changes_that_leave_a_class_without_pictures_are_not_accepted(photos: Path, tmp_path: Path) -> None:
+def test_changes_that_leave_a_class_without_images_are_not_accepted(photos: Path, tmp_path: Path) -> None:
     written = write(opened(folder=photos), tmp_path)
     for path in photos.glob("cat/*"):
         path.unlink()
-    with pytest.raises(DataError, match="too few pictures"):
+    with pytest.raises(DataError, match="too few images"):
         data.reopen_dataset(DataConfig(folder=photos), *written, accept_changes=True)
 
 
@@ -616,11 +616,11 @@ def test_a_damaged_split_file_is_named(tmp_path: Path, text: str) -> None:
         data.read_splits(tmp_path / "splits.csv", tmp_path / "classes.txt", tmp_path)
 
 
-def test_pictures_to_measure_a_classifier_on(photos: Path, paint: Paint, tmp_path: Path) -> None:
+def test_images_to_measure_a_classifier_on(photos: Path, paint: Paint, tmp_path: Path) -> None:
     dataset = data.open_labelled_dataset(DataConfig(folder=photos), ("fish", "dog", "cat"))
     assert dataset.classes == ("fish", "dog", "cat")
     assert (sizes(dataset), np.bincount(dataset.labels).tolist()) == ([0, 0, 30], [0, 10, 20])
-    assert any("no pictures of 1 of the 3 classes: fish" in warning for warning in dataset.warnings)
+    assert any("no images of 1 of the 3 classes: fish" in warning for warning in dataset.warnings)
     with pytest.raises(DataError, match="does not know: cat"):
         data.open_labelled_dataset(DataConfig(folder=photos), ("fish", "dog"))
     for split, count in (("train", 3), ("test", 2)):

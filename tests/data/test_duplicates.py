@@ -1,4 +1,4 @@
-"""Pictures that look alike: near-copies are found, others are not, and every pair once."""
+"""Images that look alike: near-copies are found, others are not, and every pair once."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from finetune.data.duplicates import LEAST_FINGERPRINT, feature_vectors, find_si
 
 
 def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A picture with soft shapes, as photos have them."""
+    """An image with soft shapes, as photos have them."""
     noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3)).astype(np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
@@ -30,7 +30,7 @@ def test_a_copy_of_another_size_quality_or_brightness_looks_alike(seed, tmp_path
     assert max(likeness(original, other) for other in others) < 0.7
 
 
-def test_pictures_of_one_colour_look_like_nothing_else():
+def test_images_of_one_colour_look_like_nothing_else():
     flat = [Image.new("RGB", (50, 50), colour) for colour in ("white", "black")]
     assert likeness(*flat) == 0
     assert fingerprint_vectors(["", "0" * 32]).tolist() == np.zeros((2, 128)).tolist()
@@ -62,7 +62,7 @@ def test_features_are_compared_by_what_they_do_not_share():
     assert abs(vectors @ vectors.T - np.eye(50)).max() < 0.9  # with their mean, all would be above 0.98
 
 
-def test_many_pictures_cost_no_more_than_some_seconds_and_the_share_is_told(monkeypatch):
+def test_many_images_cost_no_more_than_some_seconds_and_the_share_is_told(monkeypatch):
     random = np.random.default_rng(0)
     rows = feature_vectors(random.normal(size=(400, 8)))
     rows[399] = rows[0]

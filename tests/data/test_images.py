@@ -40,9 +40,9 @@ def corners(pixels: np.ndarray) -> np.ndarray:
     return np.array([pixels[y - 1 : y + 2, x - 1 : x + 2].mean((0, 1)) for y in rows for x in columns])
 
 
-def saved(folder: Path, picture: Image.Image, name: str, **options: object) -> Path:
+def saved(folder: Path, image: Image.Image, name: str, **options: object) -> Path:
     path = folder / name
-    picture.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -147,13 +147,13 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 def test_transparency_is_composited_on_black(tmp_path: Path, mode: str) -> None:
     alpha = np.zeros((20, 20), np.uint8)
     alpha[:, 10:] = 128
-    picture = Image.new("RGB", (20, 20), (240, 240, 240))
-    picture.putalpha(Image.fromarray(alpha))
+    image = Image.new("RGB", (20, 20), (240, 240, 240))
+    image.putalpha(Image.fromarray(alpha))
     if mode == "LA":
-        picture = picture.convert("LA")
+        image = image.convert("LA")
     path = saved(
         tmp_path,
-        picture,
+        image,
         "x.webp" if mode == "PA" else "x.png",
         **({"lossless": True} if mode == "PA" else {}),
     )
@@ -366,7 +366,7 @@ def test_crop_takes_the_central_square(tmp_path: Path) -> None:
     assert images.read_square(path, Transform(40, crop=1.0))[1:-1, 1:-1].min() == 0
 
 
-def test_squash_and_pad_keep_the_whole_picture(tmp_path: Path) -> None:
+def test_squash_and_pad_keep_the_whole_image(tmp_path: Path) -> None:
     path = saved(tmp_path, quadrants(64, 32), "x.png")
     squashed = images.read_square(path, Transform(64, "squash"))
     assert squashed.shape == (64, 64, 3)

@@ -45,7 +45,7 @@ def test_the_table_of_confidences_by_hand():
     assert calibration.threshold_for_precision(table[1:], 0.9) is None
 
 
-def test_the_table_is_short_however_many_pictures_there_are(honest):
+def test_the_table_is_short_however_many_images_there_are(honest):
     logits, labels = honest
     table = calibration.risk_coverage(softmax(logits), labels)
     assert len(table) <= calibration.MOST_ROWS

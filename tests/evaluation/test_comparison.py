@@ -18,12 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture(scope="module")
-def two_runs(pictures, tmp_path_factory):
-    """A run that has learnt something, and one that hardly could; the same pictures, split in the same way."""
+def two_runs(images, tmp_path_factory):
+    """A run that has learnt something, and one that hardly could; the same images, split in the same way."""
     settings = {
         "name": "colours",
         "output": str(tmp_path_factory.mktemp("compared")),
-        "data": {"folder": str(pictures), "split": {"train": 0.5, "validation": 0.2, "test": 0.3}},
+        "data": {"folder": str(images), "split": {"train": 0.5, "validation": 0.2, "test": 0.3}},
         "model": {"backbone": "tiny", "weights": "none"},
         "head": {"epochs": 2, "batch_size": 8, "learning_rate": 0.03},
     }
@@ -33,8 +33,8 @@ def two_runs(pictures, tmp_path_factory):
 
 
 def summary(name, right, **more):
-    pictures = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(right)}
-    return RunSummary(name, "done", {}, [], more, pictures)
+    images = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(right)}
+    return RunSummary(name, "done", {}, [], more, images)
 
 
 def paired(*summaries):
@@ -66,14 +66,14 @@ def test_what_differs_in_the_configs(two_runs):
     assert any(key.startswith("fine_tune") for key in found)
 
 
-def test_the_command_prints_tables_json_and_a_picture(two_runs, tmp_path, capsys):
+def test_the_command_prints_tables_json_and_a_image(two_runs, tmp_path, capsys):
     paths = [str(result.run.path) for result in two_runs]
     figure = tmp_path / "compared.png"
     assert cli.main(["compare", *paths, "--figure", str(figure)]) == 0
     out = capsys.readouterr().out
     assert "colours-1" in out
     assert "head.epochs" in out
-    assert "common test pictures, p =" in out
+    assert "common test images, p =" in out
     with Image.open(io.BytesIO(figure.read_bytes())) as drawn:
         assert drawn.width > 800
     assert cli.main(["compare", *paths, "--figure", str(figure)]) == 2  # it exists
@@ -85,8 +85,8 @@ def test_the_command_prints_tables_json_and_a_picture(two_runs, tmp_path, capsys
     assert found["tests"][1]["n"] == found["runs"][0]["test"]["n"]
 
 
-def test_pictures_without_their_folder_still_compare(two_runs, tmp_path):
-    """Runs may be moved, and compared where the pictures are not."""
+def test_images_without_their_folder_still_compare(two_runs, tmp_path):
+    """Runs may be moved, and compared where the images are not."""
     moved = []
     for result in two_runs:
         target = tmp_path / result.run.path.name
@@ -124,20 +124,18 @@ def test_better_worse_and_no_evidence():
     better, same, other = summary("B", [1] * 40), summary("C", [0, 1] * 20), summary("D", [])
     tests = paired(first, better, same, other)
     found = comparison.Comparison([first, better, same, other], tests).sentences()
-    assert found[0].startswith("B is better than A: +50.0 points on 40 common test pictures, p = ")
+    assert found[0].startswith("B is better than A: +50.0 points on 40 common test images, p = ")
     assert found[1].startswith("No evidence that C differs from A: +0.0 points")
     assert found[2] == "D and A cannot be compared: D has no test results."
     assert comparison.Comparison([better, first], paired(better, first)).sentences()[0].startswith("A is worse than B")
 
 
-def test_only_common_pictures_count():
+def test_only_common_images_count():
     first, second = summary("A", [1, 1, 0, 0]), summary("B", [1, 1])
     test = paired(first, second)[1]
     assert test.n == 2
     elsewhere = RunSummary("E", "done", {}, [], {}, {("other", "cat"): True})
-    assert (
-        comparison.Comparison([first, elsewhere], [None, None]).sentences()[0].endswith("they share no test picture.")
-    )
+    assert comparison.Comparison([first, elsewhere], [None, None]).sentences()[0].endswith("they share no test image.")
 
 
 def test_more_comparisons_make_none_more_significant():

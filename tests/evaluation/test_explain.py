@@ -1,4 +1,4 @@
-"""Maps show where: they follow the class, the weights and the picture. Sanity checks: Adebayo et al. 2018."""
+"""Maps show where: they follow the class, the weights and the image. Sanity checks: Adebayo et al. 2018."""
 
 import numpy as np
 import pytest
@@ -37,13 +37,13 @@ def imagenet():
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(3).integers(0, 255, (64, 64, 3)).astype(np.uint8)
 
 
-def feature_map(subject, picture):
+def feature_map(subject, image):
     below = keras.Model(subject.model.inputs[0], subject.feature_map)
-    return below(picture[None].astype("float32"), training=False).numpy()[0]
+    return below(image[None].astype("float32"), training=False).numpy()[0]
 
 
 def read(path, size):
@@ -54,8 +54,8 @@ def read(path, size):
 
 
 @pytest.mark.parametrize("method", explanation.EXPLAIN_METHODS)
-def test_a_map_has_the_size_of_the_picture_and_values_from_0_to_1(tiny, picture, method):
-    found = explanation.explain_image(tiny, picture, target="dog", method=method)
+def test_a_map_has_the_size_of_the_image_and_values_from_0_to_1(tiny, image, method):
+    found = explanation.explain_image(tiny, image, target="dog", method=method)
     assert found.heat.shape == (64, 64)
     assert found.heat.dtype == np.float32
     assert found.heat.min() >= 0
@@ -63,32 +63,32 @@ def test_a_map_has_the_size_of_the_picture_and_values_from_0_to_1(tiny, picture,
     assert found.cells.shape == (8, 8)
     assert found.target.name == "dog"
     assert sum(one.probability for one in found.predictions) == pytest.approx(1, abs=1e-5)
-    assert explanation.overlay_heatmap(found.picture, found.heat).shape == (64, 64, 3)
+    assert explanation.overlay_heatmap(found.image, found.heat).shape == (64, 64, 3)
 
 
-def test_without_a_target_the_likeliest_class_is_explained(tiny, picture):
-    found = explanation.explain_image(tiny, picture)
+def test_without_a_target_the_likeliest_class_is_explained(tiny, image):
+    found = explanation.explain_image(tiny, image)
     assert found.target == found.predictions[0]
-    asked = explanation.explain_image(tiny, picture, target=found.target.name)
+    asked = explanation.explain_image(tiny, image, target=found.target.name)
     np.testing.assert_array_equal(found.heat, asked.heat)
 
 
-def test_with_a_linear_head_grad_cam_is_the_plain_cam_without_what_speaks_against(tiny, picture):
+def test_with_a_linear_head_grad_cam_is_the_plain_cam_without_what_speaks_against(tiny, image):
     """Selvaraju et al. 2017, section 3.1: Grad-CAM generalises CAM."""
-    features = feature_map(tiny, picture)
+    features = feature_map(tiny, image)
     kernel = tiny.model.get_layer("logits").kernel.numpy()
     by_hand = features @ kernel[:, 1] / 64  # the mean over 8 x 8 cells
-    cam = explanation.explain_image(tiny, picture, target="dog", method="cam")
-    grad = explanation.explain_image(tiny, picture, target="dog", method="grad-cam")
+    cam = explanation.explain_image(tiny, image, target="dog", method="cam")
+    grad = explanation.explain_image(tiny, image, target="dog", method="grad-cam")
     np.testing.assert_allclose(cam.cells, by_hand, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(grad.cells, cam.cells)
     assert explanation.heatmap(cam.cells, 8, method="cam").min() == 0
     np.testing.assert_array_equal(explanation.heatmap(grad.cells, 8) == 0, grad.cells <= 0)
 
 
-def test_grad_cam_plus_plus_follows_its_formula(tiny, picture):
-    found = explanation.explain_image(tiny, picture, target=1, method="grad-cam++")
-    features = feature_map(tiny, picture).astype("float64")
+def test_grad_cam_plus_plus_follows_its_formula(tiny, image):
+    found = explanation.explain_image(tiny, image, target=1, method="grad-cam++")
+    features = feature_map(tiny, image).astype("float64")
     gradient = tiny.model.get_layer("logits").kernel.numpy()[:, 1].astype("float64") / 64
     alpha = gradient**2 / (2 * gradient**2 + gradient**3 * features.sum(axis=(0, 1)))
     expected = features @ (64 * alpha * np.maximum(gradient, 0))
@@ -101,15 +101,15 @@ def test_nothing_that_speaks_for_the_class_gives_a_blank_map():
     assert not explanation.heatmap(np.full((7, 7), np.nan, np.float32), 56).any()
 
 
-def test_a_file_is_seen_as_the_network_sees_it(tiny, picture, tmp_path):
+def test_a_file_is_seen_as_the_network_sees_it(tiny, image, tmp_path):
     path = tmp_path / "wide.png"
-    Image.fromarray(np.concatenate([picture, picture], axis=1)).save(path)
+    Image.fromarray(np.concatenate([image, image], axis=1)).save(path)
     found = explanation.explain_image(tiny, path)
-    np.testing.assert_array_equal(found.picture, images.read_square(path, tiny.transform))
+    np.testing.assert_array_equal(found.image, images.read_square(path, tiny.transform))
 
 
-def test_many_pictures_at_once_give_the_maps_of_each(tiny, picture):
-    both = np.stack([picture, picture[::-1]])
+def test_many_images_at_once_give_the_maps_of_each(tiny, image):
+    both = np.stack([image, image[::-1]])
     cells, probabilities = explanation.make_explainer(tiny).maps(both, [0, 2])
     for at, target in enumerate([0, 2]):
         single = explanation.explain_image(tiny, both[at], target=target)
@@ -117,15 +117,15 @@ def test_many_pictures_at_once_give_the_maps_of_each(tiny, picture):
     assert probabilities.shape == (2, 3)
 
 
-def test_the_map_follows_the_weights(picture):
+def test_the_map_follows_the_weights(image):
     """A randomised model gives another map (Adebayo et al. 2018), also from the same explainer."""
     subject = untrained("tiny", 64)
-    before = explanation.explain_image(subject, picture, target="cat").cells
+    before = explanation.explain_image(subject, image, target="cat").cells
     random = np.random.default_rng(1)
     for layer in subject.model.layers:
         if layer.name.endswith("_conv"):
             layer.set_weights([random.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
-    after = explanation.explain_image(subject, picture, target="cat").cells
+    after = explanation.explain_image(subject, image, target="cat").cells
     assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.9
 
 
@@ -136,8 +136,8 @@ def test_the_map_follows_the_weights(picture):
 def test_every_family_gives_a_map(backbone, size):
     subject = untrained(backbone, size)
     head = keras.Model(subject.feature_map, subject.model.output)
-    picture = np.random.default_rng(0).integers(0, 255, (1, size, size, 3)).astype("float32")
-    cells = explanation.grad_cam(head, subject.backbone(picture, training=False))[0].numpy()
+    image = np.random.default_rng(0).integers(0, 255, (1, size, size, 3)).astype("float32")
+    cells = explanation.grad_cam(head, subject.backbone(image, training=False))[0].numpy()
     assert cells.ndim == 3
     assert cells.shape[1] >= 2
     assert np.isfinite(cells).all()
@@ -154,9 +154,9 @@ def test_plain_cam_is_refused_where_the_head_does_not_allow_it():
         explanation.explain_image(untrained("tiny", 64, pooling="max"), np.zeros((64, 64, 3), np.uint8), method="cam")
 
 
-def test_an_unknown_method_names_the_nearest(tiny, picture):
+def test_an_unknown_method_names_the_nearest(tiny, image):
     with pytest.raises(UsageError, match=r"no method 'gradcam'. Did you mean 'grad-cam'"):
-        explanation.explain_image(tiny, picture, method="gradcam")
+        explanation.explain_image(tiny, image, method="gradcam")
 
 
 # ---------------------------------------------------------------------------------------------------- classes
@@ -193,10 +193,10 @@ def test_a_class_that_there_is_not(wanted, message):
 # ------------------------------------------------------------------------------------------- the real network
 
 
-def test_on_the_elephant_picture_the_mass_lies_on_the_elephant(imagenet, shared):
+def test_on_the_elephant_image_the_mass_lies_on_the_elephant(imagenet, shared):
     found = explanation.explain_image(imagenet, shared / "data/demo_images/elephant.jpg")
     body = np.zeros((224, 224), bool)
-    body[10:215, 30:224] = True  # the box around it, 76 % of the picture
+    body[10:215, 30:224] = True  # the box around it, 76 % of the image
     core = np.zeros((224, 224), bool)
     core[30:180, 40:200] = True  # head and chest, 48 %
     assert found.target.name == "African elephant"
@@ -225,7 +225,7 @@ def test_the_map_of_two_animals_moves_with_the_class_asked_for(imagenet, shared,
 # ----------------------------------------------------------------------------------------------- command line
 
 
-def test_the_command_writes_a_picture_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_a_image_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(shared / "data/demo_images/granny_smith.jpg")
     assert cli.main(["explain", path, "--class", "granny smith"]) == 0
@@ -238,7 +238,7 @@ def test_the_command_writes_a_picture_beside_its_answers(shared, tmp_path, capsy
     assert "Did you mean 'Granny Smith'" in capsys.readouterr().err
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(shared, tmp_path, monkeypatch):
+def test_images_of_one_name_do_not_overwrite_each_other(shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("one/a.jpg", "two/a.jpg", "broken.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures: real PNGs from any data and any names, with the colours that the legend of the page promises."""
+"""Images: real PNGs from any data and any names, with the colours that the legend of the page promises."""
 
 import io
 import subprocess
@@ -24,9 +24,9 @@ def epochs(*phases: str, **changed: object) -> list[dict[str, object]]:
     return [{"phase": name, "epoch": i + 1, **row, **changed} for i, name in enumerate(phases)]
 
 
-def has(picture: np.ndarray, colour: str) -> bool:
+def has(image: np.ndarray, colour: str) -> bool:
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return bool((np.abs(picture.astype(int) - wanted).max(axis=2) <= 2).any())
+    return bool((np.abs(image.astype(int) - wanted).max(axis=2) <= 2).any())
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def has(picture: np.ndarray, colour: str) -> bool:
     ids=["one epoch", "two phases", "text and gaps", "no validation", "nasty names"],
 )
 def test_curves(history: list[dict[str, object]]) -> None:
-    picture = opened(drawing.draw_curves(history))
-    assert has(picture, drawing.ORANGE)  # the training curve
+    image = opened(drawing.draw_curves(history))
+    assert has(image, drawing.ORANGE)  # the training curve
 
 
 def test_kept_epochs_are_marked() -> None:
@@ -91,7 +91,7 @@ def test_sheet(count: int) -> None:
     assert has(opened(drawing.draw_sheet([red] * count, ["two\nlines"] * count, title="$t$")), "#ff0000")
 
 
-def test_pairs_have_both_looks_of_each_picture_and_mark_what_is_wrong() -> None:
+def test_pairs_have_both_looks_of_each_image_and_mark_what_is_wrong() -> None:
     red, green = (np.full((20, 20, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0)))
 
     def pairs(right: list[bool]) -> np.ndarray:
@@ -102,8 +102,8 @@ def test_pairs_have_both_looks_of_each_picture_and_mark_what_is_wrong() -> None:
     assert (np.abs(right[60, [60, 190, 330]] - (255, 0, 0)) < 9).all()
     assert (np.abs(right[200, [60, 190, 330]] - (0, 255, 0)) < 9).all()
 
-    def orange(picture: np.ndarray) -> bool:
-        caption = picture[265:]
+    def orange(image: np.ndarray) -> bool:
+        caption = image[265:]
         return bool(((caption[..., 0] - caption[..., 2]) > 60).any())
 
     assert orange(wrong)
@@ -112,34 +112,34 @@ def test_pairs_have_both_looks_of_each_picture_and_mark_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("shape", [(40, 60, 3), (500, 20, 3), (10, 900, 3)])
 def test_prediction(shape: tuple[int, int, int]) -> None:
-    picture = np.full(shape, (255, 0, 0), np.uint8)
-    found = opened(drawing.draw_prediction(picture, [("elephant", 0.9), ("tusker", 0.0001)], "photo.jpg"))
+    image = np.full(shape, (255, 0, 0), np.uint8)
+    found = opened(drawing.draw_prediction(image, [("elephant", 0.9), ("tusker", 0.0001)], "photo.jpg"))
     assert has(found, "#ff0000")
     assert has(found, drawing.BLUE)
 
 
 def test_a_schedule_over_phases() -> None:
-    picture = opened(
+    image = opened(
         drawing.draw_schedule([("head", 10, [1e-3, 5e-4, 0.0]), ("fine_tune", 5, [3e-4] * 3), ("no", 0, [1.0])])
     )
-    assert has(picture, drawing.BLUE)
-    assert has(picture, drawing.ORANGE)
+    assert has(image, drawing.BLUE)
+    assert has(image, drawing.ORANGE)
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_alike(count: int) -> None:
     red, tall = np.full((20, 30, 3), (255, 0, 0), np.uint8), np.full((60, 20, 3), (0, 0, 255), np.uint8)
-    picture = opened(drawing.draw_similar_pairs([(NASTY[0], (red, NASTY[1]), (tall, NASTY[2]))] * count))
-    assert has(picture, "#ff0000")
-    assert has(picture, "#0000ff")
+    image = opened(drawing.draw_similar_pairs([(NASTY[0], (red, NASTY[1]), (tall, NASTY[2]))] * count))
+    assert has(image, "#ff0000")
+    assert has(image, "#0000ff")
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 120])
 def test_blocks_of_any_number(count: int) -> None:
     rows = [(f"block_{at}_conv", 1000 * at, max(1, 112 >> (at // 4)), 112, 8 * (at + 1)) for at in range(count)]
-    picture = opened(drawing.draw_blocks("Network", rows))
-    assert max(picture.shape) < 5000
-    assert picture.shape[1] > 0.9 * picture.shape[0]
+    image = opened(drawing.draw_blocks("Network", rows))
+    assert max(image.shape) < 5000
+    assert image.shape[1] > 0.9 * image.shape[0]
 
 
 def test_names_are_drawn_as_they_are() -> None:

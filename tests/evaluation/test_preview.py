@@ -1,4 +1,4 @@
-"""What goes into a training, as pictures and as a sentence."""
+"""What goes into a training, as images and as a sentence."""
 
 import io
 
@@ -20,7 +20,7 @@ def opened(settings):
 
 
 def test_a_sheet_per_class(opened):
-    found = dict(preview.preview_sheets(*opened, pictures=2, augmented=3))
+    found = dict(preview.preview_sheets(*opened, images=2, augmented=3))
     assert list(found) == ["blue", "green", "red"]
     for png in found.values():
         with Image.open(io.BytesIO(png)) as sheet:
@@ -29,7 +29,7 @@ def test_a_sheet_per_class(opened):
 
 def test_without_augmentation_there_is_nothing_to_show_of_it(settings):
     loaded = config.load_config(settings)
-    found = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), pictures=2))
+    found = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), images=2))
     with Image.open(io.BytesIO(found["red"])) as sheet:
         assert sheet.width < sheet.height  # two rows of two, and the heads
 
@@ -47,7 +47,7 @@ def test_the_box_is_what_the_evaluation_keeps(shape):
     assert width * height < shape[0] * shape[1]
 
 
-def test_squeezed_pictures_lose_nothing():
+def test_squeezed_images_lose_nothing():
     assert preview.kept(300, 200, images.Transform(32, resize="squash")) is None
 
 
@@ -56,8 +56,8 @@ def test_squeezed_pictures_lose_nothing():
     [
         # 40 x 36 pixels: round(0.875 * 36) = 32, and 1 - 32 * 32 / (40 * 36) = 29 %
         ("crop", "The center crop removes 29% of the pixels on median. The network sees 32 x 32 pixels."),
-        ("squash", "Whole pictures are squeezed to a square, 1.1 to 1 on median. The network sees 32 x 32 pixels."),
-        ("pad", "Whole pictures are fitted on black, which makes up 10% on median. The network sees 32 x 32 pixels."),
+        ("squash", "Whole images are squeezed to a square, 1.1 to 1 on median. The network sees 32 x 32 pixels."),
+        ("pad", "Whole images are fitted on black, which makes up 10% on median. The network sees 32 x 32 pixels."),
     ],
 )
 def test_the_sentence(settings, resize, sentence):
@@ -66,10 +66,10 @@ def test_the_sentence(settings, resize, sentence):
     assert preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0)) == sentence
 
 
-def test_small_pictures_are_said_to_be_enlarged(settings):
+def test_small_images_are_said_to_be_enlarged(settings):
     settings["model"]["image_size"] = 64
     loaded = config.load_config(settings)
-    assert "100% of the pictures are smaller" in preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0))
+    assert "100% of the images are smaller" in preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0))
 
 
 def test_the_command_leaves_existing_sheets_alone(opened, tmp_path, capsys):
@@ -96,5 +96,5 @@ def test_an_existing_sheet_is_named(opened, tmp_path):
 
     with pytest.raises(UsageError, match=r"green\.png exists already"):
         preview.write_preview(
-            loaded, output=tmp_path, pictures=1, augmented=1, overwrite=False, terminal=Terminal(quiet=True)
+            loaded, output=tmp_path, images=1, augmented=1, overwrite=False, terminal=Terminal(quiet=True)
         )

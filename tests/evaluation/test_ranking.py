@@ -1,4 +1,4 @@
-"""Networks ranked by speed and by a probe on one's own pictures."""
+"""Networks ranked by speed and by a probe on one's own images."""
 
 import json
 
@@ -17,7 +17,7 @@ def bare_machine(tmp_path, monkeypatch):
     """Only the network of the tests and what pip has installed is at hand, and nothing is timed for long."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(ranking, "TIMED_SECONDS", 0.01)
-    monkeypatch.setattr(ranking, "PICTURES", 30)
+    monkeypatch.setattr(ranking, "IMAGES", 30)
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_the_default_network_is_at_hand():
     assert "resnet50" not in names
 
 
-def test_networks_are_ranked_on_a_folder(only_tiny, pictures, capsys):
-    assert cli.main(["backbones", "--compare", str(pictures), "--json"]) == 0
+def test_networks_are_ranked_on_a_folder(only_tiny, images, capsys):
+    assert cli.main(["backbones", "--compare", str(images), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     (first,) = found
     assert first["name"] == "tiny"
@@ -50,17 +50,17 @@ def test_without_a_folder_speed_decides(only_tiny, capsys):
     assert "accuracy" not in said
 
 
-def test_a_network_that_is_too_slow_gets_fewer_pictures_or_none(only_tiny, pictures, monkeypatch):
+def test_a_network_that_is_too_slow_gets_fewer_images_or_none(only_tiny, images, monkeypatch):
     monkeypatch.setattr(ranking, "_rate", lambda _: 24 / ranking.PROBE_SECONDS)
-    assert ranking.rank_backbones(pictures)[0].n == 24
+    assert ranking.rank_backbones(images)[0].n == 24
     monkeypatch.setattr(ranking, "_rate", lambda _: 12 / ranking.PROBE_SECONDS)
-    assert ranking.rank_backbones(pictures)[0].accuracy is None
+    assert ranking.rank_backbones(images)[0].accuracy is None
 
 
-def test_the_sample_is_even_from_its_beginning(pictures):
+def test_the_sample_is_even_from_its_beginning(images):
     from finetune.utils.terminal import Terminal
 
-    dataset = ranking._sample(pictures, 0, Terminal(quiet=True))
+    dataset = ranking._sample(images, 0, Terminal(quiet=True))
     assert np.bincount(dataset.labels).tolist() == [10, 10, 10]
     assert np.bincount(dataset.labels[:6]).tolist() == [2, 2, 2]
 
@@ -71,5 +71,5 @@ def test_bad_folders_are_one_clear_message(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (30, 30)).save(tmp_path / name / "one.png")
-    with pytest.raises(DataError, match="1 readable pictures of cat"):
+    with pytest.raises(DataError, match="1 readable images of cat"):
         ranking.rank_backbones(tmp_path)

@@ -39,7 +39,7 @@ def evidence() -> ReportData:
         examples={name: f"/photos/{name}.jpg" for name in CLASSES},
         counts={"train": 1200, "validation": 6, "test": 6},
         skipped=[("bad<b>.jpg", "the file is cut off")],
-        warnings=["2 pictures occur twice"],
+        warnings=["2 images occur twice"],
         facts={
             "backbone": "EfficientNet-Lite0",
             "image_size": 224,
@@ -51,7 +51,7 @@ def evidence() -> ReportData:
             "seconds": {"head": 3.0},
         },
         config_yaml="name: flowers\n",
-        commands=["finetune predict PICTURES --model runs/flowers-1"],
+        commands=["finetune predict IMAGES --model runs/flowers-1"],
         thumbnail=lambda path: np.full((64, 64, 3), 90, np.uint8),
     )
 
@@ -147,7 +147,7 @@ def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "curves.png").exists()
 
 
-def test_a_picture_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
+def test_a_image_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
     def gone(path: str) -> np.ndarray:
         raise ImageError("the file does not exist")
 

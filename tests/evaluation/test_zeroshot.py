@@ -19,7 +19,7 @@ def zoo(shared, tmp_path_factory):
         (root / name).mkdir()
         for path in samples[first : first + 4]:
             (root / name / path.name).write_bytes(path.read_bytes())
-    (root / "fish" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    (root / "fish" / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     return root
 
 
@@ -47,13 +47,13 @@ def test_bad_input_is_one_clear_message(zoo, tmp_path):
     with pytest.raises(DataError, match="there is no folder"):
         zeroshot.survey_folders(tmp_path / "nowhere")
     (tmp_path / "cat").mkdir()
-    picture = next((zoo / "fish").glob("n*"))
-    (tmp_path / "cat" / "one.jpg").write_bytes(picture.read_bytes())
+    image = next((zoo / "fish").glob("n*"))
+    (tmp_path / "cat" / "one.jpg").write_bytes(image.read_bytes())
     with pytest.raises(DataError, match="only one class folder"):
         zeroshot.survey_folders(tmp_path)
     (tmp_path / "dog").mkdir()
-    (tmp_path / "dog" / "one.jpg").write_bytes(picture.read_bytes())
-    with pytest.raises(DataError, match="too few readable pictures of cat, dog"):
+    (tmp_path / "dog" / "one.jpg").write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match="too few readable images of cat, dog"):
         zeroshot.survey_folders(tmp_path)
 
 

@@ -34,12 +34,12 @@ VARIANTS = [(name, way) for name, one in exporters.EXPORT_FORMATS.items() for wa
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
-    """A run that tells red from green from blue, with 15 test pictures."""
+def run(images, tmp_path_factory):
+    """A run that tells red from green from blue, with 15 test images."""
     settings = {
         "name": "colours",
         "output": str(tmp_path_factory.mktemp("runs")),
-        "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none"},
         "head": {"epochs": 8, "batch_size": 8, "learning_rate": 0.03},
     }
@@ -73,7 +73,7 @@ def test_the_command_line_knows_every_format():
 
 
 @pytest.mark.parametrize(("format_name", "quantize"), VARIANTS)
-def test_an_export_is_whole_equal_and_explains_itself(run, pictures, place, format_name, quantize):
+def test_an_export_is_whole_equal_and_explains_itself(run, images, place, format_name, quantize):
     need(format_name)
     made = export.export_classifier(run, format_name, quantize=quantize)
     assert str(made.folder) == str(export.default_folder(run, format_name, quantize))
@@ -89,14 +89,14 @@ def test_an_export_is_whole_equal_and_explains_itself(run, pictures, place, form
     assert facts["accuracy"]["n"] == 15
     assert (made.folder / "classes.txt").read_text().splitlines() == ["blue", "green", "red"]
     if quantize is None:  # the program is the same when quantised
-        picture = pictures / "red" / "00.png"
-        assert program_says(made.folder, picture) == api.load(run).predict(picture)[0].predictions[0].name
+        image = images / "red" / "00.png"
+        assert program_says(made.folder, image) == api.load(run).predict(image)[0].predictions[0].name
 
 
-def program_says(folder, picture):
+def program_says(folder, image):
     """What the program in the model card prints, run in the folder as a user would: the class."""
     program = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
-    shutil.copy(picture, folder / "picture.jpg")
+    shutil.copy(image, folder / "image.jpg")
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     name, probability = done.stdout.split()
@@ -104,21 +104,21 @@ def program_says(folder, picture):
     return name
 
 
-def test_a_keras_export_goes_back_into_every_command(capsys, run, pictures, place):
+def test_a_keras_export_goes_back_into_every_command(capsys, run, images, place):
     code, out, _ = typed(capsys, "export", run, "--format", "keras", "--output", "mine", "--json")
     assert (code, json.loads(out)["folder"]) == (0, "mine")
-    picture = pictures / "green" / "01.png"
-    code, out, _ = typed(capsys, "predict", picture, "--model", "mine", "--json")
-    direct = typed(capsys, "predict", picture, "--model", run, "--json")[1]
+    image = images / "green" / "01.png"
+    code, out, _ = typed(capsys, "predict", image, "--model", "mine", "--json")
+    direct = typed(capsys, "predict", image, "--model", run, "--json")[1]
     assert json.loads(out) == json.loads(direct)
-    assert typed(capsys, "evaluate", "mine", "--data", pictures)[0] == 0
-    assert typed(capsys, "explain", picture, "--model", "mine", "--figure", "why.png")[0] == 0
+    assert typed(capsys, "evaluate", "mine", "--data", images)[0] == 0
+    assert typed(capsys, "explain", image, "--model", "mine", "--figure", "why.png")[0] == 0
 
 
-def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, pictures, place):
+def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, images, place):
     export.export_classifier(run, "saved_model")
     folder = export.default_folder(run, "saved_model")
-    code, _, err = typed(capsys, "predict", pictures / "red" / "00.png", "--model", folder)
+    code, _, err = typed(capsys, "predict", images / "red" / "00.png", "--model", folder)
     assert code == 4
     assert "an export for other programs" in err
     assert "Give the run" in err
@@ -128,16 +128,16 @@ def test_an_export_of_an_export(run, place):
     first = export.export_classifier(run, "keras")
     second = export.export_classifier(first.folder, "keras", output=place / "again")
     assert second.parity.largest_difference <= 1e-4
-    assert "scikit-learn" in second.facts["pictures"]  # the run's pictures are not part of an export
+    assert "scikit-learn" in second.facts["pictures"]  # the run's images are not part of an export
     assert second.after is None
 
 
-def test_a_saved_model_takes_files_and_pixels(run, pictures, place):
+def test_a_saved_model_takes_files_and_pixels(run, images, place):
     made = export.export_classifier(run, "saved_model")
     decode = exporters.open_bytes(made.folder)
-    path = pictures / "blue" / "03.png"
+    path = images / "blue" / "03.png"
     assert np.argmax(decode(path.read_bytes())) == 0
-    assert decode(b"no picture") is None
+    assert decode(b"no image") is None
     assert made.bytes_parity.n == 15
     assert made.bytes_parity.agreement >= 0.97
 
@@ -219,7 +219,7 @@ def test_evaluate_and_train_demand_an_accuracy_too(capsys, monkeypatch, run):
     monkeypatch.setattr(experiment, "train", lambda *_, **__: untested)
     assert typed(capsys, "train", "digits")[0] == 0
     code, _, err = typed(capsys, "train", "digits", "--assert-accuracy", "0.9")
-    assert (code, "no test pictures" in err) == (7, True)
+    assert (code, "no test images" in err) == (7, True)
 
 
 def test_a_figure_below_the_demand_is_told_with_its_interval():
@@ -288,35 +288,33 @@ def test_a_folder_that_exists_is_left_alone(run, place):
     assert (place / "mine" / "thesis.txt").read_text() == "precious"
 
 
-def test_pictures_may_be_given(run, pictures, place, capsys):
-    (place / "bad.png").write_text("no picture")
-    code, out, err = typed(
-        capsys, "export", run, "--format", "keras", "--images", pictures / "red", "bad.png", "--json"
-    )
+def test_images_may_be_given(run, images, place, capsys):
+    (place / "bad.png").write_text("no image")
+    code, out, err = typed(capsys, "export", run, "--format", "keras", "--images", images / "red", "bad.png", "--json")
     assert code == 0
     assert json.loads(out)["parity"]["n"] == 24
     assert json.loads(out)["accuracy"] is None
-    assert "1 of 25 pictures cannot be read" in err
+    assert "1 of 25 images cannot be read" in err
 
 
-def test_asserting_an_accuracy_needs_labels(run, pictures, place):
-    with pytest.raises(UsageError, match="needs labelled pictures"):
-        export.export_classifier(run, "keras", pictures=[str(pictures)], assert_accuracy=0.5)
+def test_asserting_an_accuracy_needs_labels(run, images, place):
+    with pytest.raises(UsageError, match="needs labelled images"):
+        export.export_classifier(run, "keras", images=[str(images)], assert_accuracy=0.5)
 
 
-def test_int8_of_a_backbone_needs_pictures(tmp_path):
+def test_int8_of_a_backbone_needs_images(tmp_path):
     with pytest.raises(UsageError, match="--images FOLDER"):
-        export._pictures("efficientnet_lite0", [], "int8", lambda done, total: None, None)
+        export._images("efficientnet_lite0", [], "int8", lambda done, total: None, None)
 
 
-def test_given_pictures_are_either_for_calibration_or_for_the_proof(pictures):
-    found = export._pictures("x", [str(pictures)], "int8", lambda done, total: None, None)
+def test_given_images_are_either_for_calibration_or_for_the_proof(images):
+    found = export._images("x", [str(images)], "int8", lambda done, total: None, None)
     assert len(found.paths) == len(found.calibration) == 36
     assert not set(found.paths) & set(found.calibration)
 
 
-def test_the_sample_pictures_are_photos(tmp_path):
-    paths = export.sample_pictures(tmp_path)
+def test_the_sample_images_are_photos(tmp_path):
+    paths = export.sample_images(tmp_path)
     assert len(paths) == 24
 
 
@@ -336,7 +334,7 @@ def test_the_card_is_one_for_hugging_face(run, place):
     assert "95 % interval" in accuracy["name"]
     for section in ("## Data", "## Numbers", "## Limits", "## How to use", "## Files"):
         assert section in body
-    assert "42 training, 15 validation and\n15 test pictures" in body
+    assert "42 training, 15 validation and\n15 test images" in body
 
 
 def test_thresholds_travel_with_an_export():

@@ -1,4 +1,4 @@
-"""The picture that TensorFlow makes of a file's bytes is the one that Pillow makes, but for rounding."""
+"""The image that TensorFlow makes of a file's bytes is the one that Pillow makes, but for rounding."""
 
 import io
 
@@ -23,9 +23,9 @@ def photo():
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def encoded(picture, format, **options):
+def encoded(image, format, **options):
     target = io.BytesIO()
-    picture.save(target, format, **options)
+    image.save(target, format, **options)
     return target.getvalue()
 
 
@@ -65,10 +65,10 @@ def test_a_large_jpeg_is_decoded_smaller_as_pillow_does(photo):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
 def test_png_of_every_kind(photo, mode):
-    picture = photo.convert(mode)
+    image = photo.convert(mode)
     if "A" in mode:
-        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    assert difference(encoded(picture, "PNG"), CROP) <= (20 if mode == "1" else 8)  # dots: nothing but edges
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    assert difference(encoded(image, "PNG"), CROP) <= (20 if mode == "1" else 8)  # dots: nothing but edges
 
 
 @pytest.mark.parametrize("format", ["GIF", "BMP", "WEBP"])
@@ -78,13 +78,13 @@ def test_other_formats_are_refused_by_name(photo, format):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG"])
-def test_what_is_no_picture_is_an_argument_error(content):
+def test_what_is_no_image_is_an_argument_error(content):
     with pytest.raises(tf.errors.InvalidArgumentError):
         serving.batch_pixels(tf.constant([content]), CROP)
 
 
 def test_damaged_exif_never_hurts(photo):
-    """Wherever it points, the picture comes, upright or turned."""
+    """Wherever it points, the image comes, upright or turned."""
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(photo, "JPEG", exif=exif.tobytes())
@@ -96,5 +96,5 @@ def test_damaged_exif_never_hurts(photo):
         for at in random.integers(start, start + len(exif.tobytes()) - 6, 4):
             copy[at] = random.integers(0, 256)
         damaged.append(bytes(copy))
-    pictures = serving.batch_pixels(tf.constant(damaged), CROP).numpy()
-    assert pictures.shape == (12, 32, 32, 3)
+    images = serving.batch_pixels(tf.constant(damaged), CROP).numpy()
+    assert images.shape == (12, 32, 32, 3)

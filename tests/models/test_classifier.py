@@ -37,8 +37,8 @@ def lite0() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def some_pictures(pictures):
-    return [str(path) for path in sorted(pictures.glob("*/*.png"))[::7]]  # 11 of 3 classes
+def some_images(images):
+    return [str(path) for path in sorted(images.glob("*/*.png"))[::7]]  # 11 of 3 classes
 
 
 def rows_of(classifier, paths, **how):
@@ -130,7 +130,7 @@ def test_saving_replaces_the_file_and_saving_again_gives_an_equal_one(tiny, tmp_
         assert first.read(classifiers.MEMBER) == second.read(classifiers.MEMBER)
 
 
-def test_plain_keras_opens_a_saved_classifier(tiny, some_pictures, tmp_path):
+def test_plain_keras_opens_a_saved_classifier(tiny, some_images, tmp_path):
     tiny.save(tmp_path / "model.keras")
     assert not keras.saving.get_custom_objects()
     plain = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
@@ -171,9 +171,9 @@ def test_inference_equals_the_model_with_training_off(tiny):
     np.testing.assert_allclose(tiny.forward(pixels), powers / powers.sum(1, keepdims=True), atol=1e-5)
 
 
-def test_probabilities_come_in_order_with_nan_for_what_cannot_be_read(tiny, some_pictures, tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    paths = [*some_pictures[:4], tmp_path / "text.png", *some_pictures[4:], tmp_path / "absent.png"]
+def test_probabilities_come_in_order_with_nan_for_what_cannot_be_read(tiny, some_images, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    paths = [*some_images[:4], tmp_path / "text.png", *some_images[4:], tmp_path / "absent.png"]
     calls = []
     rows, problems = rows_of(tiny, paths, batch_size=4, progress=lambda *call: calls.append(call))
     assert rows.shape == (13, 4)
@@ -184,32 +184,32 @@ def test_probabilities_come_in_order_with_nan_for_what_cannot_be_read(tiny, some
     assert calls == [(4, 13), (8, 13), (12, 13), (13, 13)]
     good = np.delete(rows, [4, 12], axis=0)
     np.testing.assert_allclose(good.sum(1), 1, atol=1e-5)
-    np.testing.assert_array_equal(good, rows_of(tiny, some_pictures, batch_size=4)[0])
+    np.testing.assert_array_equal(good, rows_of(tiny, some_images, batch_size=4)[0])
 
 
-def test_a_picture_has_one_answer_whatever_the_batch_and_its_neighbours(tiny, some_pictures):
-    rows, _ = rows_of(tiny, some_pictures)
+def test_a_image_has_one_answer_whatever_the_batch_and_its_neighbours(tiny, some_images):
+    rows, _ = rows_of(tiny, some_images)
     assert len(np.unique(rows, axis=0)) == len(rows)  # else the rest would prove nothing
-    backwards, _ = rows_of(tiny, some_pictures[::-1])
+    backwards, _ = rows_of(tiny, some_images[::-1])
     np.testing.assert_array_equal(backwards[::-1], rows)
     for size in (1, 3, 11, 64):
-        np.testing.assert_allclose(rows_of(tiny, some_pictures, batch_size=size)[0], rows, atol=1e-6)
+        np.testing.assert_allclose(rows_of(tiny, some_images, batch_size=size)[0], rows, atol=1e-6)
 
 
-def test_no_pictures_have_no_probabilities(tiny):
+def test_no_images_have_no_probabilities(tiny):
     assert list(tiny.probabilities([])) == []
 
 
-def test_predict_takes_files_folders_and_globs(tiny, pictures, tmp_path):
-    one = pictures / "red" / "03.png"
+def test_predict_takes_files_folders_and_globs(tiny, images, tmp_path):
+    one = images / "red" / "03.png"
     (answer,) = tiny.predict(one, top=2)
     assert answer.path == str(one)
     assert len(answer.predictions) == 2
     assert answer.predictions[0].probability >= answer.predictions[1].probability
     assert {guess.name for guess in answer.predictions} <= set(CLASSES)
     assert {guess.id for guess in answer.predictions} == {""}
-    assert len(tiny.predict(pictures / "red")) == 24
-    assert len(tiny.predict([f"{pictures}/red/0*.png", one], top=99)) == 10
+    assert len(tiny.predict(images / "red")) == 24
+    assert len(tiny.predict([f"{images}/red/0*.png", one], top=99)) == 10
     assert len(tiny.predict(one, top=99)[0].predictions) == 4
     with pytest.raises(DataError, match="no such file"):
         tiny.predict(tmp_path / "absent.png")
@@ -224,7 +224,7 @@ RIGHT = {
 }
 
 
-def test_real_pictures_are_named_right_without_training(lite0, shared):
+def test_real_images_are_named_right_without_training(lite0, shared):
     answers = lite0.predict([shared / "data" / "demo_images" / name for name in RIGHT], top=2)
     for answer, right in zip(answers, RIGHT.values(), strict=True):
         assert right & {guess.name for guess in answer.predictions}, answer

@@ -20,10 +20,10 @@ NONE, VIEWS = AugmentConfig(), AugmentConfig(preset="light", views=2)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, pictures):
-    """6 pictures of each class."""
+def folder(tmp_path_factory, images):
+    """6 images of each class."""
     root = tmp_path_factory.mktemp("few")
-    for path in sorted(pictures.glob("*/0[0-5].png")):
+    for path in sorted(images.glob("*/0[0-5].png")):
         (root / path.parent.name).mkdir(exist_ok=True)
         shutil.copy(path, root / path.parent.name / path.name)
     return root
@@ -111,13 +111,13 @@ def other_weights(tiny, dataset):
     return other, dataset
 
 
-def other_picture(tiny, dataset):
+def other_image(tiny, dataset):
     return tiny, dataclasses.replace(dataset, hashes=("0" * 64, *dataset.hashes[1:]))
 
 
 CHANGES = {
     "weights": other_weights,
-    "a picture": other_picture,
+    "an image": other_image,
     "transform": lambda tiny, dataset: (built(resize="squash"), dataset),
     "cut": lambda tiny, dataset: (tiny, dataset, [tiny.blocks()[-1].input]),
     "pooling": lambda tiny, dataset: (built(pooling="max"), dataset),
@@ -139,7 +139,7 @@ def test_augmented_views_are_kept_by_seed_and_settings(tiny, dataset, reads):
     assert len(reads) == len(dataset) + 2 * train
     for augment, seed, needed in (
         (VIEWS, 1, 0),
-        (VIEWS, 2, 2 * train),  # the undisturbed pictures are known
+        (VIEWS, 2, 2 * train),  # the undisturbed images are known
         (VIEWS.model_copy(update={"rotate": 45.0}), 1, 2 * train),
         (VIEWS.model_copy(update={"views": 3}), 1, train),  # the third view is new
     ):
@@ -184,7 +184,7 @@ def test_a_killed_extraction_leaves_nothing_behind(tiny, dataset, monkeypatch):
 
 Disk = namedtuple("Disk", "total used free")
 LACK = 1000  # bytes: nothing fits
-HALF = 18 * 32 * 4  # of 18 pictures' 32 features: as DISK_SHARE is a half, they fit in half precision alone
+HALF = 18 * 32 * 4  # of 18 images' 32 features: as DISK_SHARE is a half, they fit in half precision alone
 
 
 @pytest.fixture(scope="module")
@@ -288,13 +288,13 @@ def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):
 # ------------------------------------------------------------------------------------------------------- views
 
 
-def test_each_picture_meets_all_its_views_and_neighbours_differ(tiny, dataset):
+def test_each_image_meets_all_its_views_and_neighbours_differ(tiny, dataset):
     (source,) = prepare(tiny, dataset, augment=AugmentConfig(preset="standard", views=3))
     plain = rows(source, dataset, None, "train")
     epochs = [rows(source, dataset, epoch, "train") for epoch in range(4)]
-    for picture in range(len(plain)):
-        met = [epoch[picture] for epoch in epochs[:3]]
-        assert len(np.unique([*met, plain[picture]], axis=0)) == 4
+    for image in range(len(plain)):
+        met = [epoch[image] for epoch in epochs[:3]]
+        assert len(np.unique([*met, plain[image]], axis=0)) == 4
     np.testing.assert_array_equal(epochs[3], epochs[0])
     assert [len(view) for view in source.views] == [len(dataset), *[len(plain)] * 3]
 
@@ -326,12 +326,12 @@ def test_live_without_any_augmentation_is_cached(tiny, dataset):
     assert isinstance(source, features.CachedFeatures)
 
 
-# ------------------------------------------------------------------------------------------------- the pictures
+# ------------------------------------------------------------------------------------------------- the images
 
 
-def test_features_do_not_depend_on_neighbours(tiny, pictures):
-    """Bit for bit: in which order, and in how large groups, pictures go through the network says nothing."""
-    paths = [str(path) for path in sorted(pictures.glob("*/*.png"))[:40]]
+def test_features_do_not_depend_on_neighbours(tiny, images):
+    """Bit for bit: in which order, and in how large groups, images go through the network says nothing."""
+    paths = [str(path) for path in sorted(images.glob("*/*.png"))[:40]]
     read = pipeline.image_reader(paths, tiny.transform)
     whole = np.stack([read(index) for index in range(40)])
     extract = features.FeatureExtractor(tiny, [tiny.blocks()[-1].input, tiny.head_input])
@@ -361,7 +361,7 @@ def replaced(path):
 
 
 @pytest.mark.parametrize(("change", "policy"), [(broken, "disk"), (deleted, "off")])
-def test_a_picture_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_path, change, policy):
+def test_a_image_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_path, change, policy):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")
     change(tmp_path / "pictures" / "green" / "03.png")
@@ -370,11 +370,11 @@ def test_a_picture_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_p
     assert not list(features.features_folder().glob("*.npy"))
 
 
-def test_features_of_a_picture_that_was_replaced_never_pass_for_those_of_the_old_one(tiny, folder, tmp_path):
+def test_features_of_a_image_that_was_replaced_never_pass_for_those_of_the_old_one(tiny, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")
     replaced(tmp_path / "pictures" / "green" / "03.png")
-    with pytest.raises(DataError, match=r"(?s)green/03\.png is not the picture that it was.*Start again"):
+    with pytest.raises(DataError, match=r"(?s)green/03\.png is not the image that it was.*Start again"):
         prepare(tiny, dataset)
     assert not list(features.features_folder().glob("*.npy"))
 

@@ -1,4 +1,4 @@
-"""Which pictures are meant, and what is said about each: to people, programs and spreadsheets."""
+"""Which images are meant, and what is said about each: to people, programs and spreadsheets."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from finetune.utils.errors import DataError, UsageError
 
 
 class Fake:
-    """Five classes; what it says to picture `n` is `rows[n]`, or the problem of that picture."""
+    """Five classes; what it says to image `n` is `rows[n]`, or the problem of that image."""
 
     classes = ("a", "b", "c", "d", "e")
     ids = ("n1", "n2", "n3", "n4", "n5")
@@ -70,7 +70,7 @@ def test_files_folders_and_patterns_are_found(folder, given, found):
         ("a.pgn", r"a\.pgn: no such file or folder\. Did you mean 'a\.png'"),
         ("deap/c.jpg", r"deap/c\.jpg: no such file or folder"),
         ("*.gif", r"\*\.gif: this pattern matches no file"),
-        ("empty", r"(?s)empty: no pictures in this folder.*\.jpg"),
+        ("empty", r"(?s)empty: no images in this folder.*\.jpg"),
         ("", r"no such file"),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_likeliest_classes_come_first_and_ties_in_order():
     assert first.predictions[0].probability == pytest.approx(0.4)
 
 
-def test_problems_belong_to_their_pictures_whatever_the_batch():
+def test_problems_belong_to_their_images_whatever_the_batch():
     rows = np.full((7, 5), 0.2)
     rows[[2, 6]] = np.nan
     rows[4] = np.nan  # unreadable is one thing, a network that answers NaN another
@@ -242,12 +242,12 @@ def test_parts_in_order_are_the_whole(size, count):
     assert [len(one) % prediction.PREDICT_BATCH for one in parts[:-1]] == [0] * (count - 1)
 
 
-def test_a_list_names_pictures_as_they_stand_there(tmp_path):
+def test_a_list_names_images_as_they_stand_there(tmp_path):
     file = tmp_path / "list.txt"
     file.write_bytes(b"a.jpg\r\n\n  sub/b c.png \ns3://bucket/d.jpg\na.jpg\n\xff.jpg\n")
     assert prediction.read_path_list(file) == ["a.jpg", "sub/b c.png", "s3://bucket/d.jpg", "\udcff.jpg"]
     file.write_text("\n")
-    with pytest.raises(DataError, match="names no picture"):
+    with pytest.raises(DataError, match="names no image"):
         prediction.read_path_list(file)
     with pytest.raises(DataError, match="cannot be read"):
         prediction.read_path_list(tmp_path)

@@ -1,5 +1,5 @@
 """What the documents tell people to type works: every `finetune ...` in them is run as it stands, in a folder that has
-the pictures and runs that they speak of. Trainings are made short; nothing else is changed."""
+the images and runs that they speak of. Trainings are made short; nothing else is changed."""
 
 import re
 import shlex
@@ -68,20 +68,20 @@ def test_a_command_that_runs_elsewhere_is_told_and_understood(words):
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory, pictures):
-    """A folder with all that the documents speak of: pictures, tables, configs, finished runs and a broken one."""
+def forge(tmp_path_factory, images):
+    """A folder with all that the documents speak of: images, tables, configs, finished runs and a broken one."""
     folder = tmp_path_factory.mktemp("documents")
     for name in ("photos", "pictures", "new_photos", "flower_photos"):
-        shutil.copytree(pictures, folder / name)
-    for name in ("dog.jpg", "picture.jpg"):
-        Image.open(pictures / "red" / "00.png").save(folder / name)
-    rows = [f"{path},{path.parent.name}" for path in sorted(pictures.glob("*/*.png"))]
+        shutil.copytree(images, folder / name)
+    for name in ("dog.jpg", "image.jpg"):
+        Image.open(images / "red" / "00.png").save(folder / name)
+    rows = [f"{path},{path.parent.name}" for path in sorted(images.glob("*/*.png"))]
     for name in ("labels.csv", "studies.csv"):
         (folder / name).write_text("\n".join(["path,label", *rows]))
     (folder / "list.txt").write_text("photos/red/00.png\nphotos/blue/01.png\n")
     ticks = [[at >> bit & 1 for bit in range(3)] for at in range(len(rows))]
     names = ["|".join(name for name, tick in zip(TAGS, row, strict=True) if tick) for row in ticks]
-    tagged = zip(sorted(pictures.glob("*/*.png")), names, ticks, strict=True)
+    tagged = zip(sorted(images.glob("*/*.png")), names, ticks, strict=True)
     lines = [",".join(map(str, (path, name, *row))) for path, name, row in tagged]
     (folder / "tags.csv").write_text("\n".join([",".join(("path", "label", *TAGS)), *lines]))
     (folder / "photos.yaml").write_text(RUN)
@@ -144,14 +144,14 @@ def test_a_page_that_is_told_opens_until_it_is_stopped(words, forge, workspace):
     assert forge.wait() in (0, 130), forge.said()
 
 
-def test_the_notebook_of_the_readme_runs(pictures, tmp_path, monkeypatch):
+def test_the_notebook_of_the_readme_runs(images, tmp_path, monkeypatch):
     lines = re.search(r"```python\n(.*?)```", PAGES[0].read_text("utf-8"), re.DOTALL)
     assert lines
     (tmp_path / "photos").mkdir()
-    Image.open(pictures / "red" / "00.png").save(tmp_path / "photos" / "a.jpg")
-    Image.open(pictures / "red" / "00.png").save(tmp_path / "seven.png")
+    Image.open(images / "red" / "00.png").save(tmp_path / "photos" / "a.jpg")
+    Image.open(images / "red" / "00.png").save(tmp_path / "seven.png")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "quick.yaml").write_text(RUN.replace("photos", str(pictures)))
+    (tmp_path / "quick.yaml").write_text(RUN.replace("photos", str(images)))
     program = lines[1].replace('"digits"', '"quick.yaml"')
     exec(compile(program, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "quick-1" / "report.html").exists()

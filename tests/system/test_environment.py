@@ -23,7 +23,7 @@ NOBODY = 54321  # a user id without a name
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that every user may enter, with a model and pictures of odd names."""
+    """A folder that every user may enter, with a model and images of odd names."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-test-"))
     made = classifier.build_classifier(configs.ModelConfig(backbone="tiny", weights="none"), ("Füße", "手", "plain"))
     made.save(folder / "model.keras")
@@ -96,7 +96,7 @@ def test_few_descriptors_are_enough(place: Path) -> None:
 
 
 def test_no_decoder_of_tensorflow_sees_a_file_of_a_user() -> None:
-    """Two kinds of ordinary pictures end the process there: nothing here decodes with TensorFlow but an exported model,
+    """Two kinds of ordinary images end the process there: nothing here decodes with TensorFlow but an exported model,
     which has nothing else, and that keeps to the decoders of JPEG and PNG."""
     found = {
         (path.name, word)

@@ -1,4 +1,4 @@
-"""The examples run as they stand, from a folder of pictures to a model in plain Keras."""
+"""The examples run as they stand, from a folder of images to a model in plain Keras."""
 
 import http.client
 import importlib.util
@@ -28,20 +28,20 @@ def test_every_example_is_tried_here():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
-def test_train_then_predict_then_plain_keras(pictures, tmp_path, monkeypatch, capsys):
+def test_train_then_predict_then_plain_keras(images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    example("train")(str(pictures), *TINY)
+    example("train")(str(images), *TINY)
     path, accuracy = capsys.readouterr().out.splitlines()
     assert path == str(tmp_path / "runs" / "example-1")
     assert re.fullmatch(r"test accuracy [\d.]+%, 95 % interval [\d.]+% to [\d.]+%", accuracy)
 
-    picture = str(pictures / "red" / "00.png")
-    example("predict")(picture, path)
+    image = str(images / "red" / "00.png")
+    example("predict")(image, path)
     said = capsys.readouterr().out
-    assert said.startswith(f"{picture}: ")
-    assert sorted(re.findall("blue|green|red", said.removeprefix(picture))) == ["blue", "green", "red"]
+    assert said.startswith(f"{image}: ")
+    assert sorted(re.findall("blue|green|red", said.removeprefix(image))) == ["blue", "green", "red"]
 
-    example("plain_keras")(path, picture)
+    example("plain_keras")(path, image)
     assert capsys.readouterr().out.strip() in {"blue", "green", "red"}
 
 
@@ -73,7 +73,7 @@ def serving(app):
         thread.join()
 
 
-def test_the_server_answers_pictures_and_refuses_what_is_none(pictures, tmp_path):
+def test_the_server_answers_images_and_refuses_what_is_none(images, tmp_path):
     pytest.importorskip("fastapi", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
     pytest.importorskip("uvicorn", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
     from finetune.config import schema as config
@@ -83,11 +83,11 @@ def test_the_server_answers_pictures_and_refuses_what_is_none(pictures, tmp_path
     made.save(tmp_path / "model.keras")
     create = example("serve_fastapi").__globals__["create"]
     with serving(create(str(tmp_path))) as ask:
-        status, answer = ask((pictures / "red" / "00.png").read_bytes())
-        expected = made.predict(pictures / "red" / "00.png")[0].to_json()["predictions"]
+        status, answer = ask((images / "red" / "00.png").read_bytes())
+        expected = made.predict(images / "red" / "00.png")[0].to_json()["predictions"]
         assert status == 200
         assert [one["class"] for one in answer["predictions"]] == [one["class"] for one in expected]
         assert answer["predictions"][0]["probability"] == pytest.approx(expected[0]["probability"], abs=1e-5)
         assert ask(b"")[0] == 400
-        assert ask(b"no picture") == (422, {"detail": "text, not an image (starts with 'no picture')"})
+        assert ask(b"no image") == (422, {"detail": "text, not an image (starts with 'no image')"})
         assert ask(None, length=20_000_001)[0] == 413

@@ -1,4 +1,4 @@
-"""Several labels a picture: from a table to splits, training, thresholds, report, answers and exports."""
+"""Several labels an image: from a table to splits, training, thresholds, report, answers and exports."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ COLOURS = ("blue", "green", "red")
 
 @pytest.fixture(scope="session")
 def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """90 noisy pictures in which any number of three colours stand out, and a table that says which."""
+    """90 noisy images in which any number of three colours stand out, and a table that says which."""
     root = tmp_path_factory.mktemp("tags")
     random = np.random.default_rng(0)
     with (root / "tags.csv").open("w", newline="") as file:
@@ -96,7 +96,7 @@ def test_columns_have_the_order_in_which_they_are_given_and_classes_choose_among
     chosen = data.open_dataset(DataConfig(csv=tags, multi_label=True, classes=("red", "blue")), seed=0)
     assert turned.classes == chosen.classes == ("red", "blue")
     np.testing.assert_array_equal(turned.labels, chosen.labels)
-    assert len(chosen) == 90  # green ones stay, as pictures of neither
+    assert len(chosen) == 90  # green ones stay, as images of neither
 
 
 def test_a_tick_that_is_none_is_named_with_its_line(tmp_path):
@@ -115,9 +115,9 @@ def test_what_looks_like_several_labels_and_what_does_not_is_said(tmp_path, tags
     assert "exactly one label" in data.list_source(DataConfig(csv=single, multi_label=True)).warnings[0]
 
 
-def test_a_label_that_every_picture_has_cannot_be_learned(tmp_path):
+def test_a_label_that_every_image_has_cannot_be_learned(tmp_path):
     rows = "".join(f"p{at}.png,flower{'|rose' * (at % 2)}\n" for at in range(20))
-    with pytest.raises(DataError, match="every training picture has flower"):
+    with pytest.raises(DataError, match="every training image has flower"):
         data.open_dataset(DataConfig(csv=write(tmp_path, "path,label\n" + rows), multi_label=True), seed=0)
 
 
@@ -147,7 +147,7 @@ def test_every_split_has_its_share_of_every_label():
     np.testing.assert_array_equal(splits, stratification.split_by_label(labels, keys, {1: 0.1, 2: 0.1}, 1.0))
 
 
-def test_a_label_of_two_pictures_is_in_train_and_in_validation():
+def test_a_label_of_two_images_is_in_train_and_in_validation():
     labels = np.zeros((50, 2), np.uint8)
     labels[:30, 0] = labels[[3, 40], 1] = 1
     splits = stratification.split_by_label(labels, np.arange(50, dtype=np.uint64), {1: 0.1, 2: 0.1}, 1.0)
@@ -160,8 +160,8 @@ def test_a_label_of_two_pictures_is_in_train_and_in_validation():
 def test_what_makes_no_sense_is_refused_in_the_config():
     several = {"csv": "t.csv", "multi_label": True}
     assert "is for csv data only" in refused(data={"builtin": "digits", "multi_label": True})
-    assert "needs one class a picture" in refused(data=several, imbalance="oversample")
-    assert "needs one class a picture" in refused(data=several, imbalance="logit_adjust")
+    assert "needs one class an image" in refused(data=several, imbalance="oversample")
+    assert "needs one class an image" in refused(data=several, imbalance="logit_adjust")
     assert "instead of label_column" in refused(data={"csv": "t.csv", "label_column": "x", "label_columns": ["a", "b"]})
     assert "drop multi_label: false" in refused(data={**several, "multi_label": False, "label_columns": ["a", "b"]})
     assert "rename the column" in refused(data={"csv": "t.csv", "label_columns": ["a|b", "c"]})
@@ -206,7 +206,7 @@ def test_accuracy_is_what_two_sets_have_in_common():
     assert multilabel.jaccard(said, true).tolist() == [0.5, 1, 0, 0]
 
 
-def test_a_label_without_pictures_says_nothing_and_spoils_nothing():
+def test_a_label_without_images_says_nothing_and_spoils_nothing():
     scores, labels = some_answers()
     labels[:, 1] = 0
     found = multilabel.multilabel_metrics(scores, labels, "abcd", 0.5)
@@ -316,11 +316,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(run, tags, tmp_path, monkeypatch
     assert all(np.array_equal(*pair) for pair in zip(*weights, strict=True))
 
 
-def test_other_tables_are_measured_and_folders_are_refused(run, tags, pictures):
+def test_other_tables_are_measured_and_folders_are_refused(run, tags, images):
     found = api.evaluate(run.path, tags)
     assert found.n == 90
     with pytest.raises(DataError, match="no CSV"):
-        api.evaluate(run.path, pictures)
+        api.evaluate(run.path, images)
 
 
 def typed(capsys, *command):
@@ -351,7 +351,7 @@ def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path
     assert "labels: " in out
 
 
-def test_precision_is_for_one_class_a_picture(capsys, run, tags):
+def test_precision_is_for_one_class_a_image(capsys, run, tags):
     code, _, err = typed(capsys, "predict", tags.parent, "--model", run.path, "--precision", 0.9)
     assert code == UsageError.exit_code
     assert "any number of labels" in err
@@ -409,7 +409,7 @@ def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run,
     assert len(other.classifier.spec.thresholds) == 3  # needed for any answer, whatever calibrate says
     code, out, _ = typed(capsys, "compare", run.path, other.run.path)
     assert code == 0
-    assert "common test pictures" in out
+    assert "common test images" in out
 
 
 def test_check_counts_labels_and_tries_a_step(tags, tmp_path):

@@ -16,7 +16,7 @@ from processes import EAGER, SLOW, Forge, finetune, furnish, outcome, tree
 CONFIG = """
 name: colours
 deterministic: true
-data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
+data: {folder: images, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none, dropout: 0.2}
 head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
@@ -24,8 +24,8 @@ fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Forge]:
-    forge = Forge(furnish(tmp_path_factory.mktemp("trust"), pictures, CONFIG))
+def forge(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Forge]:
+    forge = Forge(furnish(tmp_path_factory.mktemp("trust"), images, CONFIG))
     yield forge
     forge.close()
 
@@ -296,7 +296,7 @@ def test_out_of_memory_says_what_to_make_smaller(forge: Forge, output: Path, err
     assert "model.image_size" in forge.said()
 
 
-def test_a_nan_stops_at_once_and_names_the_pictures(forge: Forge, output: Path) -> None:
+def test_a_nan_stops_at_once_and_names_the_images(forge: Forge, output: Path) -> None:
     assert forge.run("train", "cfg.yaml", "head.learning_rate=1e38", "--output", output) == 2
     said = forge.said()
     assert "head, epoch 1, batch " in said
@@ -305,7 +305,7 @@ def test_a_nan_stops_at_once_and_names_the_pictures(forge: Forge, output: Path) 
     assert "Traceback" not in said
 
 
-def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
+def test_changed_images_and_moved_folders(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
     shutil.copytree(forge.folder / "pictures", tmp_path / "data")
     folder = f"data.folder={tmp_path / 'data'}"
     patch = EAGER + "at(Trainer, 'train_batch', 9)"
@@ -313,7 +313,7 @@ def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output
     changed = tmp_path / "data" / "red" / "03.png"
     changed.write_bytes((tmp_path / "data" / "blue" / "03.png").read_bytes())
     assert forge.run("train", "--resume", output / "colours-1") == 3
-    assert "1 of 72 pictures are not what they were:\n  red/03.png: its content has changed" in forge.said()
+    assert "1 of 72 images are not what they were:\n  red/03.png: its content has changed" in forge.said()
     shutil.rmtree(tmp_path / "data")
     (output / "colours-1").rename(tmp_path / "moved")
     assert forge.run("train", "--resume", tmp_path / "moved") == 3
@@ -325,7 +325,7 @@ def test_changed_pictures_and_moved_folders(forge: Forge, unbroken: dict, output
     assert outcome(tmp_path / "moved") == unbroken
 
 
-def test_changed_pictures_may_be_accepted(forge: Forge, output: Path, tmp_path: Path) -> None:
+def test_changed_images_may_be_accepted(forge: Forge, output: Path, tmp_path: Path) -> None:
     shutil.copytree(forge.folder / "pictures", tmp_path / "data")
     words = ("train", "cfg.yaml", f"data.folder={tmp_path / 'data'}", "--output", output)
     patch = EAGER + "at(Trainer, 'train_batch', 3, when=lambda self, *_: self.phase.index)"
@@ -336,11 +336,11 @@ def test_changed_pictures_may_be_accepted(forge: Forge, output: Path, tmp_path: 
     other = forge.folder / "pictures" / "blue" / "03.png"
     (tmp_path / "data" / "red" / "03.png").write_bytes(other.read_bytes())
     assert forge.run("train", "--resume", run) == 3
-    assert "2 of 72 pictures are not what they were" in forge.said()
+    assert "2 of 72 images are not what they were" in forge.said()
     assert f"finetune train --resume {run} --accept-data-change" in forge.said()
     again = "at(Trainer, 'train_batch', 2)"
     assert forge.run("train", "--resume", run, "--accept-data-change", patch=again) == -signal.SIGKILL
-    assert "2 of 72 pictures are not what they were, and that is accepted" in forge.said()
+    assert "2 of 72 images are not what they were, and that is accepted" in forge.said()
     assert forge.run("train", "--resume", run) == 0, forge.said()  # accepted once is enough
     report = json.loads((run / "report.json").read_text())
     assert report["test"]["n"] == len(tests) - 1
@@ -399,13 +399,13 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 
 @pytest.fixture
 def untouchable(forge: Forge, tmp_path: Path) -> Iterator[Path]:
-    """Pictures that are as before at the end; where the kernel lets us, it forbids to write there."""
-    pictures, mounted = forge.folder / "pictures", tmp_path / "mounted"
-    before = tree(pictures)
+    """Images that are as before at the end; where the kernel lets us, it forbids to write there."""
+    images, mounted = forge.folder / "pictures", tmp_path / "mounted"
+    before = tree(images)
     mounted.mkdir()
-    mounting = ["mount", "--bind", "-o", "ro", str(pictures), str(mounted)]
+    mounting = ["mount", "--bind", "-o", "ro", str(images), str(mounted)]
     if not shutil.which("mount") or subprocess.run(mounting, capture_output=True, check=False).returncode:
-        yield pictures
+        yield images
     else:
         try:
             with pytest.raises(OSError, match="Read-only"):
@@ -413,25 +413,25 @@ def untouchable(forge: Forge, tmp_path: Path) -> Iterator[Path]:
             yield mounted
         finally:
             subprocess.run(["umount", str(mounted)], check=True)
-    assert tree(pictures) == before
+    assert tree(images) == before
 
 
 def test_every_command_works_without_a_network_and_writes_nothing_to_the_data(
     forge: Forge, output: Path, untouchable: Path
 ) -> None:
-    pictures, made = untouchable, output.parent / "made"
-    folder = f"data.folder={pictures}"
+    images, made = untouchable, output.parent / "made"
+    folder = f"data.folder={images}"
     assert forge.run("train", "cfg.yaml", folder, "--output", output, patch=NO_NETWORK) == 0, forge.said()
     run = next(output.iterdir())
     for command in (
         ("train", "--resume", run),
-        ("predict", pictures / "red", "--model", run, "--csv", made / "answers.csv"),
-        ("predict", pictures / "red" / "00.png", "--top", "2", "--figure", made / "answer.png"),
-        ("evaluate", run, "--data", pictures),
-        ("explain", pictures / "red" / "00.png", "--model", run, "--output", made / "maps"),
+        ("predict", images / "red", "--model", run, "--csv", made / "answers.csv"),
+        ("predict", images / "red" / "00.png", "--top", "2", "--figure", made / "answer.png"),
+        ("evaluate", run, "--data", images),
+        ("explain", images / "red" / "00.png", "--model", run, "--output", made / "maps"),
         ("preview", "cfg.yaml", folder, "--output", made / "preview"),
-        ("zeroshot", pictures, "--pictures", "4"),
-        ("init", pictures, made / "written.yaml"),
+        ("zeroshot", images, "--pictures", "4"),
+        ("init", images, made / "written.yaml"),
     ):
         made.mkdir(exist_ok=True)
         code = 2 if command[0] == "train" else 0  # it is done
@@ -465,33 +465,33 @@ at(Trainer, 'validate', act=break_it)
     assert json.loads((output / "colours-1" / "state.json").read_text())["status"] == "failed"
 
 
-def test_predicting_with_bad_pictures(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
+def test_predicting_with_bad_images(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
     run = forge.folder / "unbroken" / "colours-1"
-    pictures = tmp_path / "some"
-    shutil.copytree(forge.folder / "pictures" / "red", pictures)
-    (pictures / "bad.png").write_bytes((pictures / "00.png").read_bytes()[:500])
-    (pictures / "page.jpg").write_text("<!DOCTYPE html>")
-    assert forge.run("predict", pictures, "--model", run, "--csv", tmp_path / "answers.csv") == 6
-    assert "24 of 26 pictures answered; these could not be read:" in forge.said()
+    images = tmp_path / "some"
+    shutil.copytree(forge.folder / "pictures" / "red", images)
+    (images / "bad.png").write_bytes((images / "00.png").read_bytes()[:500])
+    (images / "page.jpg").write_text("<!DOCTYPE html>")
+    assert forge.run("predict", images, "--model", run, "--csv", tmp_path / "answers.csv") == 6
+    assert "24 of 26 images answered; these could not be read:" in forge.said()
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 26
-    assert forge.run("predict", pictures, "--model", run, "--csv", tmp_path / "answers.csv") == 2
+    assert forge.run("predict", images, "--model", run, "--csv", tmp_path / "answers.csv") == 2
     assert "exists already" in forge.said()
-    assert forge.run("predict", pictures / "bad.png", pictures / "page.jpg", "--model", run) == 3
-    assert "none of the 2 pictures could be read" in forge.said()
-    assert forge.run("predict", pictures, "--model", tmp_path / "nowhere") == 4
-    assert forge.run("predict", pictures, "--model", forge.folder / "cfg.yaml") == 4
+    assert forge.run("predict", images / "bad.png", images / "page.jpg", "--model", run) == 3
+    assert "none of the 2 images could be read" in forge.said()
+    assert forge.run("predict", images, "--model", tmp_path / "nowhere") == 4
+    assert forge.run("predict", images, "--model", forge.folder / "cfg.yaml") == 4
     assert "starts with b'\\nname: c'" in forge.said()
-    assert forge.run("predict", pictures, "--model", "resnet51") == 2
+    assert forge.run("predict", images, "--model", "resnet51") == 2
     assert "Did you mean" in forge.said()
     assert "Traceback" not in forge.said()
 
 
 def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    shutil.copytree(forge.folder / "pictures", pictures)
-    (pictures / "bad.png").write_text("no picture")
-    (pictures / "red" / "=odd,'\n.png").write_bytes((pictures / "red" / "00.png").read_bytes())
-    words = ("predict", pictures, "--model", forge.folder / "unbroken" / "colours-1", "--batch-size", "4", "--csv")
+    images = tmp_path / "pictures"
+    shutil.copytree(forge.folder / "pictures", images)
+    (images / "bad.png").write_text("no image")
+    (images / "red" / "=odd,'\n.png").write_bytes((images / "red" / "00.png").read_bytes())
+    words = ("predict", images, "--model", forge.folder / "unbroken" / "colours-1", "--batch-size", "4", "--csv")
     whole, table = tmp_path / "whole.csv", tmp_path / "out.csv"
     part = tmp_path / "out.csv.part"
     assert forge.run(*words, whole) == 6
@@ -506,15 +506,15 @@ def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp
     assert "has the rows of an interrupted predict" in forge.said()
     stop = at_row.format(row=20, act="os.kill(os.getpid(), signal.SIGTERM)")
     assert forge.run(*words, table, "--resume", patch=stop) == 143
-    assert "7 of 74 pictures have their row already" in forge.said()
+    assert "7 of 74 images have their row already" in forge.said()
     assert f"Go on with the same command and --resume: {part}" in forge.said()
     assert part.read_bytes() == whole.read_bytes()[: part.stat().st_size]
     assert forge.run(*words, table, "--resume") == 6
-    assert forge.said().splitlines()[-2:] == said.splitlines()[-2:]  # the bad picture is among those of before
+    assert forge.said().splitlines()[-2:] == said.splitlines()[-2:]  # the bad image is among those of before
     assert table.read_bytes() == whole.read_bytes()
     assert not part.exists()
     assert forge.run(*words, table, "--resume") == 6
-    assert "74 of 74 pictures have their row already" in forge.said()
+    assert "74 of 74 images have their row already" in forge.said()
     assert table.read_bytes() == whole.read_bytes()
     assert forge.run(*words, table, "--resume", "--top", "2") == 2
     assert "other columns" in forge.said()

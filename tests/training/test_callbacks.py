@@ -152,24 +152,24 @@ def test_people_read_a_line_an_epoch_and_what_was_undone():
 
 
 @pytest.fixture(scope="module")
-def watched(pictures, tmp_path_factory):
+def watched(images, tmp_path_factory):
     """A run with everything that TensorBoard can be asked for, and what the terminal said."""
     folder = tmp_path_factory.mktemp("watched")
     screen = Terminal()
     screen.console.file = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        result = experiment.train_config(settings(pictures, folder, histograms=True, profile=True), terminal=screen)
+        result = experiment.train_config(settings(images, folder, histograms=True, profile=True), terminal=screen)
     return result, screen.console.file.getvalue()
 
 
-def settings(pictures, folder, **options):
+def settings(images, folder, **options):
     phase = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}
     return configs.load_config(
         {
             "name": "colours",
             "output": str(folder / "runs"),
-            "data": {"folder": str(pictures), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+            "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
             "model": {"backbone": "tiny", "weights": "none"},
             "head": phase,
             "fine_tune": phase | {"unfreeze": 2},
@@ -184,8 +184,8 @@ def events_of(run, part):
     return found
 
 
-def test_who_watches_changes_nothing(watched, pictures, tmp_path):
-    plain = experiment.train_config(settings(pictures, tmp_path))
+def test_who_watches_changes_nothing(watched, images, tmp_path):
+    plain = experiment.train_config(settings(images, tmp_path))
     pairs = zip(plain.classifier.model.get_weights(), watched[0].classifier.model.get_weights(), strict=True)
     assert all(np.array_equal(*pair) for pair in pairs)
     tags = events_of(plain.run, "train").Tags()["tensors"]
@@ -211,7 +211,7 @@ def test_a_profile_of_each_phase_is_left_and_it_is_said_how_to_see_it(watched):
     assert said.count("pip install xprof") == 2
 
 
-def test_the_projector_finds_a_point_for_every_validation_picture(watched):
+def test_the_projector_finds_a_point_for_every_validation_image(watched):
     run = watched[0].run
     folder = run.tensorboard / "validation"
     config = ProjectorConfig()
@@ -249,14 +249,14 @@ def test_a_finished_run_is_a_row_of_hparams(watched):
     assert "model.image_size" not in start.hparams  # not set: no value
 
 
-def test_every_hparam_is_a_key_of_the_config(pictures, tmp_path):
-    found = monitoring._hparams(settings(pictures, tmp_path))
+def test_every_hparam_is_a_key_of_the_config(images, tmp_path):
+    found = monitoring._hparams(settings(images, tmp_path))
     assert set(monitoring.HPARAMS) - found.keys() == {"model.image_size"}
 
 
-def test_a_result_told_twice_counts_once(pictures, tmp_path):
+def test_a_result_told_twice_counts_once(images, tmp_path):
     for accuracy in (0.5, 0.75):
-        monitoring.write_hparams(tmp_path / "result", "a-1", settings(pictures, tmp_path), {"test": accuracy})
+        monitoring.write_hparams(tmp_path / "result", "a-1", settings(images, tmp_path), {"test": accuracy})
     assert values(tmp_path / "result", "accuracy/test") == ({0: 0.75}, 1)
 
 
@@ -278,8 +278,8 @@ def test_long_vectors_keep_their_angles_on_fewer_axes(tmp_path):
     random = np.random.default_rng(0)
     vectors = (random.normal(size=(40, 8)) @ random.normal(size=(8, 300))).astype(np.float32)  # of 8 dimensions
     texts = [str(at) for at in range(40)]
-    pictures = np.zeros((40, projector.SIDE, projector.SIDE, 3), np.uint8)
-    projector.add_to_projector(tmp_path, "head", vectors, {"class": texts, "file": ["a\tb"] * 40}, pictures)
+    images = np.zeros((40, projector.SIDE, projector.SIDE, 3), np.uint8)
+    projector.add_to_projector(tmp_path, "head", vectors, {"class": texts, "file": ["a\tb"] * 40}, images)
     written = np.loadtxt(tmp_path / "head.tsv", delimiter="\t")
     assert written.shape[1] <= projector.AXES
     np.testing.assert_allclose(
@@ -292,9 +292,9 @@ def test_long_vectors_keep_their_angles_on_fewer_axes(tmp_path):
 
 def test_an_embedding_joins_those_before_it_and_replaces_its_own(tmp_path):
     def add(name):
-        pictures = np.zeros((3, projector.SIDE, projector.SIDE, 3), np.uint8)
+        images = np.zeros((3, projector.SIDE, projector.SIDE, 3), np.uint8)
         projector.add_to_projector(
-            tmp_path, name, np.eye(3), {"class": ["a", "b", "c"], "file": ["d", "e", "f"]}, pictures
+            tmp_path, name, np.eye(3), {"class": ["a", "b", "c"], "file": ["d", "e", "f"]}, images
         )
         config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
         return [embedding.tensor_name for embedding in config.embeddings]

@@ -17,10 +17,10 @@ from finetune.utils.terminal import Terminal
 
 
 @pytest.fixture
-def folder(settings, pictures, tmp_path):
-    """A copy of the pictures, to be spoilt."""
+def folder(settings, images, tmp_path):
+    """A copy of the images, to be spoilt."""
     copy = tmp_path / "photos"
-    shutil.copytree(pictures, copy)
+    shutil.copytree(images, copy)
     settings["data"]["folder"] = str(copy)
     return copy
 
@@ -68,7 +68,7 @@ def test_a_second_check_remembers_what_was_tried(settings, monkeypatch):
         checking.check_config(config.load_config(settings))
 
 
-def test_other_pictures_are_tried_anew(settings, folder, monkeypatch):
+def test_other_images_are_tried_anew(settings, folder, monkeypatch):
     del settings["fine_tune"]
     checking.check_config(config.load_config(settings))
     monkeypatch.setattr(rehearsal, "run", never)
@@ -143,7 +143,7 @@ def test_all_problems_are_told_at_once(settings, folder):
 
 def test_the_same_files_are_complained_about_once(settings, folder):
     for number in range(20):  # too many to skip
-        (folder / "red" / f"{number:02}.png").write_bytes(b"no picture")
+        (folder / "red" / f"{number:02}.png").write_bytes(b"no image")
     assert kinds(checking.check_config(config.load_config(settings))) == [DataError]
 
 
@@ -182,7 +182,7 @@ def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings
     (pair,) = found.alike.pairs
     paths = {one["path"] for one in checking.describe_pair(pair, found.dataset)["pictures"]}
     assert paths == {str(folder / "red" / "photo.png"), str(folder / "blue" / "copy.jpg")}
-    assert any("1 pair of pictures looks alike (by fingerprint)" in warning for warning in found.warnings)
+    assert any("1 pair of images looks alike (by fingerprint)" in warning for warning in found.warnings)
     also = checking.check_config(config.load_config(settings), compute_features=True)
     assert also.alike.by == ("fingerprint", "features")
     assert (pair.first, pair.second) in [(one.first, one.second) for one in also.alike.pairs]
@@ -191,11 +191,11 @@ def test_copies_across_classes_are_found_by_fingerprint_and_by_features(settings
     assert (pair.first, pair.second) in [(one.first, one.second) for one in again.alike.pairs]
 
 
-def test_pictures_that_must_be_enlarged_are_told(settings):
+def test_images_that_must_be_enlarged_are_told(settings):
     settings["model"]["image_size"] = 64
     del settings["fine_tune"]
     assert any(
-        "100% of the pictures are enlarged 1.5 times or more, to the 64 px" in warning
+        "100% of the images are enlarged 1.5 times or more, to the 64 px" in warning
         for warning in checking.check_config(config.load_config(settings)).warnings
     )
 
@@ -231,7 +231,7 @@ def test_the_command_lists_and_draws(written, tmp_path, capsys):
     figures = tmp_path / "figures"
     assert cli.main(["check", written, "--figures", str(figures)]) == 0
     said = capsys.readouterr().out
-    for words in ("72 pictures, 3 classes (42 train", "40 x 36 pixels", "fine_tune: 8 pictures in", "█", "of features"):
+    for words in ("72 images, 3 classes (42 train", "40 x 36 pixels", "fine_tune: 8 images in", "█", "of features"):
         assert words in said
     assert f"finetune train {written}" in said.replace("\n", "")
     assert (figures / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
@@ -245,7 +245,7 @@ def test_the_command_for_programs(settings, folder, written, capsys):
     assert facts["problems"] == []
     assert facts["data"]["classes"][0] == {"name": "blue", "train": 14, "validation": 5, "test": 5}
     assert facts["trial"]["phases"][0]["name"] == "head"
-    (folder / "red" / "bad.png").write_bytes(b"no picture")
+    (folder / "red" / "bad.png").write_bytes(b"no image")
     assert cli.main(["check", written, "fine_tune=null", "--json"]) == 3
     captured = capsys.readouterr()
     assert json.loads(captured.out)["problems"][0]["kind"] == "DataError"

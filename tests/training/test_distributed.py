@@ -20,7 +20,7 @@ CONFIG = """
 name: colours
 recipe: none
 deterministic: true
-data: {folder: pictures, split: {train: 0.6, validation: 0.2, test: 0.2}}
+data: {folder: images, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none, dropout: 0.2}
 head: {start: random, epochs: 3, batch_size: 8, learning_rate: 0.01}
 fine_tune: {unfreeze: 2, epochs: 2, batch_size: 8, learning_rate: 0.003}
@@ -40,15 +40,15 @@ def counting(path, transform):
 def announced(*args, **more):
     counted.clear()
     found = prepare(*args, **more)
-    os.write(2, f"read {len(counted)} pictures\\n".encode())
+    os.write(2, f"read {len(counted)} images\\n".encode())
     return found
 images.read_square, features.prepare = counting, announced
 """
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Crowd]:
-    crowd = Crowd(furnish(tmp_path_factory.mktemp("together"), pictures, CONFIG))
+def crowd(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Crowd]:
+    crowd = Crowd(furnish(tmp_path_factory.mktemp("together"), images, CONFIG))
     yield crowd
     crowd.close()
 
@@ -84,7 +84,7 @@ def test_two_processes_end_where_one_ends(crowd: Crowd, output: Path) -> None:
     patch = EXACT + COUNTING
     alone = crowd.forges[0]
     assert alone.run("train", "cfg.yaml", "--output", output / "one", patch=patch) == 0, alone.said()
-    assert "read 72 pictures" in alone.said()
+    assert "read 72 images" in alone.said()
     shutil.rmtree(alone.folder / "cache")
     assert crowd.run("train", "cfg.yaml", "--output", output / "two", patches=[patch, patch]) == [0, 0], crowd.said()
     assert difference(trained(output / "one"), trained(output / "two")) < 1e-12
@@ -137,7 +137,7 @@ def test_asking_one_stops_all_at_the_same_step(crowd: Crowd, output: Path, unbro
 OTHER = {  # what one process has otherwise, by the exit code of all
     "config: ": (2, "import sys; sys.argv[2] = 'other.yaml'"),
     "keras: ": (2, "from finetune.utils import device; device.library_versions = lambda: {'keras': '3.99'}"),
-    "pictures: ": (3, "real = data.reopen\ndata.reopen = lambda *args, **more: reversed_labels(real(*args, **more))"),
+    "images: ": (3, "real = data.reopen\ndata.reopen = lambda *args, **more: reversed_labels(real(*args, **more))"),
     "weights: ": (
         4,
         "real = classifier.build\nclassifier.build = lambda *args, **more: real(*args, **{**more, 'seed': 1})",
@@ -212,5 +212,5 @@ def test_what_would_not_be_the_same_is_refused() -> None:
     distribution.refuse_if_not_exact(two, [kl.Dropout(0.2), kl.BatchNormalization()], 8, 42)
     with pytest.raises(ConfigError, match="GaussianNoise"):
         distribution.refuse_if_not_exact(two, [kl.GaussianNoise(0.1)], 8, 42)
-    with pytest.raises(ConfigError, match="last batch of an epoch has 1 pictures"):
+    with pytest.raises(ConfigError, match="last batch of an epoch has 1 images"):
         distribution.refuse_if_not_exact(two, [kl.BatchNormalization()], 8, 41)

@@ -41,11 +41,11 @@ HEAD = {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01}
 FINE_TUNE = {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003}
 
 
-def settings_for(pictures, output):
+def settings_for(images, output):
     return {
         "name": "colours",
         "output": str(output),
-        "data": {"folder": str(pictures), "split": SHARES},
+        "data": {"folder": str(images), "split": SHARES},
         "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
         "head": HEAD,
         "fine_tune": FINE_TUNE,
@@ -74,16 +74,16 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def shared_cache(private_cache, cache, monkeypatch):
-    """One cache for all trainings here: they are about the same pictures."""
+    """One cache for all trainings here: they are about the same images."""
     monkeypatch.setenv("FINETUNE_CACHE", cache)
 
 
 @pytest.fixture(scope="module")
-def story(pictures, cache, tmp_path_factory):
+def story(images, cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", cache)
         patch.chdir(tmp_path_factory.mktemp("experiment"))
-        return Story(settings_for(pictures, "runs"))
+        return Story(settings_for(images, "runs"))
 
 
 def tree(folder: Path) -> set[str]:
@@ -150,10 +150,10 @@ def test_the_history_has_a_row_per_epoch(story):
         assert row["validation_loss"] == pytest.approx(phase["validation"]["loss"])
 
 
-def test_classes_and_splits_are_lists(story, pictures):
+def test_classes_and_splits_are_lists(story, images):
     assert story.run.classes_txt.read_text() == "blue\ngreen\nred\n"
     rows = rows_of(story.run.splits_csv)
-    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.glob("*/*.png"))
+    files = sorted(path.relative_to(images).as_posix() for path in images.glob("*/*.png"))
     assert sorted(row["path"] for row in rows) == files  # each once
     assert all(row["path"].startswith(row["label"] + "/") for row in rows)
     assert all(re.fullmatch("[0-9a-f]{64}", row["sha256"]) for row in rows)
@@ -182,10 +182,10 @@ def test_the_state_is_done_with_both_phases(story):
     assert not story.run.run_lock.exists()
 
 
-def test_the_saved_model_is_the_one_that_was_measured(story, pictures):
+def test_the_saved_model_is_the_one_that_was_measured(story, images):
     loaded = classifiers.load_classifier(story.run.path)
     assert all(map(np.array_equal, loaded.model.get_weights(), story.result.classifier.model.get_weights()))
-    test = [pictures / row["path"] for row in rows_of(story.run.splits_csv) if row["split"] == "test"]
+    test = [images / row["path"] for row in rows_of(story.run.splits_csv) if row["split"] == "test"]
     right = [answer.predictions[0].name == Path(answer.path).parent.name for answer in loaded.predict(test)]
     assert np.mean(right) == pytest.approx(story.report["test"]["accuracy"]["value"])
 
@@ -196,7 +196,7 @@ def test_the_end_says_the_numbers_where_things_are_and_what_to_type_next(story):
     assert "n = 15" in story.said
     assert "The head alone:" in story.said
     assert "report.html" in story.said
-    assert "finetune predict PICTURES --model runs/colours-1" in story.said
+    assert "finetune predict IMAGES --model runs/colours-1" in story.said
     assert "\x1b" not in story.said  # a file is no terminal
 
 
@@ -236,7 +236,7 @@ def test_tensorboard_has_the_history(board, story):
             assert [float(value) for _, value in points] == pytest.approx([row[f"{prefix}{figure}"] for row in rows])
 
 
-def test_tensorboard_has_the_config_and_pictures(board, story):
+def test_tensorboard_has_the_config_and_images(board, story):
     ((step, text),) = board["train"]["config"]
     assert step == 0
     shown = text.item().decode()
@@ -270,27 +270,27 @@ def test_a_finished_run_is_not_begun_again_by_evaluate(story):
     assert tree(story.run.path) == before
 
 
-def test_evaluate_measures_what_is_asked_for(story, pictures, tmp_path):
+def test_evaluate_measures_what_is_asked_for(story, images, tmp_path):
     train, validation = (
         assessment.evaluate_classifier(story.run.path, split=split) for split in ("train", "validation")
     )
     assert (train.n, validation.n) == (42, 15)
     assert validation.accuracy.value == pytest.approx(story.run.phases[-1]["validation"]["accuracy"])
-    everything = api.evaluate(story.run.path, pictures)
+    everything = api.evaluate(story.run.path, images)
     assert everything.n == 72
     assert everything.correct == train.correct + validation.correct + story.result.metrics.correct
 
-    shutil.copytree(pictures / "red", tmp_path / "new" / "red")
+    shutil.copytree(images / "red", tmp_path / "new" / "red")
     reds = assessment.evaluate_classifier(story.run.path, tmp_path / "new")
     assert [one.n for one in reds.per_class] == [0, 0, 24]
     assert reds.correct == everything.confusion[2, 2]
 
-    (tmp_path / "table.csv").write_text(f"path,label\n{pictures}/red/00.png,red\n{pictures}/blue/00.png,blue\n")
+    (tmp_path / "table.csv").write_text(f"path,label\n{images}/red/00.png,red\n{images}/blue/00.png,blue\n")
     assert assessment.evaluate_classifier(story.run.path, tmp_path / "table.csv").n == 2
 
 
-def test_evaluate_refuses_what_it_cannot_measure(story, pictures, tmp_path):
-    shutil.copytree(pictures / "red", tmp_path / "new" / "purple")
+def test_evaluate_refuses_what_it_cannot_measure(story, images, tmp_path):
+    shutil.copytree(images / "red", tmp_path / "new" / "purple")
     with pytest.raises(DataError, match="purple"):
         assessment.evaluate_classifier(story.run.path, tmp_path / "new")
     with pytest.raises(DataError, match="no such folder or table"):
@@ -299,30 +299,30 @@ def test_evaluate_refuses_what_it_cannot_measure(story, pictures, tmp_path):
         assessment.evaluate_classifier(story.run.model_keras)
 
 
-def test_evaluate_refuses_pictures_that_have_changed(story, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "pictures")
+def test_evaluate_refuses_images_that_have_changed(story, images, tmp_path):
+    shutil.copytree(images, tmp_path / "pictures")
     moved = tmp_path / "runs" / "colours-1"
     shutil.copytree(story.run.path, moved)
     text = (moved / "config.yaml").read_text()
-    (moved / "config.yaml").write_text(text.replace(str(pictures), str(tmp_path / "pictures")))
-    assert assessment.evaluate_classifier(moved).to_json() == story.report["test"]  # the run and its pictures may move
+    (moved / "config.yaml").write_text(text.replace(str(images), str(tmp_path / "pictures")))
+    assert assessment.evaluate_classifier(moved).to_json() == story.report["test"]  # the run and its images may move
     Image.new("RGB", (40, 40), "red").save(tmp_path / "pictures" / "red" / "07.png")
     with pytest.raises(DataError, match=r"red/07\.png"):
         assessment.evaluate_classifier(moved)
 
 
-def test_runs_do_not_go_among_the_pictures(pictures):
-    before = tree(pictures)
+def test_runs_do_not_go_among_the_images(images):
+    before = tree(images)
     with pytest.raises(ConfigError, match="inside the data folder"):
-        experiment.train_config(configs.load_config(settings_for(pictures, pictures / "runs")))
-    assert tree(pictures) == before
+        experiment.train_config(configs.load_config(settings_for(images, images / "runs")))
+    assert tree(images) == before
 
 
 # ---------------------------------------------------------------------------------------------- other configs
 
 
-def test_a_head_alone_on_augmented_views_without_test_pictures(pictures, tmp_path):
-    settings = settings_for(pictures, tmp_path) | {
+def test_a_head_alone_on_augmented_views_without_test_images(images, tmp_path):
+    settings = settings_for(images, tmp_path) | {
         "augment": {"preset": "standard", "views": 2},
         "head": HEAD | {"epochs": 1},
         "fine_tune": None,
@@ -337,12 +337,12 @@ def test_a_head_alone_on_augmented_views_without_test_pictures(pictures, tmp_pat
     assert "There is no test split" in story.run.report_html.read_text()
     assert "Test accuracy" not in story.said
     assert "Next:" in story.said
-    with pytest.raises(DataError, match="no test pictures"):
+    with pytest.raises(DataError, match="no test images"):
         assessment.evaluate_classifier(story.run.path)
 
 
-def test_gradual_unfreezing_from_python_without_training_the_head(pictures, tmp_path):
-    settings = settings_for(pictures, tmp_path) | {
+def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_path):
+    settings = settings_for(images, tmp_path) | {
         "fine_tune": [FINE_TUNE | {"unfreeze": 1}, FINE_TUNE | {"unfreeze": "block3_conv"}]
     }
     result = api.train(settings, "head.epochs=0", "fine_tune.0.epochs=1", "fine_tune.1.epochs=1", quiet=True)
@@ -353,19 +353,19 @@ def test_gradual_unfreezing_from_python_without_training_the_head(pictures, tmp_
     assert report["head"]["n"] == result.metrics.n == 15
 
 
-def test_a_table_of_odd_names_with_its_own_split_and_live_views(pictures, tmp_path, monkeypatch):
+def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path, monkeypatch):
     table = tmp_path / "labels.csv"
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["picture", "kind", "part"])
-        for number, path in enumerate(sorted(pictures.glob("[br]*/*.png"))):
+        writer.writerow(["image", "kind", "part"])
+        for number, path in enumerate(sorted(images.glob("[br]*/*.png"))):
             odd = tmp_path / "pix" / f"{path.parent.name}, ä\n{number:02}.png"
             odd.parent.mkdir(exist_ok=True)
             shutil.copy(path, odd)
             part = ("train", "train", "train", "validation", "test")[number % 5]
             writer.writerow([odd.relative_to(tmp_path), {"blue": "=blue", "red": "röt"}[path.parent.name], part])
-    settings = settings_for(pictures, tmp_path / "runs") | {
-        "data": {"csv": str(table), "path_column": "picture", "label_column": "kind", "split_column": "part"},
+    settings = settings_for(images, tmp_path / "runs") | {
+        "data": {"csv": str(table), "path_column": "image", "label_column": "kind", "split_column": "part"},
         "augment": {"preset": "light", "views": "live"},
         "deterministic": True,
         "head": HEAD | {"epochs": 1},
@@ -391,18 +391,18 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(pictures, tmp_pa
 # ----------------------------------------------------------------------------------- what is found out on the way
 
 
-def told(pictures, output, **changes):
-    return Story({**settings_for(pictures, output), **changes})
+def told(images, output, **changes):
+    return Story({**settings_for(images, output), **changes})
 
 
 @pytest.fixture(scope="module")
-def found_out(pictures, cache, tmp_path_factory):
+def found_out(images, cache, tmp_path_factory):
     """A run that starts from the regression, with a rate found by trial and a time budget that nothing fits into."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", cache)
         head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
         fine_tune = {**FINE_TUNE, "learning_rate": "auto"}
-        return told(pictures, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
+        return told(images, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
 
 
 def test_the_head_starts_as_a_regression(found_out):
@@ -434,13 +434,13 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
     assert loaded.spec.confidences[-1][2] == 1
 
 
-def test_without_calibration_the_scores_are_those_of_training(pictures, tmp_path):
-    plain = told(pictures, tmp_path, calibrate=False, fine_tune=[])
+def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
+    plain = told(images, tmp_path, calibrate=False, fine_tune=[])
     assert classifiers.load_classifier(plain.run.path).spec.temperature == 1
     assert classifiers.load_classifier(plain.run.path).spec.confidences == ()
 
 
-def test_the_recipe_is_told_with_its_reasons(pictures, tmp_path):
-    chosen = told(pictures, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
+def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
+    chosen = told(images, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
     assert "Chosen by recipe: auto" in chosen.said
     assert any("model.resize" in line for line in experiment.read_run_facts(chosen.run)["recipe"])

@@ -113,10 +113,10 @@ def test_features_are_those_of_inference(settings):
     model, dataset = bench.classifier.model, bench.dataset
     from finetune.data import images
 
-    pictures = np.stack([images.read_square(dataset.path(i), bench.classifier.transform) for i in range(5)])
+    batch = np.stack([images.read_square(dataset.path(i), bench.classifier.transform) for i in range(5)])
     below = keras.Model(model.inputs[0], bench.phases[1].cut)
     cached = next(bench.sources[1].batches(np.arange(5), None, 5))
-    np.testing.assert_allclose(cached, below(pictures.astype("float32"), training=False), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(cached, below(batch.astype("float32"), training=False), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["disk", "off"])
@@ -378,7 +378,7 @@ def test_the_moving_average_is_measured_and_kept(settings):
     assert 0 < np.linalg.norm(average - start) < 0.5 * np.linalg.norm(last - start)
 
 
-def test_recalibrated_statistics_are_those_of_the_training_pictures(settings):
+def test_recalibrated_statistics_are_those_of_the_training_images(settings):
     settings["model"]["batch_norm"] = "recalibrate"
     bench = Bench(settings)
     bench.run(0)

@@ -398,7 +398,7 @@ def _interruptible() -> Iterator[None]:
 def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: int, count: int) -> None:
     """ConfigError for what would not give the same result as one process on one device, with the reason.
 
-    `layers` are those above the cut, `count` the number of training pictures.
+    `layers` are those above the cut, `count` the number of training images.
     """
     if group.alone:
         return
@@ -411,7 +411,7 @@ def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: 
         )
     if learns and 0 < count % batch_size < group.parts:
         raise ConfigError(
-            f"model.batch_norm=train on {where}: the last batch of an epoch has {count % batch_size} pictures, and "
+            f"model.batch_norm=train on {where}: the last batch of an epoch has {count % batch_size} images, and "
             "statistics of a device without any cannot be told.",
             hint=f"Choose another batch_size than {batch_size}.",
         )
@@ -425,11 +425,11 @@ def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: 
 
 
 def refuse_mixing(group: ProcessGroup, augment: AugmentConfig) -> None:
-    """ConfigError for mixing without cached features: every process would have to read every picture."""
+    """ConfigError for mixing without cached features: every process would have to read every image."""
     if group.size > 1 and (augment.mixup or augment.cutmix):
         raise ConfigError(
             f"augment.mixup and cutmix on {group.describe()} need cached features: "
-            "a picture's partner may be with another process.",
+            "an image's partner may be with another process.",
             hint="Use augment.views=4 and cache=disk, or mixup=0 and cutmix=0.",
         )
 
