@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import finetune
 from finetune.utils import FinetuneError, PartlyDone, ResourceError, UsageError, require_packages
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.version:
-        print(f"finetune {finetune.__version__}")
+        print(f"finetune {version('finetune')}")
         return 0
     if not arguments.command:
         _parser().print_help()
@@ -117,7 +117,7 @@ def _report_bug(error: Exception) -> int:
     details = "Details: the same command with --debug."
     with suppress(OSError):  # a full disk, say
         with tempfile.NamedTemporaryFile("w", prefix="finetune-bug-", suffix=".txt", delete=False) as file:
-            file.write(f"finetune {finetune.__version__}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
+            file.write(f"finetune {version('finetune')}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
             file.write("".join(traceback.format_exception(error)))
         details = f"The details are in {file.name}; --debug shows them here."
     _complain(f"error: this is a fault of finetune, not of yours: {type(error).__name__}: {error}\n  {details}")

@@ -18,13 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-import finetune
 from finetune.config import load_config
 from finetune.data import MULTICLASS, LabelType, image_batches, image_reader, pad_batch, reopen_dataset
 from finetune.evaluation import Proportion, require_accuracy, task_for, threshold_for_precision
@@ -295,7 +295,7 @@ class _Work:
             },
             "seconds": round(time.monotonic() - self.began, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"finetune": finetune.__version__, **library_versions()},
+            "versions": {"finetune": version("finetune"), **library_versions()},
         }
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import finetune
 from finetune.backbones import find_backbone, resolve_weights
 from finetune.config import Config, PhaseConfig, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, image_batches, image_reader, open_dataset, reopen_dataset
@@ -605,7 +605,7 @@ def assert_same_start(group: ProcessGroup, asked: Config | None) -> None:
     `asked` is the config of the command line, None without one.
     """
     request = dump_config(asked.model_copy(update={"output": Path("runs")})) if asked else "none"
-    facts = {"config": sha256_of([request.encode()]), "finetune": finetune.__version__, **library_versions()}
+    facts = {"config": sha256_of([request.encode()]), "finetune": version("finetune"), **library_versions()}
     group.agree(facts, UsageError, hint="Start all with the same command, files and installation.")
 
 
@@ -626,7 +626,7 @@ def write_run_facts(run: Run, **changed: Any) -> None:
     if isinstance(run, ReadOnlyRun):
         return
     always = {
-        "versions": {"finetune": finetune.__version__, **library_versions()},
+        "versions": {"finetune": version("finetune"), **library_versions()},
         "device": describe_device(),
         "machine": platform.platform(),
         "python": sys.version.split()[0],
