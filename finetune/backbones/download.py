@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from finetune.utils import ProgressCallback, ResourceError, WeightsError, _runs_elsewhere, explain_os_errors
+from finetune.utils import ProgressCallback, ResourceError, WeightsError, explain_os_errors, runs_elsewhere
 
 RETRIES = 5
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubled before each further one
@@ -199,7 +199,7 @@ def _adopt(target: Path) -> Path | None:
     """The longest unfinished download of `target` that nobody is working at, now ours; others are removed."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9a-f]{16})\.(\d+)-[0-9a-f]{8}\.part")
     found = [(entry, match) for entry in target.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
-    free = [(entry, match) for entry, match in found if not _runs_elsewhere(int(match[2]))]
+    free = [(entry, match) for entry, match in found if not runs_elsewhere(int(match[2]))]
     free.sort(key=lambda pair: pair[0].stat().st_size)
     for entry, _ in free[:-1]:
         entry.unlink(missing_ok=True)

@@ -34,7 +34,6 @@ from .errors import (
     require_packages as require_packages,
 )
 from .io import (
-    _runs_elsewhere as _runs_elsewhere,
     atomic_write as atomic_write,
     atomic_write_folder as atomic_write_folder,
     explain_os_errors as explain_os_errors,
@@ -42,6 +41,7 @@ from .io import (
     refuse_existing as refuse_existing,
     remove_leftovers as remove_leftovers,
     require_space as require_space,
+    runs_elsewhere as runs_elsewhere,
     temporary_name as temporary_name,
     write_bytes as write_bytes,
     write_json as write_json,

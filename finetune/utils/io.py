@@ -124,7 +124,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in `folder`: our temporary names whose process runs no more."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.match(entry.name)
-        if match and not _runs_elsewhere(int(match[1])):
+        if match and not runs_elsewhere(int(match[1])):
             _remove(entry)
 
 
@@ -194,7 +194,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _runs_elsewhere(process: int) -> bool:
+def runs_elsewhere(process: int) -> bool:
     """Whether another process of this machine has that id and lives (and writes, say, a report just now)."""
     if process == os.getpid() or os.name == "nt":  # on Windows `os.kill` kills
         return False

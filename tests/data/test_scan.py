@@ -134,8 +134,9 @@ def test_a_program_on_standard_input_can_scan(images: list[str]) -> None:
 def test_two_scans_may_share_a_cache(images: list[str], tmp_path: Path) -> None:
     cache = tmp_path / "scan.sqlite"
     program = (
-        "import sys; from pathlib import Path; from finetune.data.scan import scan_images; cache, *paths = sys.argv[1:]; "
-        "print(sum(one.ok for one in scan(paths, cache=Path(cache))))"
+        "import sys; from pathlib import Path; from finetune.data.scan import scan_images; "
+        "cache, *paths = sys.argv[1:]; "
+        "print(sum(one.ok for one in scan_images(paths, cache=Path(cache))))"
     )
     words = [sys.executable, "-c", program, cache, *images]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -81,7 +81,10 @@ def test_a_missing_package_is_named(place: Path, tmp_path: Path) -> None:
     assert done.stderr == ("error: the package tensorflow_datasets is missing.\n  pip install --upgrade finetune\n")
 
 
-FEW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); from finetune.cli import main as cli; cli.main()"
+FEW = (
+    "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
+    "from finetune.cli.main import main; main()"
+)
 
 
 def test_few_descriptors_are_enough(place: Path) -> None:

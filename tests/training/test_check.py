@@ -81,8 +81,8 @@ def test_a_remembered_trial_needs_no_tensorflow(settings, tmp_path):
     del settings["fine_tune"]
     checking.check_config(config.load_config(settings))
     code = (
-        "import json, sys; from finetune.training.trainer import check as checking; from finetune.config import schema as config;"
-        "found = checking.check(config.load(json.loads(sys.argv[1])));"
+        "import json, sys; from finetune.training import check_config; from finetune.config import load_config;"
+        "found = check_config(load_config(json.loads(sys.argv[1])));"
         "print(found.remembered, 'tensorflow' in sys.modules, len(found.problems))"
     )
     command = [sys.executable, "-W", "error", "-c", code, json.dumps(settings)]
