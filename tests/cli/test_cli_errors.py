@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "an unknown command": ("trian", 2, ("invalid choice: 'trian'",)),
     "no config": ("train", 2, ("train needs a config", "finetune train digits")),
     "a config that is not there": ("train good.yml", 2, ("there is no such file", "Did you mean 'good.yaml'")),
-    "a folder for a config": ("train images", 2, ("pictures",)),
+    "a folder for a config": ("train images", 2, ("images",)),
     "an image for a config": ("train images/red/0.png", 2, ("0.png",)),
     "broken YAML": ("train broken.yaml", 2, ("broken.yaml:2:1",)),
     "an empty config": ("train empty.yaml", 2, ("empty.yaml",)),
@@ -68,9 +68,9 @@ CASES: dict[str, tuple[str, int, tuple[str, ...]]] = {
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("errors")
     for name in ("red", "blue"):
-        (root / "pictures" / name).mkdir(parents=True)
+        (root / "images" / name).mkdir(parents=True)
         for number in range(10):
-            Image.new("RGB", (8, 8), (number, len(name), 9)).save(root / "pictures" / name / f"{number}.png")
+            Image.new("RGB", (8, 8), (number, len(name), 9)).save(root / "images" / name / f"{number}.png")
     (root / "nothing").mkdir()
     (root / "good.yaml").write_text(GOOD)
     (root / "broken.yaml").write_text("data: {folder: [\n")
