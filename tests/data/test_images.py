@@ -321,8 +321,8 @@ def test_a_huge_text_chunk_is_refused(tmp_path: Path) -> None:
 def test_a_photo_of_100_megapixels_is_accepted_in_little_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("L", (11_600, 8_700), 77), "photo.jpg", quality=20)
     program = (
-        "import sys; from finetune.data.dataset import images; path = sys.argv[1]; "
-        "print(images.read_square(path, images.Transform(224)).mean(), images.inspect(path).width, "
+        "import sys; from finetune.data import Transform, inspect_image, read_square; path = sys.argv[1]; "
+        "print(read_square(path, Transform(224)).mean(), inspect_image(path).width, "
         "[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     answer = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True).stdout
@@ -437,8 +437,8 @@ def test_a_file_without_permission_says_how_to_give_it(tmp_path: Path, monkeypat
 
 
 def test_importing_images_stays_light() -> None:
-    heavy = ("tensorflow", "keras", "sklearn", "pydantic")
-    program = f"import sys, finetune.scan; print([name for name in {heavy} if name in sys.modules])"
+    heavy = ("tensorflow", "keras", "sklearn", "pydantic", "rich")
+    program = f"import sys, finetune.data.scan; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 

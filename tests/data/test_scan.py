@@ -37,9 +37,9 @@ def test_answers_come_in_order_and_as_from_inspect(images: list[str]) -> None:
 CRASHING = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from finetune.data.dataset import scan
-decode = scan.inspect
-scan.inspect = lambda path: {how} if "/crash" in path else decode(path)
+import finetune.data.scan as scan
+inspect_image = scan.inspect_image
+scan.inspect_image = lambda path: {how} if "/crash" in path else inspect_image(path)
 scan.serve()
 """
 
@@ -126,7 +126,7 @@ def test_an_abandoned_scan_leaves_no_process(images: list[str], monkeypatch: pyt
 
 
 def test_a_program_on_standard_input_can_scan(images: list[str]) -> None:
-    program = f"from finetune.data.scan import scan_images\nprint(sum(one.ok for one in scan({images[:5]!r})))\n"
+    program = f"from finetune.data.scan import scan_images\nprint(sum(one.ok for one in scan_images({images[:5]!r})))\n"
     answer = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == ("5\n", "")
 
