@@ -1,5 +1,4 @@
 from .blocks import Block as Block, find_blocks as find_blocks, select_blocks as select_blocks
-from .download import is_offline as is_offline
 from .h5_file import check_h5 as check_h5, shape_counts as shape_counts
 from .networks.loading import feature_map_of as feature_map_of, load_weights as load_weights
 from .registry import (

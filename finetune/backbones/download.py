@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from finetune.utils import ProgressCallback, ResourceError, WeightsError, explain_os_errors, runs_elsewhere
+from finetune.utils import (
+    ProgressCallback,
+    ResourceError,
+    WeightsError,
+    explain_os_errors,
+    is_offline,
+    runs_elsewhere,
+)
 
 RETRIES = 5
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubled before each further one
@@ -33,12 +40,6 @@ LONGEST_WAIT_SECONDS = 60.0  # when a server asks for patience (Retry-After)
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a single byte
 BLOCK = 1 << 18
-
-
-def is_offline() -> bool:
-    """Whether the user forbids to use the network: `FINETUNE_OFFLINE=1` or `HF_HUB_OFFLINE=1`."""
-    names = ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
 
 
 def download_file(

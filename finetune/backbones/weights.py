@@ -16,11 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.backbones.download import download_file, is_offline, manual_download
+from finetune.backbones.download import download_file, manual_download
 from finetune.backbones.h5_file import check_h5, elements_of, is_keras3
 from finetune.backbones.registry import BACKBONES, Backbone, WeightFile, find_backbone
 from finetune.backbones.torch_file import read_torch_file
-from finetune.utils import ProgressCallback, ResourceError, WeightsError, cache_folder, write_json, write_text
+from finetune.utils import (
+    ProgressCallback,
+    ResourceError,
+    WeightsError,
+    cache_folder,
+    is_offline,
+    write_json,
+    write_text,
+)
 
 Format = Literal["h5", "keras_h5", "torch"]
 Place = Literal["package", "keras", "cache"]

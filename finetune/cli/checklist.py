@@ -10,10 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from finetune.config import Config
-from finetune.data import SPLITS, SimilarPair, printable as visible, read_image
+from finetune.data import SPLITS, SimilarPair, read_image
 from finetune.evaluation import Image, draw_schedule, draw_similar_pairs
 from finetune.training import CheckResult, check_config, describe_pair
-from finetune.utils import FinetuneError, Terminal, explain_os_errors, refuse_existing, write_bytes
+from finetune.utils import (
+    FinetuneError,
+    Terminal,
+    explain_os_errors,
+    format_bytes,
+    format_duration,
+    printable as visible,
+    refuse_existing,
+    write_bytes,
+)
 
 LISTED = 5  # pairs, in the terminal
 DRAWN = 12  # pairs, in the figure
@@ -184,40 +193,32 @@ def _images(found: CheckResult) -> Iterator[str]:
 def _memory(found: CheckResult) -> str:
     trial = found.trial
     assert trial is not None
-    there = f" of {trial.memory / 1e9:.1f} GB" if trial.memory else " of the GPU"
-    held = f", and {_bytes(trial.feature_size)} of features" if trial.feature_place == "memory" else ""
-    return f"{trial.peak_memory / 1e9:.1f} GB{there} at the most{held}"
+    there = f" of {format_bytes(trial.memory)}" if trial.memory else " of the GPU"
+    held = f", and {format_bytes(trial.feature_size)} of features" if trial.feature_place == "memory" else ""
+    return f"{format_bytes(trial.peak_memory)}{there} at the most{held}"
 
 
 def _disk(found: CheckResult) -> str:
     trial = found.trial
     assert trial is not None
     where = {
-        "disk": f"{_bytes(trial.feature_size)} of features in the cache",
+        "disk": f"{format_bytes(trial.feature_size)} of features in the cache",
         "memory": "features stay in memory",
         "off": "no features are kept",
     }[trial.feature_place]
-    return f"{_bytes(trial.run_size)} at most for the run; {where}"
+    return f"{format_bytes(trial.run_size)} at most for the run; {where}"
 
 
 def _time(found: CheckResult) -> Iterator[str]:
     trial = found.trial
     assert trial is not None
-    stages = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items() if seconds >= 0.5)
-    yield f"about {_duration(sum(found.seconds.values()))}: {stages}"
+    stages = ", ".join(
+        f"{name} {format_duration(seconds)}" for name, seconds in found.seconds.items() if seconds >= 0.5
+    )
+    yield f"about {format_duration(sum(found.seconds.values()))}: {stages}"
     missing = trial.missing_features
     through = f"{trial.feature_rate:.0f} images a second through the frozen part, {trial.reading_rate:.0f} only read"
     if trial.feature_place == "off":
         yield f"{through}; every epoch does that anew"
     else:
         yield f"{through}; {missing:,} have to" if missing else "all features are in the cache already"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

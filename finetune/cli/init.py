@@ -16,8 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from finetune.data import list_images, printable, typical_size
-from finetune.utils import DataError, UsageError, explain_os_errors
+from finetune.data import list_images, typical_size
+from finetune.utils import DataError, UsageError, explain_os_errors, printable
 
 LAYOUT = """One folder per class is expected:
     {folder}/

@@ -420,14 +420,14 @@ def tensorboard(arguments: argparse.Namespace) -> None:
 
 
 def cache(arguments: argparse.Namespace) -> None:
-    from finetune.utils import CACHE_KINDS, cache_sizes, clear_cache
+    from finetune.utils import CACHE_KINDS, cache_sizes, clear_cache, format_bytes
 
     if arguments.action == "clear":
         freed = clear_cache(arguments.kind or "features")
-        _complain(f"Freed {freed / 1e6:.1f} MB")
+        _complain(f"Freed {format_bytes(freed)}")
         return
     for kind, (count, size) in cache_sizes().items():
-        print(f"{kind:<10} {count:>8,} files {size / 1e6:>10.1f} MB   {CACHE_KINDS[kind]}")
+        print(f"{kind:<10} {count:>8,} files {format_bytes(size):>12}   {CACHE_KINDS[kind]}")
 
 
 def weights(arguments: argparse.Namespace) -> None:

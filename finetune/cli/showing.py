@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from finetune.backbones import levels_sentence, require_imagenet_ids
 from finetune.cli.ray import RayRequest, ray_predictions, require_ray
-from finetune.data import NO_LABEL, csv_cell, printable, read_image
+from finetune.data import NO_LABEL, read_image
 from finetune.evaluation import (
     Metrics,
     Proportion,
@@ -41,7 +40,11 @@ from finetune.utils import (
     PartlyDone,
     Terminal,
     UsageError,
+    csv_cell,
     explain_os_errors,
+    format_interval,
+    format_percent,
+    printable,
     refuse_existing,
     stop_on_signals,
     write_bytes,
@@ -383,7 +386,7 @@ def print_metrics(measured: Metrics, *, console: Console | None = None) -> None:
     facts = Table(box=None, show_header=False)
     facts.add_row("pictures", f"{measured.n:,}")
     for name, value in measured.summary().items():
-        facts.add_row(name, interval(value) if isinstance(value, Proportion) else f"{value:.4f}")
+        facts.add_row(name, format_interval(value) if isinstance(value, Proportion) else f"{value:.4f}")
     console.print(facts)
     console.print()
     table = Table("class", box=None, header_style="dim")
@@ -393,8 +396,8 @@ def print_metrics(measured: Metrics, *, console: Console | None = None) -> None:
     for one in measured.per_class[:200]:
         if one.n or len(measured.per_class) <= 50:
             recall, average = (share.value if share else None for share in (one.recall, one.average_precision))
-            more = (_share(average), f"{one.threshold:.2f}") if ranked else ()
-            cells = (_share(one.precision), _share(recall), _share(one.f1), *more)
+            more = (format_percent(average), f"{one.threshold:.2f}") if ranked else ()
+            cells = (format_percent(one.precision), format_percent(recall), format_percent(one.f1), *more)
             table.add_row(escape(one.name), str(one.n), *cells)
     console.print(table)
     pairs = measured.confused_pairs(5)
@@ -412,8 +415,8 @@ def print_export(made: "ExportResult") -> None:
         "compared on": f"{made.parity.n:,} images ({facts['images']}) in {facts['runtime']}",
         "same answer": _parity(made.parity),
         "from file bytes": made.bytes_parity and _parity(made.bytes_parity),
-        "accuracy before": made.before and interval(made.before),
-        "accuracy after": made.after and interval(made.after),
+        "accuracy before": made.before and format_interval(made.before),
+        "accuracy after": made.after and format_interval(made.after),
         "calibrated on": facts["calibration"],
         "how to use it": made.folder / "README.md",
     }
@@ -426,12 +429,3 @@ def print_export(made: "ExportResult") -> None:
 def _parity(parity: "Parity") -> str:
     lost = f"; {parity.undecodable:,} files not decoded" if parity.undecodable else ""
     return f"{parity.agreement:.1%} (largest difference of a probability {parity.largest_difference:.2g}){lost}"
-
-
-def interval(share: Proportion) -> str:
-    """`94.3 % (91.4 to 96.2)`: the value with its 95 % interval."""
-    return f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%})"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.1%}"

@@ -29,7 +29,7 @@ from .duplicates import (
     find_similar as find_similar,
     fingerprint_vectors as fingerprint_vectors,
 )
-from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES, csv_cell as csv_cell, printable as printable
+from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import (
     Inspection as Inspection,
     Transform as Transform,

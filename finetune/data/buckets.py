@@ -13,8 +13,17 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from finetune.data.image_formats import IMAGE_SUFFIXES, printable
-from finetune.utils import DataError, FinetuneError, ImageError, ResourceError, UsageError
+from finetune.data.image_formats import IMAGE_SUFFIXES
+from finetune.utils import (
+    DataError,
+    FinetuneError,
+    ImageError,
+    ResourceError,
+    UsageError,
+    format_bytes,
+    is_offline,
+    printable,
+)
 
 PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -55,13 +64,13 @@ def read_bucket_file(path: str, *, most: int) -> bytes:
     except Exception as error:  # every store has errors of its own
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
     if len(content) > most:
-        raise ImageError(f"too large: more than {most / 1e9:.1f} GB")
+        raise ImageError(f"too large: more than {format_bytes(most)}")
     return content
 
 
 def _files(path: str) -> tuple[Any, str]:
     protocol = path.partition("://")[0].lower()
-    if os.environ.get("FINETUNE_OFFLINE") == "1" and protocol not in HERE:
+    if is_offline() and protocol not in HERE:
         raise ResourceError(f"{printable(path)} is on another machine, and FINETUNE_OFFLINE=1 forbids to go there.")
     place: str = _store(protocol)._strip_protocol(path)
     return _store(protocol), place

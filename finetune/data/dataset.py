@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import DataConfig, DataFacts, SplitConfig
-from finetune.data.image_formats import printable
 from finetune.data.images import typical_size
 from finetune.data.labels import MULTICLASS, MULTILABEL, LabelType, label_type_of
 from finetune.data.scan import scan_images
@@ -40,7 +39,7 @@ from finetune.data.sources import (
     list_source,
     problems_error,
 )
-from finetune.utils import DataError, ProgressCallback, atomic_write, cache_folder, has_gpu
+from finetune.utils import DataError, ProgressCallback, atomic_write, cache_folder, has_gpu, printable
 
 Indices = NDArray[np.int64]
 MOST_BAD = 0.05  # of the images; above that skipping them would train on something else than was meant

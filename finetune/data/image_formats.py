@@ -4,8 +4,6 @@
 no other can be tried on the same bytes: EPS would start Ghostscript, an animated WebP ends TensorFlow.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 from PIL import (
@@ -19,7 +17,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from finetune.utils import ImageError
+from finetune.utils import ImageError, printable
 
 FORMATS: dict[str, Any] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -31,7 +29,6 @@ FORMATS: dict[str, Any] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins with one of these
 FORMAT_SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -114,21 +111,3 @@ def _describe(head: bytes) -> str:
     if text and all(32 <= byte < 127 or byte in b"\t\n\r\f" for byte in text[:64]):
         return f"text, not an image (starts with {printable(text[:24].decode('ascii'))!r})"
     return f"not an image that is known here (starts with {head[:8].hex(' ')})"
-
-
-def printable(name: str | Path) -> str:
-    """`name` fit for a terminal: control characters, newlines and bytes that are no text become `\\x1b`."""
-    text = os.fspath(name)
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape_one(c) for c in text)
-
-
-def _escape_one(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
-
-
-def csv_cell(text: str) -> str:
-    """`text` for a CSV table: one that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return f"'{text}" if text.startswith(FORMULA) else text

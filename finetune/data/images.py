@@ -35,15 +35,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.data.buckets import is_bucket_url, read_bucket_file
-from finetune.data.image_formats import (
-    CONVERT_HINT,
-    FORMAT_SUFFIXES,
-    FORMATS,
-    IMAGE_SUFFIXES,
-    identify_format,
-    printable,
-)
-from finetune.utils import DataError, ImageError
+from finetune.data.image_formats import CONVERT_HINT, FORMAT_SUFFIXES, FORMATS, IMAGE_SUFFIXES, identify_format
+from finetune.utils import DataError, ImageError, printable
 
 MAX_PIXELS = 120_000_000  # real cameras reach 100 megapixels; 120 take 360 MB as RGB
 MAX_BYTES = 1 << 30

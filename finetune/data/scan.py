@@ -26,7 +26,7 @@ from pathlib import Path
 import PIL
 
 from finetune.data.images import Inspection, inspect_image
-from finetune.utils import ResourceError
+from finetune.utils import ResourceError, available_cores
 
 RULES = f"2 / Pillow {PIL.__version__}"  # what an answer rests on; count up when `images` judges differently
 GROUP = 512  # files looked up in the cache at once
@@ -45,7 +45,7 @@ def scan_images(paths: Iterable[str], *, workers: int | None = None, cache: Path
     """
     waiting: deque[_Group] = deque()
     iterator = iter(paths)
-    with closing(_Workers(workers or _cores())) as pool, closing(_Cache(cache)) as known:
+    with closing(_Workers(workers or min(32, available_cores()))) as pool, closing(_Cache(cache)) as known:
         while names := list(islice(iterator, GROUP)):
             found = known.find(names)
             missing = [name for name in names if name not in found]
@@ -66,10 +66,6 @@ def _finish(group: _Group, cache: "_Cache") -> Iterator[Inspection]:
     cache.keep(new)
     found.update((inspection.path, inspection) for inspection in new)
     yield from map(found.__getitem__, names)
-
-
-def _cores() -> int:
-    return min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 # ---------------------------------------------------------------------------------------------------- workers

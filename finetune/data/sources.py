@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import DataConfig
-from finetune.data.image_formats import IMAGE_SUFFIXES, csv_cell, printable
+from finetune.data.image_formats import IMAGE_SUFFIXES
 from finetune.data.images import list_images
 from finetune.data.labels import MULTILABEL, SEPARATOR, label_type_of
 from finetune.data.tfds import CLASSES, TABLE, prepare_digits, prepare_tfds
-from finetune.utils import DataError, ProgressCallback, did_you_mean
+from finetune.utils import DataError, ProgressCallback, csv_cell, did_you_mean, printable
 
 Problem = tuple[str, str]  # where, and what is wrong there; fit for a terminal
 TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1  # OPEN: to be decided by shares and seed

@@ -22,8 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.backbones import is_offline
-from finetune.data.image_formats import FORMAT_SUFFIXES, identify_format, printable
+from finetune.data.image_formats import FORMAT_SUFFIXES, identify_format
 from finetune.utils import (
     DataError,
     ImageError,
@@ -31,6 +30,8 @@ from finetune.utils import (
     cache_folder,
     did_you_mean,
     explain_os_errors,
+    is_offline,
+    printable,
     remove_leftovers,
     temporary_name,
 )

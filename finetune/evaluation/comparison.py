@@ -24,11 +24,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.data import printable as visible
 from finetune.evaluation.figures import draw_comparison
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.runs import HistoryRow, Run, open_run
-from finetune.utils import DataError, UsageError, refuse_existing, write_bytes
+from finetune.utils import DataError, UsageError, printable as visible, refuse_existing, write_bytes
 
 IGNORED = frozenset(("name", "output", "version"))  # they differ without making a difference
 MISSING = "-"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data import printable
 from finetune.evaluation.metrics import CalibrationBin, Proportion, wilson_interval
+from finetune.utils import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

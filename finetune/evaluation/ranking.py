@@ -21,11 +21,20 @@ from rich.table import Table
 
 from finetune.backbones import BACKBONES, Backbone, list_weights
 from finetune.config import AugmentConfig, DataConfig, ModelConfig
-from finetune.data import Dataset, list_source, printable, scan_images
+from finetune.data import Dataset, list_source, scan_images
 from finetune.evaluation.linear_probe import cross_validate, fit_linear_probe, sample_per_class, stratified_folds
 from finetune.evaluation.metrics import Proportion, wilson_interval
 from finetune.models import FEATURE_BATCH, Classifier, FeatureExtractor, build_classifier, prepare_features
-from finetune.utils import DataError, ProgressCallback, Terminal, WeightsError, cache_folder, describe_device, keras
+from finetune.utils import (
+    DataError,
+    ProgressCallback,
+    Terminal,
+    WeightsError,
+    cache_folder,
+    describe_device,
+    keras,
+    printable,
+)
 
 IMAGES = 500  # of a folder, all classes together
 PROBE_SECONDS = 60.0  # for the features of one network; a slow one gets fewer images

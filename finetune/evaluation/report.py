@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data import printable
 from finetune.evaluation.figures import (
     draw_calibration,
     draw_confusion,
@@ -29,7 +28,7 @@ from finetune.evaluation.figures import (
 from finetune.evaluation.metrics import ClassMetrics, Mistake, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
 from finetune.evaluation.tasks import Metrics
-from finetune.utils import FinetuneError, write_bytes, write_text
+from finetune.utils import FinetuneError, printable, write_bytes, write_text
 
 if TYPE_CHECKING:
     from jinja2 import Template

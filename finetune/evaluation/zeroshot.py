@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.config import DataConfig
-from finetune.data import image_batches, image_reader, list_source, pad_batch, printable
+from finetune.data import image_batches, image_reader, list_source, pad_batch
 from finetune.evaluation.linear_probe import (
     Floats,
     Ints,
@@ -33,7 +33,7 @@ from finetune.evaluation.linear_probe import (
 )
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wilson_interval
 from finetune.models import Classifier, inference_function, load_classifier
-from finetune.utils import DataError, Terminal, UsageError, keras, tf
+from finetune.utils import DataError, Terminal, UsageError, format_interval, keras, printable, tf
 
 IMAGES = 20  # of each folder: enough to see, and some seconds for a handful of folders
 BATCH = 16
@@ -173,14 +173,10 @@ def show_survey(folder: Path, *, model: str, images: int, as_json: bool, termina
         named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
         table.add_row(escape(printable(one.name)), str(one.images), escape(named))
     console.print(table)
-    console.print(f"\nWithout training, its classes standing for yours:  {_interval(found.without_training)}")
-    console.print(f"With a new head on it (estimate):                  {_interval(found.with_head)}")
+    console.print(f"\nWithout training, its classes standing for yours:  {format_interval(found.without_training)}")
+    console.print(f"With a new head on it (estimate):                  {format_interval(found.with_head)}")
     paired = found.paired
     verdict = "more than chance" if paired.better else "no evidence of a difference"
     console.print(f"The head makes {paired.difference * 100:+.1f} points: {verdict} (p = {paired.p_value:.2g})")
     console.print(f"Both from {sum(one.images for one in found.folders):,} images; a head trained on all does better.")
     terminal.say(f"Next: finetune init {printable(folder)}")
-
-
-def _interval(share: Proportion) -> str:
-    return f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%})"

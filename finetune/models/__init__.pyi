@@ -16,7 +16,6 @@ from .features import (
     plan_features as plan_features,
     prepare_features as prepare_features,
     refuse_unreadable as refuse_unreadable,
-    sha256_of as sha256_of,
 )
 from .predictor import (
     PREDICT_BATCH as PREDICT_BATCH,

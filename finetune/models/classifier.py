@@ -38,9 +38,9 @@ from finetune.backbones import (
     shape_counts,
 )
 from finetune.config import ModelConfig
-from finetune.data import LabelType, Transform, image_batches, image_reader, label_type, pad_batch, printable
+from finetune.data import LabelType, Transform, image_batches, image_reader, label_type, pad_batch
 from finetune.models.predictor import Prediction, find_inputs, predict_images
-from finetune.utils import ConfigError, WeightsError, atomic_write, did_you_mean, dtype_policy, keras, tf
+from finetune.utils import ConfigError, WeightsError, atomic_write, did_you_mean, dtype_policy, keras, printable, tf
 
 FORMAT = 1
 MEMBER = "finetune.json"  # our page inside the .keras archive; plain Keras ignores it

@@ -31,7 +31,6 @@ from finetune.data import (
     image_reader,
     index_batches,
     pad_batch,
-    printable,
     read_ahead,
     scan_images,
 )
@@ -46,10 +45,13 @@ from finetune.utils import (
     cache_folder,
     dtype_policy,
     explain_os_errors,
+    format_bytes,
     keras,
     library_versions,
+    printable,
     remove_leftovers,
     require_space,
+    sha256_of,
     temporary_name,
 )
 
@@ -382,20 +384,21 @@ def _place(policy: str, wanted: _Wanted, numbers: str | None, say: Callable[[str
             need = wanted.missing(dtype) if place == "disk" else wanted.size(dtype)
             if need <= room[place] and numbers in (None, dtype):
                 note = "" if dtype == "float32" else " (half precision, to fit)"
-                say(f"Features: {_human(wanted.size(dtype))} on {place}{note}")
+                say(f"Features: {format_bytes(wanted.size(dtype))} on {place}{note}")
                 return place, dtype
     if numbers not in (None, _numbers("off", "float32", wanted.augment)):
         raise ResourceError(
-            f"The run began with features kept in {numbers} ({_human(wanted.size(numbers))}) and can only go on so, "
-            f"but with cache={policy} there is no room for them now.",
+            f"The run began with features kept in {numbers} ({format_bytes(wanted.size(numbers))}) and can only go on "
+            f"so, but with cache={policy} there is no room for them now.",
             hint="Free some disk space or memory, or choose another place: cache=disk, cache=memory.",
         )
     if numbers == "live" and places:
         say("The run began without keeping features: every epoch goes through the whole network.")
     elif places:
         say(
-            f"Features need {_human(wanted.size('float32'))}, more than the {_human(max(room.values()))} that may be "
-            "used here: every epoch goes through the whole network instead."
+            f"Features need {format_bytes(wanted.size('float32'))}, more than the "
+            f"{format_bytes(max(room.values()))} that may be used here: "
+            "every epoch goes through the whole network instead."
         )
     return "off", "float32"
 
@@ -416,10 +419,6 @@ def available_memory() -> int:
         return int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
         return 4 * 2**30
-
-
-def _human(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def features_folder() -> Path:
@@ -453,14 +452,6 @@ def _key(below: dict[str, Any], dataset: Dataset, view: View, augment: AugmentCo
         "libraries": library_versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
-
-
-def sha256_of(parts: Iterator[Any] | Any) -> str:
-    """SHA-256 over `parts`, in order."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part)
-    return whole.hexdigest()
 
 
 class ConcatenatedArrays:

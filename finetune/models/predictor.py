@@ -18,17 +18,8 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from finetune.backbones import Level, wordnet_levels
-from finetune.data import (
-    IMAGE_SUFFIXES,
-    SEPARATOR,
-    LabelType,
-    csv_cell,
-    find_images,
-    is_bucket_url,
-    list_bucket,
-    printable,
-)
-from finetune.utils import DataError, UsageError, atomic_write, did_you_mean, explain_os_errors
+from finetune.data import IMAGE_SUFFIXES, SEPARATOR, LabelType, find_images, is_bucket_url, list_bucket
+from finetune.utils import DataError, UsageError, atomic_write, csv_cell, did_you_mean, explain_os_errors, printable
 
 UNKNOWN = "unknown"  # the answer where the likeliest class is not likely enough
 PREDICT_BATCH = 32  # images that go through the network together

@@ -24,7 +24,7 @@ import numpy as np
 from finetune.backbones import Weights
 from finetune.config import Config
 from finetune.data import Dataset
-from finetune.utils import FinetuneError, cache_folder, write_json
+from finetune.utils import FinetuneError, available_cores, cache_folder, write_json
 
 FORMAT = 1  # raise it when a trial is made or kept in another way
 
@@ -109,7 +109,7 @@ def dry_run_key(config: Config, dataset: Dataset, weights: Weights | None) -> st
         "weights": weights.sha256 if weights else None,
         "versions": [version(name) for name in ("finetune", "tensorflow", "keras", "numpy", "pillow")],
         "machine": [platform.node(), sys.version, sorted(map(str, Path("/dev").glob("nvidia[0-9]*")))],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "cache": str(cache_folder()),
     }

@@ -36,7 +36,7 @@ from finetune.evaluation import (
     task_for,
     write_report,
 )
-from finetune.models import FEATURE_BATCH, Classifier, FeatureSource, build_classifier, prepare_features, sha256_of
+from finetune.models import FEATURE_BATCH, Classifier, FeatureSource, build_classifier, prepare_features
 from finetune.runs import Checkpoint, ReadOnlyRun, Run, create_run
 from finetune.training.baseline import probe_head_features, set_head_weights
 from finetune.training.callbacks import CallbackList, Profiler, ProgressLogger, TensorBoard, write_hparams
@@ -64,9 +64,11 @@ from finetune.utils import (
     WeightsError,
     describe_device,
     deterministic_ops,
+    format_interval,
     keras,
     library_versions,
     peak_memory_mb,
+    sha256_of,
     stop_on_signals,
     tf,
     write_bytes,
@@ -364,10 +366,7 @@ def _conclude(job: Job, result: Result) -> None:
     job.terminal.head("\nDone.")
     if result.metrics:
         name, share = result.metrics.headline
-        job.terminal.head(
-            f"Test {name} {share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
-            f"n = {result.metrics.n:,})"
-        )
+        job.terminal.head(f"Test {name} {format_interval(share, n=result.metrics.n)}")
     if result.head_metrics and result.paired:
         verdict = "no more than chance may do" if result.paired.better is None else "more than chance"
         say(

@@ -17,8 +17,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
 from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
 
-from finetune.data import printable
-from finetune.utils import write_bytes, write_text
+from finetune.utils import printable, write_bytes, write_text
 
 CONFIG = "projector_config.pbtxt"
 POINTS = 500  # more make the page slow, and no image of them any clearer

@@ -37,9 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.config import Config, dump_config, fill_open_keys, load_config
-from finetune.data import Dataset, csv_cell, data_facts, open_dataset
+from finetune.data import Dataset, data_facts, open_dataset
 from finetune.evaluation import display_path, draw_sweep, wilson_interval
-from finetune.models import sha256_of
 from finetune.runs import refuse_run_folder
 from finetune.training.callbacks import write_hparams
 from finetune.training.experiment import train_config
@@ -55,8 +54,10 @@ from finetune.utils import (
     Terminal,
     TrainingDiverged,
     UsageError,
+    csv_cell,
     deterministic_ops,
     explain_os_errors,
+    sha256_of,
     stop_on_signals,
     tf,
     write_bytes,

@@ -20,7 +20,7 @@ from finetune.backbones import select_blocks
 from finetune.config import Config, FineTuneConfig, PhaseConfig as Settings
 from finetune.data import Dataset, MixUpCutMix, balanced_epoch_order, epoch_order
 from finetune.evaluation import ValidationScores, score_logits
-from finetune.models import Classifier, FeatureSource, all_rows, sha256_of
+from finetune.models import Classifier, FeatureSource, all_rows
 from finetune.training.distributed.group import (
     Shard,
     SynchronizedLayers,
@@ -31,7 +31,7 @@ from finetune.training.distributed.group import (
 from finetune.training.fast_conv1x1 import fast_conv1x1
 from finetune.training.losses import loss_for
 from finetune.training.optimizers import build_optimizer, layer_scales, lower_learning_rate, scale_learning_rates
-from finetune.utils import FinetuneError, TrainingDiverged, keras, tf, visible_gpus
+from finetune.utils import FinetuneError, TrainingDiverged, keras, sha256_of, tf, visible_gpus
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost to a kill
 VALIDATION_BATCH = 128

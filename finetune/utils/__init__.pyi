@@ -5,18 +5,22 @@ from .cache import (
     clear_cache as clear_cache,
 )
 from .device import (
-    available_cores as available_cores,
     describe_device as describe_device,
     deterministic_ops as deterministic_ops,
     dtype_policy as dtype_policy,
     has_gpu as has_gpu,
     keras as keras,
     library_versions as library_versions,
-    peak_memory_mb as peak_memory_mb,
     select_devices as select_devices,
     silence_cpp_logs as silence_cpp_logs,
     tf as tf,
     visible_gpus as visible_gpus,
+)
+from .environment import (
+    available_cores as available_cores,
+    is_debugging as is_debugging,
+    is_offline as is_offline,
+    peak_memory_mb as peak_memory_mb,
 )
 from .errors import (
     CheckFailed as CheckFailed,
@@ -42,6 +46,7 @@ from .io import (
     remove_leftovers as remove_leftovers,
     require_space as require_space,
     runs_elsewhere as runs_elsewhere,
+    sha256_of as sha256_of,
     temporary_name as temporary_name,
     write_bytes as write_bytes,
     write_json as write_json,
@@ -49,3 +54,12 @@ from .io import (
 )
 from .signals import Stop as Stop, stop_on_signals as stop_on_signals, survive_closed_output as survive_closed_output
 from .terminal import ProgressCallback as ProgressCallback, Terminal as Terminal
+from .text import (
+    csv_cell as csv_cell,
+    format_bytes as format_bytes,
+    format_count as format_count,
+    format_duration as format_duration,
+    format_interval as format_interval,
+    format_percent as format_percent,
+    printable as printable,
+)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from finetune.utils.environment import available_cores, is_debugging
 from finetune.utils.errors import ResourceError, UsageError
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Linux within Windows
@@ -69,11 +70,6 @@ def initialize() -> None:
         raise ResourceError(
             f"finetune needs Keras 3, found {backend.__version__}.", hint="pip install --upgrade finetune keras"
         )
-
-
-def is_debugging() -> bool:
-    """Whether `--debug` asks for TensorFlow's messages and for tracebacks."""
-    return os.environ.get("FINETUNE_DEBUG") == "1"
 
 
 @contextlib.contextmanager
@@ -164,18 +160,6 @@ def describe_device() -> str:
         names = {tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus}
         return f"{len(gpus)} x GPU {', '.join(sorted(names))}, {dtype_policy()}"
     return f"CPU, {available_cores()} cores"
-
-
-def available_cores() -> int:
-    """Cores this process may use; containers and `taskset` often allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def peak_memory_mb() -> int:
-    """The most memory that this process has held at once."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def library_versions() -> dict[str, str]:

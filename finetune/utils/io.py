@@ -19,12 +19,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from finetune.utils.errors import ResourceError, UsageError
+from finetune.utils.text import format_bytes
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
 _in_the_making: set[Path] = set()
@@ -95,6 +96,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(parts: Iterable[Any]) -> str:
+    """The SHA-256 of `parts` (bytes, or buffers of numbers) one after another, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for something in the making; if its process is killed, `clean` removes it."""
     end = path.name[-50:]  # file systems allow 255 bytes, and a character takes up to 4
@@ -115,7 +124,7 @@ def require_space(folder: Path, needed: int) -> None:
         free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(
-            f"{folder}: the disk has too little space (needed {_size(needed)}, free {_size(free)})",
+            f"{folder}: the disk has too little space (needed {format_bytes(needed)}, free {format_bytes(free)})",
             hint=_MORE_SPACE,
         )
 
@@ -147,17 +156,10 @@ def _space(path: Path, needed: int | None, error: OSError) -> str:
     """` (needed 3.0 MB, free 1.2 MB)` where space is the trouble."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ""
-    facts = [] if needed is None else [f"needed {_size(needed)}"]
+    facts = [] if needed is None else [f"needed {format_bytes(needed)}"]
     with suppress(OSError):
-        facts.append(f"free {_size(shutil.disk_usage(path.parent).free)}")
+        facts.append(f"free {format_bytes(shutil.disk_usage(path.parent).free)}")
     return f" ({', '.join(facts)})" if facts else ""
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 @contextmanager

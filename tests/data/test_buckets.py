@@ -65,6 +65,14 @@ def test_what_is_not_there_is_told(bucket, given, error, says):
         prediction.find_inputs([given])
 
 
+@pytest.mark.parametrize(("name", "word"), [("FINETUNE_OFFLINE", "true"), ("HF_HUB_OFFLINE", "1")])
+def test_every_way_to_forbid_the_network_stops_a_bucket(monkeypatch, name, word):
+    monkeypatch.delenv("FINETUNE_OFFLINE")
+    monkeypatch.setenv(name, word)
+    with pytest.raises(ResourceError, match="FINETUNE_OFFLINE"):
+        remote.list_bucket("s3://bucket/photos")
+
+
 def test_a_store_that_is_not_known_or_not_installed_is_told(monkeypatch):
     monkeypatch.delenv("FINETUNE_OFFLINE")
     with pytest.raises(UsageError, match="no kind of store"):

@@ -10,8 +10,7 @@ from finetune.config import schema as config
 from finetune.data import dataset as data
 from finetune.models import classifier, features
 from finetune.training import trainer as training
-from finetune.utils.device import keras
-from finetune.utils.errors import ConfigError, FinetuneError, Stopped, TrainingDiverged
+from finetune.utils import ConfigError, FinetuneError, Stopped, TrainingDiverged, keras, sha256_of
 
 
 class Bench:
@@ -53,7 +52,7 @@ class Bench:
         )
 
     def weights(self):
-        return features.sha256_of(np.ascontiguousarray(v).data for v in self.classifier.model.get_weights())
+        return sha256_of(np.ascontiguousarray(v).data for v in self.classifier.model.get_weights())
 
 
 def validation(loss, accuracy, n=100):

@@ -1,0 +1,31 @@
+"""What this process was given: switches in environment variables, processor cores, memory."""
+
+import os
+import sys
+
+_YES = ("1", "true", "yes", "on")
+
+
+def is_offline() -> bool:
+    """Whether the user forbids network connections, by `FINETUNE_OFFLINE=1` (or true, yes, on) or `HF_HUB_OFFLINE`."""
+    return any(os.environ.get(name, "").strip().lower() in _YES for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+def is_debugging() -> bool:
+    """Whether `--debug` asks for TensorFlow's messages and for tracebacks."""
+    return os.environ.get("FINETUNE_DEBUG") == "1"
+
+
+def available_cores() -> int:
+    """The processor cores this process may use; containers and `taskset` often allow fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_mb() -> int:
+    """The most memory that this process has held at once, in MiB."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10  # bytes on macOS, KiB on Linux
