@@ -31,7 +31,18 @@ from .figures import (
     draw_similar_pairs as draw_similar_pairs,
     draw_sweep as draw_sweep,
 )
+from .linear_probe import (
+    LinearProbe as LinearProbe,
+    adjust_probe as adjust_probe,
+    fit_linear_probe as fit_linear_probe,
+    sample_for_probe as sample_for_probe,
+)
 from .metrics import PairedTest as PairedTest, Proportion as Proportion, wilson_interval as wilson_interval
+from .predictions import (
+    PredictionTable as PredictionTable,
+    read_predictions as read_predictions,
+    write_predictions as write_predictions,
+)
 from .preview import write_preview as write_preview
 from .ranking import show_ranking as show_ranking
 from .report import class_figure as class_figure, load_template as load_template, write_report as write_report

@@ -22,7 +22,7 @@ from rich.table import Table
 from finetune.backbones import BACKBONES, Backbone, list_weights
 from finetune.config import AugmentConfig, DataConfig, ModelConfig
 from finetune.data import Dataset, list_source, scan_images
-from finetune.evaluation.linear_probe import cross_validate, fit_linear_probe, sample_per_class, stratified_folds
+from finetune.evaluation.linear_probe import cross_validate_probe, sample_per_class
 from finetune.evaluation.metrics import Proportion, wilson_interval
 from finetune.models import FEATURE_BATCH, Classifier, FeatureExtractor, build_classifier, prepare_features
 from finetune.utils import (
@@ -147,8 +147,8 @@ def _probe(
         network, part, [network.head_input], augment=AugmentConfig(), seed=seed, progress=update
     )
     rows = np.concatenate(list(source.batches(np.arange(count), None, FEATURE_BATCH)))
-    right = cross_validate(labels, stratified_folds(labels, seed), lambda *fold: fit_linear_probe(rows, labels, *fold))
-    return wilson_interval(int(right.sum()), count), count
+    correct = cross_validate_probe(rows, labels, seed=seed)
+    return wilson_interval(int(correct.sum()), count), count
 
 
 # ------------------------------------------------------------------------------------------------------ showing

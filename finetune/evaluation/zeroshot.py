@@ -27,9 +27,8 @@ from finetune.evaluation.linear_probe import (
     Floats,
     Ints,
     cross_validate,
-    fit_linear_probe,
+    cross_validate_probe,
     sample_per_class,
-    stratified_folds,
 )
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wilson_interval
 from finetune.models import Classifier, inference_function, load_classifier
@@ -94,9 +93,8 @@ def survey_folders(
     labels = listing.labels[chosen][good].astype(np.int64)
     _check(labels, listing.classes)
     features, probabilities = features[good], probabilities[good]
-    folds = stratified_folds(labels, seed)
-    mapped = cross_validate(labels, folds, lambda train, test: _vote(probabilities, labels, train, test))
-    fitted = cross_validate(labels, folds, lambda train, test: fit_linear_probe(features, labels, train, test))
+    mapped = cross_validate(labels, lambda train, test: _vote(probabilities, labels, train, test), seed=seed)
+    fitted = cross_validate_probe(features, labels, seed=seed)
     return Survey(
         model=subject.row.title,
         folders=tuple(

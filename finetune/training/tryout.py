@@ -18,9 +18,9 @@ import numpy as np
 
 from finetune.config import Config, PhaseConfig
 from finetune.data import Dataset
-from finetune.evaluation import ValidationScores
+from finetune.evaluation import LinearProbe, ValidationScores
 from finetune.models import CachedFeatures, Classifier, FeatureSource, build_classifier, prepare_features
-from finetune.training.baseline import LinearProbe, probe_head_features, set_head_weights
+from finetune.training.baseline import probe_head_features, set_head_weights
 from finetune.training.lr_finder import find_learning_rate
 from finetune.training.trainer import (
     Callback,

@@ -19,7 +19,7 @@ from finetune.evaluation import calibration, metrics as evaluation, multilabel, 
 from finetune.export import exporter as export, model_card as card
 from finetune.models import classifier as classifiers
 from finetune.runs import run as runs
-from finetune.training import baseline, check as checking, experiment, trainer as training
+from finetune.training import check as checking, experiment, trainer as training
 from finetune.utils import errors, signals
 from finetune.utils.errors import ConfigError, DataError, Stopped, UsageError
 
@@ -260,15 +260,6 @@ def test_steps_count_loss_and_accuracy_as_validation_does(kind):
 def test_weights_make_a_rare_label_count_as_much_as_its_absence():
     common = np.array([0.5, 0.1])
     np.testing.assert_allclose(targets.ANY_OF.weights(common) * common, 1 - common)
-
-
-def test_a_regression_for_each_label():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 2, (300, 3)).astype(np.uint8)
-    rows = (labels @ random.normal(0, 2, (3, 8)) + random.normal(0, 0.5, (300, 8))).astype(np.float32)
-    found = baseline.fit_head_probe(rows[:200], labels[:200], rows[200:], labels[200:], classes=3)
-    assert found.kernel.shape == (8, 3)
-    assert found.accuracy > 0.9
 
 
 # ----------------------------------------------------------------------------------------------------- the run
