@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_network  # noqa: F401 (registers the backbone `tiny`)
 from PIL import Image
 
+HERE = Path(__file__).resolve().parent
+# Every process that a test starts finds `sitecustomize.py` there, which registers the backbone `tiny` in it too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Started in the background, or under nohup: children would inherit the deafness.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = HERE.parents[1] / "shared"
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,26 @@
-from .blocks import Block as Block, find_blocks as find_blocks, select_blocks as select_blocks
+from .blocks import (
+    Block as Block,
+    BlockFacts as BlockFacts,
+    blocks_of as blocks_of,
+    find_blocks as find_blocks,
+    select_blocks as select_blocks,
+)
 from .h5_file import check_h5 as check_h5, shape_counts as shape_counts
-from .networks.loading import feature_map_of as feature_map_of, load_weights as load_weights
+from .networks.building import (
+    build_model as build_model,
+    classification_head as classification_head,
+    feature_map_of as feature_map_of,
+    image_input as image_input,
+)
+from .networks.loading import load_weights as load_weights
 from .registry import (
     BACKBONES as BACKBONES,
     SCALINGS as SCALINGS,
     Backbone as Backbone,
-    BlockFacts as BlockFacts,
     WeightFile as WeightFile,
-    blocks_of as blocks_of,
     find_backbone as find_backbone,
     imagenet_classes as imagenet_classes,
+    register_backbone as register_backbone,
 )
 from .weights import (
     Weights as Weights,

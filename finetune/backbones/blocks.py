@@ -6,14 +6,59 @@ Models made on both sides of a cut share their layers with the whole and compose
     below = keras.Model(model.input, cut.tensor)        constant while it is frozen
     above = keras.Model(cut.tensor, model.output)       what a phase trains
 
+`blocks.csv` has what `blocks_of` says about the published networks, so that listing them builds none.
+
 Inside a residual block there is no such tensor, so a block is never halved. In plain chains (VGG, MobileNet) there
 are too many, and the rule in `_starts_block` keeps a depthwise convolution with the pointwise ones around it.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
+from finetune.backbones.registry import find_backbone, read_table
 from finetune.utils import ConfigError, did_you_mean, keras
+
+
+class BlockFacts(NamedTuple):
+    """What is known of a block without building its network, as `blocks_of` returns it."""
+
+    name: str  # of its first layer with weights, as `unfreeze` takes it
+    layers: int
+    parameters: int
+    height: int  # of its output, at the native image size
+    width: int
+    channels: int
+
+
+def blocks_of(name: str) -> tuple[BlockFacts, ...]:
+    """The blocks of the backbone called `name`, from the image to the feature map, without the head.
+
+    Those of a network that was added by `register_backbone` are measured on its graph. ConfigError for an unknown name.
+    """
+    row = find_backbone(name)
+    if row.name in _published_blocks():
+        return _published_blocks()[row.name]
+    with keras.StatelessScope(initialize_variables=False):  # the graph alone: no memory for weights
+        return measure_blocks(row.build(include_top=False, input_shape=(row.size, row.size, 3)))
+
+
+@cache
+def _published_blocks() -> dict[str, tuple[BlockFacts, ...]]:
+    blocks: dict[str, tuple[BlockFacts, ...]] = {}
+    for row in read_table("blocks.csv"):
+        sizes = (int(row[key]) for key in ("layers", "parameters", "height", "width", "channels"))
+        blocks[row["backbone"]] = (*blocks.get(row["backbone"], ()), BlockFacts(row["name"], *sizes))
+    return blocks
+
+
+def measure_blocks(backbone: Any) -> tuple[BlockFacts, ...]:
+    """The facts of the blocks of a `keras.Model` from image (N, H, W, 3) to feature map."""
+    facts = []
+    for block in find_blocks(backbone):
+        height, width, channels = block.layers[-1].output.shape[1:]
+        facts.append(BlockFacts(block.name, len(block.layers), block.parameters, height, width, channels))
+    return tuple(facts)
 
 
 @dataclass(frozen=True)

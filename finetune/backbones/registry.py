@@ -1,71 +1,84 @@
-"""The backbones that can be named in a config: facts only, no code is imported to list them.
+"""The registry of backbones: what a config may name, as facts; no network is built to list them.
 
-`backbones.csv` has a line for every network: how it is built, what its images must look like, how large and
-how good it is. `weight_files.csv` says where pretrained weights are and what they hash to, `blocks.csv` what may be
-unfrozen. To add a backbone, add its lines; `tests/test_catalog.py` holds every number equal to the real networks.
+    find_backbone("mobilenet-v2")       its row, however the name is spelled
+    BACKBONES                           all rows by name
+    register_backbone(Backbone(...))    adds a network of your own
+
+`backbones.csv` has a row for every network: how it is built, what its images must look like, how large and how
+accurate it is. `weight_files.csv` says where pretrained weights are and what they hash to. A test compares every
+number with the real networks.
 """
 
 import ast
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from finetune.utils import ConfigError, did_you_mean
+from finetune.utils import ConfigError, UsageError, did_you_mean
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file of weights, and where it can come from: a web address or a Python package."""
+    """A published file of weights, and where it comes from: a web address or a Python package."""
 
     name: str  # as `keras.applications` or torch call it in their caches
-    url: str | None
-    hash: str | None  # "sha256:..." or "md5:..." as published (by torch its first digits); None: by nobody
-    package: str | None
-    member: str | None  # the path of the file in the package
-    extra: str | None  # the extra of finetune that installs the package; None: it always comes with finetune
+    url: str | None = None
+    hash: str | None = None  # "sha256:..." or "md5:..." as published (torch: the first digits); None: not published
+    package: str | None = None
+    member: str | None = None  # the path of the file in the package
+    extra: str | None = None  # the extra of finetune that installs the package; None: finetune depends on it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One network, pretrained on ImageNet.
+    """One network, its 1000-class ImageNet head included, and how its images must be prepared.
 
     Accuracies are percent on the ImageNet validation set, as published by Keras or by the network's authors
-    (None: by nobody). `crop` and `interpolation` say how images were prepared when they were measured.
+    (None: not published). `crop` and `interpolation` are those with which they were measured.
     """
 
     name: str
     title: str
     constructor: str  # "module:function", with the signature of keras.applications
-    arguments: Mapping[str, Any]  # what makes this variant: {"alpha": 0.25}
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # what makes this variant: {"alpha": 0.25}
     size: int  # native image size in pixels
-    min_size: int
+    min_size: int = 32
     scaling: Literal["tf", "torch", "caffe", "lite", "none"]  # a key of SCALINGS
-    interpolation: Literal["bilinear", "bicubic"]
-    crop: float  # share of the shorter side that is kept
-    features: str | None  # layer that puts out the last feature map; None: see networks.feature_map
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: float = 0.875  # fraction of the shorter side that is kept
+    features: str | None = None  # layer that puts out the last feature map; None: see `feature_map_of`
     parameters: int  # with the 1000-class head
     backbone_parameters: int  # without
     layers: int  # with the 1000-class head
-    top1: float | None
-    top5: float | None
-    batch_norm: bool  # whether it has BatchNorm layers
-    trained_on: str
-    paper: str
-    license: str  # of the published weights, or of the code they were published with
-    top: WeightFile | None  # weights with the 1000-class head
-    no_top: WeightFile | None  # weights without
-    fixed_head_size: bool  # the 1000-class head works at the native size only
-    hidden: bool  # made for tests: not listed
+    top1: float | None = None
+    top5: float | None = None
+    batch_norm: bool = False  # whether it has BatchNorm layers
+    trained_on: str = "nothing"
+    paper: str = ""
+    license: str = ""  # of the published weights, or of the code they were published with
+    top: WeightFile | None = None  # weights with the 1000-class head
+    no_top: WeightFile | None = None  # weights without
+    fixed_head_size: bool = False  # the 1000-class head works at the native size only
+
+    def build(self, **arguments: Any) -> Any:
+        """The network as a `keras.Model` with random weights; `arguments` are those of `keras.applications`.
+
+        row.build(include_top=False, input_shape=(64, 64, 3))
+        """
+        module, _, function = self.constructor.partition(":")
+        constructor = getattr(importlib.import_module(module), function)
+        return constructor(weights=None, **self.arguments, **arguments)
 
 
 class Scaling(NamedTuple):
-    """What a network wants done with RGB values 0..255: `image @ matrix + bias`."""
+    """What a network expects to be done with RGB values 0..255: `image @ matrix + bias`."""
 
     matrix: Matrix
     bias: tuple[float, float, float]
@@ -80,62 +93,52 @@ SCALINGS: Mapping[str, Scaling] = MappingProxyType(
         "none": Scaling(_diagonal(1, 1, 1), (0, 0, 0)),  # the network has its own scaling inside
         "tf": Scaling(_diagonal(1 / 127.5, 1 / 127.5, 1 / 127.5), (-1, -1, -1)),
         "lite": Scaling(_diagonal(1 / 128, 1 / 128, 1 / 128), (-127 / 128, -127 / 128, -127 / 128)),
-        "torch": Scaling(  # less the mean of ImageNet, over its standard deviation
+        "torch": Scaling(  # minus the mean of ImageNet, divided by its standard deviation
             _diagonal(1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
             (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
         ),
-        "caffe": Scaling(  # RGB to BGR, less the mean
+        "caffe": Scaling(  # RGB to BGR, minus the mean
             ((0, 0, 1), (0, 1, 0), (1, 0, 0)), (-103.939, -116.779, -123.68)
         ),
     }
 )
 
+# ------------------------------------------------------------------------------------------------ reading the tables
 
-def _table(name: str) -> list[dict[str, str]]:
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of this package; an empty cell is left out of its row."""
     text = resources.files("finetune.backbones").joinpath(name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return [{key: cell for key, cell in row.items() if cell} for row in csv.DictReader(text.splitlines())]
 
 
-def _weight_files() -> dict[str, WeightFile]:
-    rows = ({key: value or None for key, value in row.items()} for row in _table("weight_files.csv"))
-    return {file.name: file for file in (WeightFile(**row) for row in rows)}  # type: ignore[arg-type]
+def _read_backbones() -> dict[str, Backbone]:
+    files = {row["name"]: WeightFile(**row) for row in read_table("weight_files.csv")}
+    conversions: dict[str, Callable[[str], Any]] = {
+        "arguments": _read_arguments,
+        "top": files.__getitem__,
+        "no_top": files.__getitem__,
+        **dict.fromkeys(("size", "min_size", "parameters", "backbone_parameters", "layers"), int),
+        **dict.fromkeys(("crop", "top1", "top5"), float),
+        **dict.fromkeys(("batch_norm", "fixed_head_size"), lambda cell: cell == "yes"),
+    }
+    rows = {}
+    for row in read_table("backbones.csv"):
+        rows[row["name"]] = Backbone(**{key: conversions.get(key, str)(cell) for key, cell in row.items()})
+    return rows
 
 
-def _backbone(row: Mapping[str, str], files: Mapping[str, WeightFile]) -> Backbone:
-    pairs = (pair.split("=") for pair in row["arguments"].split())
-    return Backbone(
-        name=row["name"],
-        title=row["title"],
-        constructor=row["constructor"],
-        arguments={key: ast.literal_eval(value) for key, value in pairs},
-        size=int(row["size"]),
-        min_size=int(row["min_size"]),
-        scaling=row["scaling"],  # type: ignore[arg-type]
-        interpolation=row["interpolation"],  # type: ignore[arg-type]
-        crop=float(row["crop"]),
-        features=row["features"] or None,
-        parameters=int(row["parameters"]),
-        backbone_parameters=int(row["backbone_parameters"]),
-        layers=int(row["layers"]),
-        top1=float(row["top1"]) if row["top1"] else None,
-        top5=float(row["top5"]) if row["top5"] else None,
-        batch_norm=row["batch_norm"] == "yes",
-        trained_on=row["trained_on"],
-        paper=row["paper"],
-        license=row["license"],
-        top=files.get(row["top"]),
-        no_top=files.get(row["no_top"]),
-        fixed_head_size=row["notes"] == "fixed head size",
-        hidden=row["notes"] == "hidden",
-    )
+def _read_arguments(cell: str) -> dict[str, Any]:
+    """`alpha=0.25 minimalistic=True` -> {"alpha": 0.25, "minimalistic": True}"""
+    pairs = (pair.split("=") for pair in cell.split())
+    return {key: ast.literal_eval(value) for key, value in pairs}
 
 
-def _backbones() -> dict[str, Backbone]:
-    files = _weight_files()
-    return {row["name"]: _backbone(row, files) for row in _table("backbones.csv")}
+_backbones = _read_backbones()
+BACKBONES: Mapping[str, Backbone] = MappingProxyType(_backbones)
 
 
-BACKBONES: Mapping[str, Backbone] = MappingProxyType(_backbones())
+# --------------------------------------------------------------------------------------------------- finding, adding
 
 
 def find_backbone(name: str) -> Backbone:
@@ -143,41 +146,56 @@ def find_backbone(name: str) -> Backbone:
 
     ConfigError with the nearest names where there is none.
     """
-    by_word = {_plain(word): row for row in BACKBONES.values() for word in (row.title, row.name)}
-    row = by_word.get(_plain(name))
-    if row is None:
-        near = did_you_mean(name, (row.name for row in BACKBONES.values() if not row.hidden))
-        raise ConfigError(f"there is no backbone {name!r}.{near}", hint="`finetune backbones` lists them.")
-    return row
+    for row in BACKBONES.values():
+        if _plain(name) in (_plain(row.name), _plain(row.title)):
+            return row
+    near = did_you_mean(name, BACKBONES)
+    raise ConfigError(f"there is no backbone {name!r}.{near}", hint="`finetune backbones` lists them.")
 
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
-class BlockFacts(NamedTuple):
-    """The layers between two points through which all data flows; training unfreezes whole ones (see `blocks`)."""
+def register_backbone(row: Backbone) -> None:
+    """Add a network of your own: from now on every function of finetune takes its name, as it takes "resnet50".
 
-    name: str  # of its first layer with weights, as `unfreeze` takes it
-    layers: int
-    parameters: int
-    height: int  # of what comes out of it, at the native image size
-    width: int
-    channels: int
+    A network is a function with the signature of `keras.applications` that returns a flat functional model: with
+    `include_top=False` from image (N, H, W, 3) to feature map (N, h, w, c), else to 1000 classes. `build_model`,
+    `image_input` and `classification_head` write most of it:
+
+        # mynet.py
+        from finetune.backbones import Backbone, build_model, classification_head, image_input, register_backbone
+
+        def MyNet(include_top=True, weights=None, input_tensor=None, input_shape=None, pooling=None,
+                  classes=1000, classifier_activation="softmax", name="mynet"):
+            x = start = image_input(input_tensor, input_shape, 96)
+            for number, filters in enumerate((32, 64, 128), start=1):
+                x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu", name=f"conv{number}")(x)
+            x = classification_head(x, include_top, pooling, classes, classifier_activation, dropout=0.2)
+            return build_model(x, input_tensor, start, name)
+
+        register_backbone(Backbone(
+            name="mynet", title="MyNet", constructor="mynet:MyNet", size=96, scaling="tf",
+            parameters=222_248, backbone_parameters=93_248, layers=7,  # MyNet().count_params(), len(MyNet().layers)
+        ))
+
+        finetune.train({"data": "digits", "model": {"backbone": "mynet", "weights": "none"}})
+
+    With `top` or `no_top`, a `WeightFile`, it has pretrained weights for `weights: imagenet`. Whoever loads a run with
+    this backbone must import the module first. UsageError where the name is taken, or the row contradicts itself.
+    """
+    for other in BACKBONES.values():
+        if other != row and {_plain(row.name), _plain(row.title)} & {_plain(other.name), _plain(other.title)}:
+            raise UsageError(f"there is a backbone {other.name} already.", hint="Give yours another name and title.")
+    if row.scaling not in SCALINGS:
+        raise UsageError(f"{row.name}: there is no scaling {row.scaling!r}.", hint=f"One of {', '.join(SCALINGS)}.")
+    if ":" not in row.constructor:
+        raise UsageError(f"{row.name}: the constructor {row.constructor!r} is not of the form module:function.")
+    _backbones[row.name] = row
 
 
-@cache
-def _all_blocks() -> Mapping[str, tuple[BlockFacts, ...]]:
-    found: dict[str, list[BlockFacts]] = {}
-    for row in _table("blocks.csv"):
-        numbers = {key: int(row[key]) for key in ("layers", "parameters", "height", "width", "channels")}
-        found.setdefault(row["backbone"], []).append(BlockFacts(name=row["name"], **numbers))
-    return {name: tuple(blocks) for name, blocks in found.items()}
-
-
-def blocks_of(name: str) -> tuple[BlockFacts, ...]:
-    """The blocks of the network called `name`, from the image to the feature map, without the head."""
-    return _all_blocks()[find_backbone(name).name]
+# ----------------------------------------------------------------------------------------------------------- classes
 
 
 class ImagenetClass(NamedTuple):
@@ -190,4 +208,4 @@ class ImagenetClass(NamedTuple):
 @cache
 def imagenet_classes() -> tuple[ImagenetClass, ...]:
     """The 1000 classes in the order of every network's output; ids and names are unique."""
-    return tuple(ImagenetClass(row["id"], row["name"]) for row in _table("imagenet_classes.csv"))
+    return tuple(ImagenetClass(row["id"], row["name"]) for row in read_table("imagenet_classes.csv"))

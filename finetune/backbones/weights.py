@@ -203,8 +203,7 @@ def _absent(row: Backbone, file: WeightFile, complaints: list[str]) -> WeightsEr
 
 def list_weights() -> tuple[Stored, ...]:
     """Every published weight file of every network, and where it is on this machine."""
-    rows = (row for row in BACKBONES.values() if not row.hidden)
-    return tuple(_stored(row, file) for row in rows for file in (row.top, row.no_top) if file)
+    return tuple(_stored(row, file) for row in BACKBONES.values() for file in (row.top, row.no_top) if file)
 
 
 def _stored(row: Backbone, file: WeightFile) -> Stored:

@@ -412,7 +412,7 @@ def print_export(made: "ExportResult") -> None:
     size = sum(one["bytes"] for one in facts["files"].values()) / 1e6
     quantized = f", {facts['quantize']}" if facts["quantize"] else ""
     rows = {
-        "compared on": f"{made.parity.n:,} images ({facts['images']}) in {facts['runtime']}",
+        "compared on": f"{made.parity.n:,} images ({facts['pictures']}) in {facts['runtime']}",
         "same answer": _parity(made.parity),
         "from file bytes": made.bytes_parity and _parity(made.bytes_parity),
         "accuracy before": made.before and format_interval(made.before),

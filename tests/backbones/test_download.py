@@ -1,7 +1,6 @@
 """Downloads from a real server on this machine that stalls, cuts, lies and dies."""
 
 import hashlib
-import http.server
 import os
 import shutil
 import signal
@@ -9,122 +8,19 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_server import CONTENT, Answer, Server, cut, login_page, stall, status
 
 from finetune.backbones import download
 from finetune.backbones.download import download_file
 from finetune.utils.errors import ResourceError, WeightsError
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
-Answer = Callable[["Server", Any], None]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT with ETag and Range; each request first takes the next of `troubles`, if any is left."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.troubles: list[Answer] = []
-        self.requests: list[str | None] = []  # the Range of each
-        self.content = CONTENT
-        self.etag: str | None = '"first"'
-        self.seconds_per_block = 0.0
-        self.ranges = True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/file.h5"
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # clients that hang up are what this is about
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.headers["Range"])
-        if self.server.troubles:
-            self.server.troubles.pop(0)(self.server, self)
-        else:
-            self.serve()
-
-    def serve(self, stop: int | None = None, length: int | None = None) -> None:
-        """All that was asked for, or only up to byte `stop`."""
-        content, wanted = self.server.content, self.headers["Range"]
-        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        if begin >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if begin else 200)
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        self.send_header("Content-Length", str(length or len(content) - begin))
-        self.end_headers()
-        end = len(content) if stop is None else stop
-        for start in range(begin, end, 1 << 16):
-            self.wfile.write(content[start : min(start + (1 << 16), end)])
-            time.sleep(self.server.seconds_per_block)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    proxies = [name for one in ("http_proxy", "https_proxy", "all_proxy") for name in (one, one.upper())]
-    for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", *proxies):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def _cut(stop: int) -> Answer:
-    return lambda server, handler: handler.serve(stop)
-
-
-def _status(code: int, **headers: str) -> Answer:
-    def answer(server: Server, handler: Any) -> None:
-        handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
-
-
-def _stall(server: Server, handler: Any) -> None:
-    handler.serve(1 << 16)
-    time.sleep(0.6)
-
-
-def _login_page(server: Server, handler: Any) -> None:
-    page = b"\n<!DOCTYPE html><html><body>Please log in.</body></html>"
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/html")
-    handler.send_header("Content-Length", str(len(page)))
-    handler.end_headers()
-    handler.wfile.write(page)
 
 
 def _visible(folder: Path) -> list[str]:
@@ -169,7 +65,7 @@ def test_server_without_length_and_etag(server: Server, tmp_path: Path) -> None:
 
 
 def test_redirect(server: Server, tmp_path: Path) -> None:
-    server.troubles = [_status(302, Location=server.url)]
+    server.troubles = [status(302, Location=server.url)]
     download_file(server.url, tmp_path / "file.h5", SHA256)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
 
@@ -178,7 +74,7 @@ def test_redirect(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [_status(503), _status(429, Retry_After="0"), _status(500), _cut(100_000), _cut(1), _stall]
+    "trouble", [status(503), status(429, Retry_After="0"), status(500), cut(100_000), cut(1), stall]
 )
 def test_passing_trouble(server: Server, tmp_path: Path, trouble: Answer) -> None:
     server.troubles = [trouble] * 3
@@ -188,14 +84,14 @@ def test_passing_trouble(server: Server, tmp_path: Path, trouble: Answer) -> Non
 
 
 def test_patience_that_the_server_asks_for(server: Server, tmp_path: Path) -> None:
-    server.troubles = [_status(429, Retry_After="1")]
+    server.troubles = [status(429, Retry_After="1")]
     begin = time.monotonic()
     download_file(server.url, tmp_path / "file.h5", SHA256)
     assert 0.9 < time.monotonic() - begin < 5
 
 
 def test_cut_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
-    server.troubles = [_cut(500_000), _cut(700_000)]
+    server.troubles = [cut(500_000), cut(700_000)]
     download_file(server.url, tmp_path / "file.h5", None)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
     assert server.requests == [None, "bytes=500000-", "bytes=700000-"]
@@ -203,7 +99,7 @@ def test_cut_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> No
 
 def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
     server.ranges = False
-    server.troubles = [_cut(500_000)]
+    server.troubles = [cut(500_000)]
     download_file(server.url, tmp_path / "file.h5", None)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
 
@@ -220,7 +116,7 @@ def test_file_that_changes_between_attempts_is_not_mixed(server: Server, tmp_pat
 
 def test_without_etag_nothing_is_continued(server: Server, tmp_path: Path) -> None:
     server.etag = None
-    server.troubles = [_cut(500_000)]
+    server.troubles = [cut(500_000)]
     download_file(server.url, tmp_path / "file.h5", None)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
 
@@ -256,12 +152,12 @@ def test_damaged_file_is_replaced(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trouble", "reason", "requests"),
     [
-        (_status(503), "503 Service Unavailable, 5 times", 5),
-        (_status(404), "404 Not Found", 1),
-        (_status(403), "403 Forbidden", 1),
-        (_cut(0), "cut after 0 of", 5),
-        (_stall, "sent nothing for 0.3 seconds", 5),
-        (_login_page, "web page", 1),
+        (status(503), "503 Service Unavailable, 5 times", 5),
+        (status(404), "404 Not Found", 1),
+        (status(403), "403 Forbidden", 1),
+        (cut(0), "cut after 0 of", 5),
+        (stall, "sent nothing for 0.3 seconds", 5),
+        (login_page, "web page", 1),
     ],
 )
 def test_lasting_trouble(server: Server, tmp_path: Path, trouble: Answer, reason: str, requests: int) -> None:
@@ -344,7 +240,7 @@ def test_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkey
 
 
 def test_secrets_in_the_url_stay_secret(server: Server, tmp_path: Path) -> None:
-    server.troubles = [_status(404)]
+    server.troubles = [status(404)]
     url = server.url.replace("http://", "http://me:geheim@") + "?token=geheim"
     with pytest.raises(WeightsError) as caught:
         download_file(url.replace("me:geheim@", ""), tmp_path / "file.h5", None)

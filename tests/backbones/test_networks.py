@@ -8,10 +8,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from tiny_network import Tiny
 
-from finetune.backbones import registry as catalog, weights
+from finetune.backbones import feature_map_of, registry as catalog, weights
 from finetune.backbones.networks import alexnet, efficientnet_lite, loading as networks
-from finetune.backbones.networks.tiny import Tiny
 from finetune.backbones.weights import Weights
 from finetune.utils.errors import WeightsError
 
@@ -132,7 +132,7 @@ def test_lite_without_top_gives_the_features_of_lite_with_top() -> None:
     backbone = efficientnet_lite.EfficientNetLite0(include_top=False, input_shape=(64, 64, 3))
     networks.load_weights(whole, found, row)
     networks.load_weights(backbone, found, row)
-    features = keras.Model(whole.input, networks.feature_map_of(whole, row))
+    features = keras.Model(whole.input, feature_map_of(whole, row))
     image = _images(64) / 128 - 1
     np.testing.assert_array_equal(backbone(image), features(image))
 
@@ -262,7 +262,7 @@ def test_published_file_gives_what_keras_gives(name: str, tmp_path: Path, monkey
     image = _images(row.size, 1)
     np.testing.assert_allclose(whole(image), reference(image), rtol=1e-3, atol=1e-6)
     if name != "convnext_tiny":  # Keras normalises its features once more without head
-        wanted = keras.Model(reference.input, networks.feature_map_of(reference, row))(image)
+        wanted = keras.Model(reference.input, feature_map_of(reference, row))(image)
         scale = np.abs(wanted).max()  # rounding depends on the processor, and follows the largest values
         np.testing.assert_allclose(backbone(image), wanted, rtol=1e-3, atol=1e-4 * scale)
 

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_download import Server, _status, server  # noqa: F401 (a fixture)
+from file_server import Server, status
 
 from finetune.backbones import registry as catalog, weights
 from finetune.backbones.registry import Backbone, WeightFile
@@ -197,7 +197,7 @@ def test_users_file_that_is_not_there(tmp_path: Path, name: str) -> None:
 
 
 @pytest.fixture
-def published(server: Server, tmp_path: Path) -> Server:  # noqa: F811
+def published(server: Server, tmp_path: Path) -> Server:
     """A server that publishes a real weight file."""
     server.content = _h5(tmp_path / "published.h5").read_bytes()
     return server
@@ -232,14 +232,14 @@ def test_damage_is_named_where_it_cannot_be_healed(published: Server, monkeypatc
         weights.resolve_weights(row, "imagenet", top=True)
 
 
-def test_unhashed_download_that_is_no_weight_file(server: Server) -> None:  # noqa: F811
+def test_unhashed_download_that_is_no_weight_file(server: Server) -> None:
     server.content = b"\x00 something else"
     with pytest.raises(WeightsError, match="not an HDF5 file"):
         weights.resolve_weights(_row(None, server.url), "imagenet", top=True)
 
 
 def test_failed_download_leaves_nothing(published: Server, private_cache: Path) -> None:
-    published.troubles = [_status(404)]
+    published.troubles = [status(404)]
     with pytest.raises(WeightsError, match="404"):
         weights.resolve_weights(_row(None, published.url), "imagenet", top=True)
     assert not (private_cache / "weights" / "net.h5").exists()

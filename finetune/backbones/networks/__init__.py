@@ -1,1 +1,1 @@
-"""Networks that Keras lacks, written like those of `keras.applications`; and loading weights into any network."""
+"""Networks that Keras lacks, written like those of `keras.applications`, and weight files put into networks."""

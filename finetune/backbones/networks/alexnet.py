@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.backbones.networks.loading import build_model, image_input, pool_features, set_weights
+from finetune.backbones.networks.building import build_model, image_input, pool_features
+from finetune.backbones.networks.loading import set_weights
 from finetune.backbones.torch_file import Array
 from finetune.utils import keras
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finetune.backbones.networks.loading import build_model, classification_head, image_input, set_weights
+from finetune.backbones.networks.building import build_model, classification_head, image_input
+from finetune.backbones.networks.loading import set_weights
 from finetune.backbones.torch_file import Array
 from finetune.utils import keras
 

@@ -1,12 +1,13 @@
-"""A network for tests: the parts of a real one (convolution, BatchNorm, residual, dropout) in 32 pixels.
+"""The backbone `tiny` of the tests: the parts of a real network (convolution, BatchNorm, residual, dropout), 32 pixels.
 
-It has no pretrained weights and no use but to make tests of everything else take milliseconds.
+It has no pretrained weights, and trains in milliseconds. Importing this file registers it; `conftest` does that, and
+`sitecustomize`, beside this file, for every process that a test starts.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.backbones.networks.loading import build_model, classification_head, image_input
+from finetune.backbones import Backbone, build_model, classification_head, image_input, register_backbone
 from finetune.utils import keras
 
 
@@ -31,3 +32,20 @@ def Tiny(
         x = keras.layers.Add(name=f"block{number}_add")([x, shortcut])
     x = classification_head(x, include_top, pooling, classes, classifier_activation, dropout=0.2)
     return build_model(x, input_tensor, start, name)
+
+
+register_backbone(
+    Backbone(
+        name="tiny",
+        title="Tiny",
+        constructor="tiny_network:Tiny",
+        size=32,
+        min_size=8,
+        scaling="tf",
+        features="block3_add",
+        parameters=39_760,
+        backbone_parameters=6_760,
+        layers=22,
+        batch_norm=True,
+    )
+)

@@ -1,0 +1,25 @@
+"""A server for the tests of downloads and weights."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from file_server import Server
+
+from finetune.backbones import download
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    proxies = [name for one in ("http_proxy", "https_proxy", "all_proxy") for name in (one, one.upper())]
+    for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", *proxies):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
