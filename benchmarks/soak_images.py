@@ -91,7 +91,7 @@ def main() -> int:
                         if shape != (SIDE, SIDE, 3):
                             trouble.append(keep(path, f"shape {shape}"))
                     except ImageError as problem:
-                        trouble.append(keep(path, f"accepted by the scan, then refused: {problem.what}"))
+                        trouble.append(keep(path, f"accepted by the scan, then refused: {problem.message}"))
                     except Exception as error:
                         trouble.append(keep(path, repr(error)))
                     slowest = max(slowest, time.monotonic() - started)

@@ -49,7 +49,7 @@ def create(source: str) -> FastAPI:
         try:
             pixels = await loop.run_in_executor(decoders, images.decode_square, content, classifier.transform)
         except ImageError as problem:
-            raise HTTPException(422, problem.what) from None
+            raise HTTPException(422, problem.message) from None
         return {"predictions": await loop.run_in_executor(network, answer, pixels)}
 
     return app

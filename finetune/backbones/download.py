@@ -31,7 +31,7 @@ from finetune.utils import (
     WeightsError,
     explain_os_errors,
     is_offline,
-    runs_elsewhere,
+    is_other_process,
 )
 
 RETRIES = 5
@@ -155,7 +155,7 @@ def _writing(target: Path) -> Iterator[None]:
             yield
     except ResourceError as error:
         hint = f"{error.hint} FINETUNE_CACHE=/other/folder says which one.".strip()
-        raise ResourceError(error.what, hint=hint) from error
+        raise ResourceError(error.message, hint=hint) from error
 
 
 # ------------------------------------------------------------------------------------------------ one attempt
@@ -200,7 +200,7 @@ def _adopt(target: Path) -> Path | None:
     """The longest unfinished download of `target` that nobody is working at, now ours; others are removed."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9a-f]{16})\.(\d+)-[0-9a-f]{8}\.part")
     found = [(entry, match) for entry in target.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
-    free = [(entry, match) for entry, match in found if not runs_elsewhere(int(match[2]))]
+    free = [(entry, match) for entry, match in found if not is_other_process(int(match[2]))]
     free.sort(key=lambda pair: pair[0].stat().st_size)
     for entry, _ in free[:-1]:
         entry.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class Demo:
             seen = overlay_heatmap(found.image, found.heat)
             other = self.imagenet and self.imagenet.predict(path, top=TOP)[0].predictions
         except FinetuneError as error:
-            return DemoAnswer(message=f"This image cannot be used: {error.what}.")
+            return DemoAnswer(message=f"This image cannot be used: {error.message}.")
         over = {self.classifier.classes[at] for at in found.labels}
         answers = {f"{TICK}{name}" if name in over else name: share for name, share in _bars(found.predictions).items()}
         return DemoAnswer(answers=answers, seen=seen, imagenet=_bars(other) if other else None)

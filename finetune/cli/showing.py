@@ -303,7 +303,7 @@ def show_explanations(
             try:
                 found = explainer.explain(path, target=number, method=method, top=top)
             except ImageError as problem:
-                problems.append(Prediction(path, error=problem.what))
+                problems.append(Prediction(path, error=problem.message))
                 continue
             if figure is None or len(drawn) < FIGURE_IMAGES:
                 drawn.append(_explanation(found, Path(path).name))

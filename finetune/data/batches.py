@@ -75,7 +75,7 @@ def _collect(chunk: np.ndarray, futures: list["Future[np.ndarray]"]) -> Batch:
             images.append(future.result())
         except ImageError as problem:
             images.append(None)
-            problems[int(index)] = problem.what
+            problems[int(index)] = problem.message
     shape = next((image.shape for image in images if image is not None), (1, 1, 3))
     stacked = np.stack([np.zeros(shape, np.uint8) if image is None else image for image in images])
     return Batch(chunk, stacked, problems)

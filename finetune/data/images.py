@@ -296,7 +296,7 @@ def inspect_image(path: str | Path) -> Inspection:
     except OSError as error:
         return Inspection(name, _why(error))
     except ImageError as problem:
-        return Inspection(name, problem.what, sha256=digest, size=size, mtime_ns=mtime_ns)
+        return Inspection(name, problem.message, sha256=digest, size=size, mtime_ns=mtime_ns)
     notes = found.warnings
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in FORMAT_SUFFIXES[found.format]:

@@ -427,7 +427,7 @@ def _open(path: Path, *, name: str) -> Classifier:
     try:
         classifier = _network(spec, name=name, held=len(content) // 4)
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error.what}") from None
+        raise WeightsError(f"{path}: {error.message}") from None
     _load_weights(classifier, content, path)
     return classifier
 
@@ -468,7 +468,7 @@ def _read_spec(path: Path, text: bytes) -> ClassifierSpec:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: its {MEMBER} cannot be read ({printable(str(error))[:200]}).") from None
     except ConfigError as error:
-        raise WeightsError(f"{path}: {printable(error.what)[:200]}") from None
+        raise WeightsError(f"{path}: {printable(error.message)[:200]}") from None
     if not sound:
         raise WeightsError(f"{path}: its {MEMBER} holds values outside their range.")
     return spec
@@ -515,7 +515,7 @@ def _load_weights(classifier: Classifier, content: bytes, path: Path) -> None:
         try:
             check_h5(plain, shapes)
         except WeightsError as error:
-            raise WeightsError(error.what.replace(str(plain), f"{path}: model.weights.h5")) from None
+            raise WeightsError(error.message.replace(str(plain), f"{path}: model.weights.h5")) from None
         _fill_with_nan(classifier.model.weights)
         try:
             classifier.model.load_weights(plain)

@@ -20,6 +20,7 @@ from .environment import (
     available_cores as available_cores,
     is_debugging as is_debugging,
     is_offline as is_offline,
+    is_other_process as is_other_process,
     peak_memory_mb as peak_memory_mb,
 )
 from .errors import (
@@ -35,6 +36,7 @@ from .errors import (
     UsageError as UsageError,
     WeightsError as WeightsError,
     did_you_mean as did_you_mean,
+    missing_packages as missing_packages,
     require_packages as require_packages,
 )
 from .io import (
@@ -45,7 +47,6 @@ from .io import (
     refuse_existing as refuse_existing,
     remove_leftovers as remove_leftovers,
     require_space as require_space,
-    runs_elsewhere as runs_elsewhere,
     sha256_of as sha256_of,
     temporary_name as temporary_name,
     write_bytes as write_bytes,

@@ -29,3 +29,16 @@ def peak_memory_mb() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // 2**20 if sys.platform == "darwin" else peak // 2**10  # bytes on macOS, KiB on Linux
+
+
+def is_other_process(pid: int) -> bool:
+    """Whether a process of this machine other than this one has the id `pid` and is alive."""
+    if pid == os.getpid() or os.name == "nt":  # on Windows `os.kill` kills
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # alive, and another user's
+        return True
+    return True

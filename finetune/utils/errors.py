@@ -4,16 +4,16 @@
     ├── UsageError             2  the command line
     │   └── ConfigError        2  the YAML file or an override
     ├── DataError              3  folders, tables, images
-    │   └── ImageProblem       3  one image file, and why it cannot be used
+    │   └── ImageError         3  a single image file, and why it cannot be used
     ├── WeightsError           4  pretrained weights and saved models
     ├── TrainingDiverged       2  NaN in training: the learning rate, most often
-    ├── ResourceError          5  disk, memory, permissions of the run directory
-    ├── PartlyDone             6  most was done, some inputs were not
-    ├── CheckFailed            7  a measured figure misses what was demanded of it
-    └── Stopped                130 / 143  asked to stop by Ctrl-C or a signal
+    ├── ResourceError          5  disk, memory, permissions of the run folder
+    ├── PartlyDone             6  most was done, some inputs could not be used
+    ├── CheckFailed            7  the result is not good enough
+    └── Stopped                130 / 143  stopped by Ctrl-C or another signal
 
-A message says what is wrong, where, and what to do about it. Foreign exceptions are translated where they
-arise, never here, so that the message can name the file or key concerned.
+A message says what is wrong and where; the hint says what to do about it. Exceptions of other libraries are
+translated where they arise, never here, so that the message can name the file or key concerned.
 """
 
 import importlib.util
@@ -22,48 +22,60 @@ from difflib import get_close_matches
 
 
 class FinetuneError(Exception):
-    """A mistake that the user can mend; `str(error)` is the whole message, `hint` included."""
+    """A mistake that the user can correct; `str(error)` is the message, and the hint on a line of its own."""
 
     exit_code = 1
 
-    def __init__(self, what: str, *, hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what}\n  {self.hint}" if self.hint else self.what
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 class UsageError(FinetuneError):
+    """The command line asks for something impossible."""
+
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    pass
+    """The YAML file or an override is wrong."""
 
 
 class DataError(FinetuneError):
+    """Folders, tables or images cannot be used."""
+
     exit_code = 3
 
 
 class ImageError(DataError):
-    """One image that cannot be used; `what` is the reason alone, the caller knows the file."""
+    """An image cannot be used; the message is the reason alone, because the caller knows the file."""
 
 
 class WeightsError(FinetuneError):
+    """Pretrained weights or a saved model cannot be used."""
+
     exit_code = 4
 
 
 class TrainingDiverged(FinetuneError):
+    """The loss or a gradient became NaN or infinite."""
+
     exit_code = 2
 
 
 class ResourceError(FinetuneError):
+    """The machine lacks something: disk space, memory, a device, a permission."""
+
     exit_code = 5
 
 
 class PartlyDone(FinetuneError):
+    """Some inputs could not be used; the others were."""
+
     exit_code = 6
 
 
@@ -74,10 +86,10 @@ class CheckFailed(FinetuneError):
 
 
 class Stopped(FinetuneError):
-    """The run was asked to stop and everything up to here is saved."""
+    """A signal stopped the work, and everything up to here is saved."""
 
-    def __init__(self, what: str, *, hint: str = "", exit_code: int = 130) -> None:
-        super().__init__(what, hint=hint)
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 130) -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = exit_code
 
 
@@ -89,13 +101,14 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
 
 
 def missing_packages(packages: Iterable[str]) -> list[str]:
-    """Those of `packages` that are not installed."""
+    """Those of `packages` (names of modules) that are not installed."""
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
-def require_packages(what: str, *packages: str, extra: str) -> None:
-    """UsageError with the command that installs them, if `what` needs packages that are not here."""
-    if absent := missing_packages(packages):
+def require_packages(purpose: str, *packages: str, extra: str) -> None:
+    """UsageError with the command that installs them, if `purpose` needs packages that are not installed."""
+    missing = missing_packages(packages)
+    if missing:
         raise UsageError(
-            f"{what} needs {', '.join(absent)}, not installed here.", hint=f"pip install 'finetune[{extra}]'"
+            f"{purpose} needs {', '.join(missing)}, not installed here.", hint=f"pip install 'finetune[{extra}]'"
         )

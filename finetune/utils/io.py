@@ -1,15 +1,14 @@
 """Writing so that no reader, crash or full disk ever leaves half a file under its final name.
 
-    files.commit(folder / "model.keras", model.save)
-    files.write_json(folder / "run.json", {"seed": 0})
+    atomic_write(folder / "model.keras", model.save)
+    write_json(folder / "run.json", {"seed": 0})
 
-Everything is first built under a temporary name *in the same folder* (a rename to another file system would
+Everything is first written under a temporary name *in the same folder* (a rename to another file system would
 be a copy, and a copy can be torn), forced to the disk, and then renamed, which is one indivisible step.
-Whatever the operating system refuses becomes a `ResourceError` that names the file, the reason, the hint.
+Whatever the operating system refuses becomes a `ResourceError` that names the file, the reason and the hint.
 
-A temporary name is `.tmp-<process id>-<random>-<final name>`: nobody else's, never picked up as data, and
-with the final suffix, because `model.save` and `numpy.savez` look at it. What a killed process leaves behind,
-`clean` removes.
+A temporary name is `.tmp-<process id>-<random>-<final name>`: unique, never read as data, and with the final
+suffix, because `model.save` and `numpy.savez` look at it. `remove_leftovers` removes those of killed processes.
 """
 
 import errno
@@ -24,14 +23,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from finetune.utils.environment import is_other_process
 from finetune.utils.errors import ResourceError, UsageError
 from finetune.utils.text import format_bytes
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
-_in_the_making: set[Path] = set()
 
 _MORE_SPACE = "Free some space, or use a folder on another disk."
-_OTHER_FOLDER = "Mend the folder, or use another one."
+_OTHER_FOLDER = "Repair the folder, or use another one."
 _REASONS = {
     errno.ENOSPC: ("the disk is full", _MORE_SPACE),
     errno.EDQUOT: ("the disk quota is used up", _MORE_SPACE),
@@ -46,10 +45,10 @@ _REASONS = {
 
 
 def atomic_write(path: Path, write: Callable[[Path], object], *, needed: int | None = None) -> None:
-    """Let `write(temporary)` make a file, then in one step give it the name `path`, replacing what had it.
+    """Let `write(temporary)` make a file, then rename it to `path` in one step, replacing an old one.
 
-    `needed` is its size in bytes, if known, for the message when it does not fit. Raises ResourceError;
-    whenever anything is raised before that step, the old `path` is untouched and nothing else is left.
+    `needed` is its size in bytes, if known, for the message when it does not fit. Raises ResourceError. After an
+    exception before the rename the old `path` is untouched and nothing else is left.
     """
     with explain_os_errors(path, needed), _temporary(path) as temporary:
         write(temporary)
@@ -59,7 +58,7 @@ def atomic_write(path: Path, write: Callable[[Path], object], *, needed: int | N
 
 
 def atomic_write_folder(path: Path, write: Callable[[Path], object], *, needed: int | None = None) -> None:
-    """As `commit` for a new folder, which `write(temporary)` fills; one that has files is never replaced."""
+    """The same for a new folder, which `write(temporary)` fills; a folder that has files is never replaced."""
     with explain_os_errors(path, needed), _temporary(path) as temporary:
         temporary.mkdir()
         write(temporary)
@@ -71,23 +70,18 @@ def atomic_write_folder(path: Path, write: Callable[[Path], object], *, needed: 
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Commit `content` to `path`."""
+    """Write `content` to `path` atomically."""
     atomic_write(path, lambda temporary: temporary.write_bytes(content), needed=len(content))
 
 
 def write_text(path: Path, content: str) -> None:
-    """Commit `content` as UTF-8; a file name in it that is not UTF-8 keeps its bytes (surrogateescape)."""
+    """Write `content` as UTF-8, atomically; a file name in it that is not UTF-8 keeps its bytes (surrogateescape)."""
     write_bytes(path, content.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Commit `content` as indented JSON, in ASCII so that any text survives."""
+    """Write `content` as indented JSON, atomically; in ASCII, so that any text survives."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def saving() -> bool:
-    """Whether this process is committing something just now."""
-    return bool(_in_the_making)
 
 
 def file_sha256(path: Path) -> str:
@@ -105,13 +99,13 @@ def sha256_of(parts: Iterable[Any]) -> str:
 
 
 def temporary_name(path: Path) -> Path:
-    """A new name beside `path` for something in the making; if its process is killed, `clean` removes it."""
-    end = path.name[-50:]  # file systems allow 255 bytes, and a character takes up to 4
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{end}")
+    """A new name beside `path` for a file that is being written; `remove_leftovers` knows it."""
+    suffix = path.name[-50:]  # file systems allow 255 bytes, and a character takes up to 4
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{suffix}")
 
 
 def refuse_existing(target: Path | None, overwrite: bool) -> None:
-    """UsageError if the user's `target` (None: nothing asked for) is a folder, or a file that may not be replaced."""
+    """UsageError if `target`, a file that the user names (or None), is a folder, or a file that may not be replaced."""
     if target and target.is_dir():
         raise UsageError(f"{target} is a folder.", hint="Give the name of a file.")
     if target and target.exists() and not overwrite:
@@ -130,47 +124,42 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in `folder`: our temporary names whose process runs no more."""
+    """Remove what killed writers left in `folder`: temporary names whose process no longer runs."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.match(entry.name)
-        if match and not runs_elsewhere(int(match[1])):
+        if match and not is_other_process(int(match[1])):
             _remove(entry)
 
 
 @contextmanager
 def explain_os_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the operating system about `path` into a ResourceError that says what to do."""
+    """Turn an OSError of the operating system about `path` into a ResourceError that says what to do.
+
+    `needed` is the size in bytes that was to be written, if known.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # made by a library about a file's content, not by the operating system
+        if error.errno is None:  # raised by a library about a file's content, not by the operating system
             raise
         reason, hint = _REASONS.get(error.errno, (str(error), ""))
         if error.errno == errno.ENOENT and not path.parent.is_dir():
             reason, hint = f"the folder {path.parent} does not exist (any more)", _OTHER_FOLDER
-        space = _space(path, needed, error)
-        raise ResourceError(f"cannot write {path}: {reason}{space}", hint=hint) from error
-
-
-def _space(path: Path, needed: int | None, error: OSError) -> str:
-    """` (needed 3.0 MB, free 1.2 MB)` where space is the trouble."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ""
-    facts = [] if needed is None else [f"needed {format_bytes(needed)}"]
-    with suppress(OSError):
-        facts.append(f"free {format_bytes(shutil.disk_usage(path.parent).free)}")
-    return f" ({', '.join(facts)})" if facts else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sizes = [] if needed is None else [f"needed {format_bytes(needed)}"]
+            with suppress(OSError):
+                sizes.append(f"free {format_bytes(shutil.disk_usage(path.parent).free)}")
+            reason += f" ({', '.join(sizes)})" if sizes else ""
+        raise ResourceError(f"cannot write {path}: {reason}", hint=hint) from error
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
-    _in_the_making.add(temporary)
     try:
         yield temporary
     finally:
-        _in_the_making.discard(temporary)
-        _remove(temporary)  # after a success there is nothing of that name any more
+        _remove(temporary)  # after a success it has been renamed: nothing to remove
 
 
 def _remove(path: Path) -> None:
@@ -182,28 +171,15 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the file or folder is on the disk; else a power loss may leave a name without content."""
-    folder, windows = path.is_dir(), os.name == "nt"
-    if folder and windows:
+    """Wait until the file or folder is on the disk; otherwise a power loss may leave a name without content."""
+    is_folder, on_windows = path.is_dir(), os.name == "nt"
+    if is_folder and on_windows:
         return  # Windows opens no folders
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # FAT and others cannot
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot (FAT)
             raise
     finally:
         os.close(handle)
-
-
-def runs_elsewhere(process: int) -> bool:
-    """Whether another process of this machine has that id and lives (and writes, say, a report just now)."""
-    if process == os.getpid() or os.name == "nt":  # on Windows `os.kill` kills
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

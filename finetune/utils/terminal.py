@@ -1,4 +1,4 @@
-"""What people see while they wait: progress bars with the time left, and one line an epoch.
+"""What people see while they wait: messages, and progress bars with the time left.
 
 Everything here goes to standard error; standard output belongs to results (`finetune predict --json | jq`).
 """
@@ -15,23 +15,26 @@ ProgressCallback = Callable[[int, int | None], None]  # (done, total); total is 
 
 
 class Terminal:
-    """Says what happens, on `stderr`. In a pipe or a log file: plain lines, no bars."""
+    """Messages and progress bars on standard error; in a pipe or a log file plain lines and no bars."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
+        """Print a line."""
         self.console.print(escape(text))
 
     def warn(self, text: str) -> None:
+        """Print a line that begins with `warning:`."""
         self.console.print(f"[yellow]warning:[/] {escape(text)}")
 
     def head(self, text: str) -> None:
+        """Print a headline."""
         self.console.print(f"[bold]{escape(text)}[/]")
 
     @contextmanager
     def stage(self, title: str) -> Iterator[ProgressCallback]:
-        """A bar for one piece of work: `with terminal.stage("Reading") as update: update(done, total)`."""
+        """A progress bar for the block: `with terminal.stage("Reading") as update: update(done, total)`."""
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),

@@ -118,7 +118,7 @@ def test_errors_draw_the_layout(tmp_path: Path):
             init.suggest_config(folder)
         assert "cat/  1.jpg" in str(caught.value)
         assert f"    {folder.name}/" in str(caught.value)
-        return caught.value.what
+        return caught.value.message
 
     assert "no such folder" in message(tmp_path / "absent")
     (tmp_path / "notes").mkdir()

@@ -111,18 +111,6 @@ def test_a_gpu_trains_all_blocks_on_new_views():
     assert any("GPU" in decision.reason for decision in decisions)
 
 
-@pytest.mark.parametrize(
-    ("driver", "gpus", "there"), [(True, ["gpu"], True), (True, [], False), (False, ["gpu"], False)]
-)
-def test_a_gpu_is_one_with_a_driver_that_tensorflow_can_use(driver, gpus, there, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.sys, "platform", "linux")
-    monkeypatch.setattr(recipe, "DRIVERS", (str(tmp_path if driver else tmp_path / "none"),))
-    monkeypatch.setattr("finetune.utils.device.GPUS", gpus)
-    dataset = data.open_dataset(config.load_config({"data": {"folder": str(images)}}).data, seed=0)
-    assert recipe.data_facts(dataset).gpu == there
-    assert not recipe.data_facts(dataset, "cpu").gpu
-
-
 @pytest.mark.parametrize("name", ["efficientnet_v2_b0", "convnext_tiny", "resnet50", "mobilenet_v3_small"])
 def test_the_recipe_holds_for_other_networks(name, images):
     """Random weights and numbers, a real step: the promised share of the blocks learns, and nothing else moves."""

@@ -51,7 +51,7 @@ def reason(path: Path) -> str:
         images.read_image(path)
     found = images.inspect_image(path)
     assert not found.ok
-    assert found.reason == problem.value.what
+    assert found.reason == problem.value.message
     return found.reason
 
 

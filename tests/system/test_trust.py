@@ -120,37 +120,6 @@ def test_interrupted_twice_means_now_and_a_hanging_thread_holds_nobody(forge: Fo
     assert time.monotonic() - begin < 2
 
 
-HANGING = "def hang(): print('hanging', flush=True), time.sleep(500)\n"
-HANG = {  # a drive that does not answer, a decoder that does not come back, a disk that takes no more
-    "reading": HANGING + "at(images, '_read_regular', act=hang)",
-    "scanning": """
-def stop_worker(process, paths, ask=scan._ask):
-    os.kill(process.pid, signal.SIGSTOP)
-    print('hanging', flush=True)
-    return ask(process, paths)
-scan._ask = stop_worker
-""",
-    "a save": HANGING + "at(Trainer, 'train_batch', 9, act=lambda: at(os, 'fsync', 2, act=hang))",
-}
-
-
-@pytest.mark.parametrize("place", HANG)
-def test_what_hangs_is_ended_all_the_same(forge: Forge, unbroken: dict, output: Path, place: str) -> None:
-    """A run that waits for something that never comes leaves what kill -9 would have left."""
-    patience = "from finetune.utils import signals\nsignals.PATIENCE, signals.MORE_PATIENCE = 1.0, 1.0\n"
-    forge.start("train", "cfg.yaml", "--output", output, patch=EAGER + patience + HANG[place])
-    forge.said("hanging")
-    begin = time.monotonic()
-    forge.send(signal.SIGTERM)
-    assert forge.wait(20) == 143
-    assert time.monotonic() - begin < 10
-    assert "error: stopped by SIGTERM: something hangs" in forge.said()
-    assert "Traceback" not in forge.said()
-    if place == "a save":
-        assert forge.run("train", "cfg.yaml", "--output", output, "--resume") == 0, forge.said()
-        assert outcome(output / "colours-1") == unbroken
-
-
 def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     output.symlink_to(tmp_path / "elsewhere")  # a link is as good as a folder

@@ -200,7 +200,7 @@ def test_alone_everything_is_as_if_there_were_no_groups() -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    if device.GPUS:
+    if device.visible_gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ResourceError, match="no GPU here"), distribution.use_devices("gpu"):
         pass

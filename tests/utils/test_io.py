@@ -16,16 +16,29 @@ from pathlib import Path
 
 import pytest
 
-from finetune.utils import io as files
-from finetune.utils.errors import ResourceError
+from finetune.utils import (
+    ResourceError,
+    UsageError,
+    atomic_write,
+    atomic_write_folder,
+    file_sha256,
+    refuse_existing,
+    remove_leftovers,
+    require_space,
+    sha256_of,
+    temporary_name,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 ENDLESS_WRITER = """
 import sys
 from pathlib import Path
-from finetune.utils import io as files
+from finetune.utils import write_bytes
 path, size = Path(sys.argv[1]), 300_000
 for n in range(10**9):
-    files.write_bytes(path, str(n % 10).encode() * size)
+    write_bytes(path, str(n % 10).encode() * size)
     print(n, flush=True)
 """
 
@@ -51,23 +64,23 @@ def names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def test_commit_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "größe.json"
-    files.write_json(path, {"a": 1})
-    files.write_json(path, {"a": "ä\udcff"})
+    write_json(path, {"a": 1})
+    write_json(path, {"a": "ä\udcff"})
     assert json.loads(path.read_bytes()) == {"a": "ä\udcff"}
     assert names(tmp_path) == {path.name}
 
 
 def test_text_keeps_file_names_that_are_not_utf8(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "list", os.fsdecode(b"\xff.jpg\n"))
+    write_text(tmp_path / "list", os.fsdecode(b"\xff.jpg\n"))
     assert (tmp_path / "list").read_bytes() == b"\xff.jpg\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
 def test_failed_write_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "model.keras"
-    files.write_text(path, "old")
+    write_text(path, "old")
 
     def write(temporary: Path) -> None:
         assert temporary.suffix == ".keras"
@@ -76,7 +89,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, error: BaseException) -
         raise error
 
     with pytest.raises(type(error)):
-        files.atomic_write(path, write)
+        atomic_write(path, write)
     assert path.read_text() == "old"
     assert names(tmp_path) == {"model.keras"}
 
@@ -87,14 +100,14 @@ def test_failed_folder_leaves_nothing(tmp_path: Path) -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        files.atomic_write_folder(tmp_path / "new", write)
+        atomic_write_folder(tmp_path / "new", write)
     assert names(tmp_path) == set()
 
 
 def test_folder_with_files_is_never_replaced(tmp_path: Path) -> None:
-    files.atomic_write_folder(tmp_path / "a", lambda folder: (folder / "x").write_text("first"))
+    atomic_write_folder(tmp_path / "a", lambda folder: (folder / "x").write_text("first"))
     with pytest.raises(ResourceError, match="cannot write"):
-        files.atomic_write_folder(tmp_path / "a", lambda folder: (folder / "x").write_text("second"))
+        atomic_write_folder(tmp_path / "a", lambda folder: (folder / "x").write_text("second"))
     assert (tmp_path / "a" / "x").read_text() == "first"
     assert names(tmp_path) == {"a"}
 
@@ -115,16 +128,16 @@ def test_content_is_synced_before_the_rename_and_the_folder_after(
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", replace)
-    files.write_text(tmp_path / "a", "x")
+    write_text(tmp_path / "a", "x")
     assert events == ["file", "rename", "folder"]
 
 
 def test_modes_follow_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        files.write_text(tmp_path / "private", "x")
+        write_text(tmp_path / "private", "x")
         os.umask(0o002)
-        files.write_text(tmp_path / "group", "x")
+        write_text(tmp_path / "group", "x")
     finally:
         os.umask(old)
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
@@ -133,12 +146,12 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 
 def test_folder_that_disappeared_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"gone.*does not exist \(any more\)"):
-        files.write_text(tmp_path / "gone" / "a", "x")
+        write_text(tmp_path / "gone" / "a", "x")
 
 
 def test_long_name_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="name is too long"):
-        files.write_text(tmp_path / ("x" * 300), "x")
+        write_text(tmp_path / ("x" * 300), "x")
 
 
 def test_errors_about_content_are_not_disguised(tmp_path: Path) -> None:
@@ -146,7 +159,7 @@ def test_errors_about_content_are_not_disguised(tmp_path: Path) -> None:
         raise OSError("not an image")
 
     with pytest.raises(OSError, match="not an image"):
-        files.atomic_write(tmp_path / "a", write)
+        atomic_write(tmp_path / "a", write)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +178,7 @@ def test_trouble_of_the_disk_is_explained(tmp_path: Path, number: int, message: 
         raise OSError(number, os.strerror(number), str(temporary))
 
     with pytest.raises(ResourceError, match=f"cannot write .*model.*: .*{message}"):
-        files.atomic_write(tmp_path / "model", write)
+        atomic_write(tmp_path / "model", write)
     assert names(tmp_path) == set()
 
 
@@ -175,19 +188,19 @@ def test_missing_permission_is_explained(tmp_path: Path) -> None:
         if os.access(tmp_path, os.W_OK):
             pytest.skip("root may write everywhere")
         with pytest.raises(ResourceError, match="no permission"):
-            files.write_text(tmp_path / "a", "x")
+            write_text(tmp_path / "a", "x")
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_too_large_file_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    files.write_bytes(path, b"old")
+    write_bytes(path, b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(ResourceError, match=r"a: files may not be that large.*needed 200\.0 KB, free "):
-            files.write_bytes(path, bytes(200_000))
+            write_bytes(path, bytes(200_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == b"old"
@@ -196,20 +209,20 @@ def test_too_large_file_keeps_the_old_one(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_the_old_file_and_gives_figures(small_disk: Path) -> None:
     path = small_disk / "a"
-    files.write_bytes(path, b"o" * 600_000)
+    write_bytes(path, b"o" * 600_000)
     with pytest.raises(ResourceError, match=r"disk is full \(needed 700\.0 KB, free 4\d\d\.\d KB\)\n.*space"):
-        files.write_bytes(path, b"n" * 700_000)
+        write_bytes(path, b"n" * 700_000)
     assert path.read_bytes() == b"o" * 600_000
     assert names(small_disk) == {"a"}
 
 
 def test_space_is_required_in_advance(tmp_path: Path) -> None:
-    files.require_space(tmp_path, 1)
+    require_space(tmp_path, 1)
     with pytest.raises(ResourceError, match=r"needed 1000000000\.0 GB, free "):
-        files.require_space(tmp_path, 10**18)
+        require_space(tmp_path, 10**18)
 
 
-def test_clean_takes_only_what_the_dead_left(tmp_path: Path) -> None:
+def test_remove_leftovers_takes_only_what_the_dead_left(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     living = f".tmp-{os.getppid()}-0123abcd-x"
@@ -219,13 +232,31 @@ def test_clean_takes_only_what_the_dead_left(tmp_path: Path) -> None:
     (tmp_path / f".tmp-{dead.pid}-0123abcd-a.npy").write_text("")
     (tmp_path / f".tmp-{dead.pid}-0123abcd-folder").mkdir()
     (tmp_path / f".tmp-{dead.pid}-0123abcd-folder" / "file").write_text("")
-    files.temporary_name(tmp_path / "own").write_text("")  # a container restarts with the same process id
+    temporary_name(tmp_path / "own").write_text("")  # a container restarts with the same process id
     (tmp_path / f".tmp-{dead.pid}-0123abcd-link").symlink_to(tmp_path / "x")
-    files.remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == keep
-    files.remove_leftovers(tmp_path / "absent")
+    remove_leftovers(tmp_path / "absent")
 
 
+def test_digests_of_files_and_of_parts(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "abc", b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "abc") == sha256_of([b"a", b"bc"]) == digest
+
+
+def test_a_file_is_replaced_only_on_request(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "x")
+    refuse_existing(None, overwrite=False)
+    refuse_existing(tmp_path / "new", overwrite=False)
+    refuse_existing(tmp_path / "a", overwrite=True)
+    with pytest.raises(UsageError, match="exists already"):
+        refuse_existing(tmp_path / "a", overwrite=False)
+    with pytest.raises(UsageError, match="is a folder"):
+        refuse_existing(tmp_path, overwrite=True)
+
+
+@pytest.mark.slow
 def test_killed_writer_never_leaves_half_a_file(tmp_path: Path) -> None:
     """20 kill -9 in the middle of endless writing, with a reader that looks all the time."""
     path = tmp_path / "data"
@@ -253,5 +284,5 @@ def test_killed_writer_never_leaves_half_a_file(tmp_path: Path) -> None:
     reader.join()
     assert not torn
     assert reads > 100
-    files.remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == {"data"}

@@ -12,23 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from finetune.utils import signals
-from finetune.utils.errors import Stopped
+from finetune.utils import Stopped, stop_on_signals
 
 # Steps of 10 ms; says when it begins, what it did at the end, and ends as the command line would.
 WORKER = """
 import sys, time
 from pathlib import Path
-from finetune.utils import errors; from finetune.utils import io as files; from finetune.utils import signals
+from finetune.utils import FinetuneError, stop_on_signals, survive_closed_output, write_text
 folder = Path(sys.argv[1])
 try:
-    with signals.survive_closed_output(), signals.stop_on_signals() as stop:
+    with survive_closed_output(), stop_on_signals() as stop:
         for step in range(1000):
             print("step", step, flush=True)
             time.sleep(0.01)
-            files.write_text(folder / "steps", str(step + 1))
+            write_text(folder / "steps", str(step + 1))
             stop.check("go on with --resume")
-except errors.FinetuneError as error:
+except FinetuneError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
 except KeyboardInterrupt:
@@ -37,9 +36,9 @@ except KeyboardInterrupt:
 # A step that never looks at the flag.
 DEAF = """
 import sys, time
-from finetune.utils import signals
+from finetune.utils import stop_on_signals
 try:
-    with signals.stop_on_signals():
+    with stop_on_signals():
         print("step", flush=True)
         time.sleep(60)
 except KeyboardInterrupt:
@@ -107,58 +106,6 @@ def test_third_interrupt_ends_the_process_at_once() -> None:
     assert end(worker) == (-signal.SIGINT, "")
 
 
-# Waits, as for a dead disk, for what a pipe will never say; `saving` is what goes on meanwhile.
-HANGING = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from finetune.utils import io as files; from finetune.utils import signals
-signals.PATIENCE, signals.MORE_PATIENCE = 0.3, 0.7
-pipe, target = map(Path, sys.argv[1:])
-pool = ThreadPoolExecutor()
-with signals.stop_on_signals():
-    print("step", flush=True)
-    {work}
-"""
-
-
-@pytest.mark.parametrize(
-    ("work", "least"),
-    [
-        ("pool.submit(pipe.read_bytes).result()", 0.3),
-        ("pipe.read_bytes()", 0.3),
-        ("files.commit(target, lambda _: pool.submit(pipe.read_bytes).result())", 1.0),
-    ],
-)
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_read_that_hangs_holds_nobody(tmp_path: Path, work: str, least: float, name: str) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    worker = subprocess.Popen(
-        [sys.executable, "-c", HANGING.format(work=work), str(tmp_path / "pipe"), str(tmp_path / "target")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert worker.stdout
-    assert worker.stdout.readline() == "step\n"
-    time.sleep(0.2)
-    begin = time.monotonic()
-    worker.send_signal(getattr(signal, name))
-    _, said = worker.communicate(timeout=20)
-    assert worker.returncode == 143
-    assert time.monotonic() - begin >= least
-    assert said.startswith(f"error: stopped by {name}: something hangs")
-    assert "Traceback" not in said
-    assert not (tmp_path / "target").exists()
-
-
-def test_a_save_that_ends_in_time_ends_whole(tmp_path: Path) -> None:
-    work = "files.commit(target, lambda new: (time.sleep(0.6), new.write_text('whole')))"
-    code = HANGING.format(work=work).replace("0.7", "30")
-    worker = start(code, tmp_path / "pipe", tmp_path / "target")
-    worker.send_signal(signal.SIGTERM)
-    end(worker)
-    assert (tmp_path / "target").read_text() == "whole"
-
-
 def test_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     worker = start(WORKER, tmp_path, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     for _ in range(3):
@@ -212,7 +159,7 @@ def test_old_handlers_come_back() -> None:
     old = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with signals.stop_on_signals():
+        with stop_on_signals():
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         assert seen == [signal.SIGTERM]
@@ -223,8 +170,8 @@ def test_old_handlers_come_back() -> None:
 
 def test_request_inside_a_nested_block_stops_the_outer_one() -> None:
     def work() -> None:
-        with signals.stop_on_signals() as outer:
-            with signals.stop_on_signals() as inner:
+        with stop_on_signals() as outer:
+            with stop_on_signals() as inner:
                 assert inner is outer
                 os.kill(os.getpid(), signal.SIGTERM)
             assert outer.requested == "SIGTERM"
@@ -237,10 +184,10 @@ def test_request_inside_a_nested_block_stops_the_outer_one() -> None:
 
 
 def test_request_that_nobody_looked_at_is_raised_at_the_end() -> None:
-    with pytest.raises(Stopped) as caught, signals.stop_on_signals():
+    with pytest.raises(Stopped) as caught, stop_on_signals():
         os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.exit_code == 130
-    with signals.stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         assert stop.requested is None  # the next block starts afresh
 
 
@@ -249,7 +196,7 @@ def test_does_nothing_outside_the_main_thread() -> None:
     found: list[object] = []
 
     def work() -> None:
-        with signals.stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             found.extend([stop.requested, signal.getsignal(signal.SIGTERM)])
             stop.check()
 

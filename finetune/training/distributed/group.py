@@ -246,7 +246,7 @@ class ProcessGroup:
             if self.size == 1:
                 raise
             trouble = error
-        told = None if trouble is None else [trouble.what, trouble.hint, trouble.exit_code]
+        told = None if trouble is None else [trouble.message, trouble.hint, trouble.exit_code]
         troubles = self.gather(told)
         if trouble:
             raise self.everywhere(trouble)
