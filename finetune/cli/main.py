@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from finetune.utils import FinetuneError, PartlyDone, ResourceError, UsageError, require_packages
-
-if TYPE_CHECKING:
-    from finetune.config import Config
-    from finetune.runs import Run
-    from finetune.training import ProcessPlace
-    from finetune.utils import Stop
+from finetune.utils import FinetuneError, PartlyDone, ResourceError, UsageError, exits_at_once, require_packages
 
 EXAMPLES = """examples:
   finetune train digits                              a first run: real data, real weights, no download
@@ -45,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     code = _run(arguments)
-    if argv is None and (code in (130, 143) or arguments.leave):
+    if argv is None and (code in (130, 143) or exits_at_once()):
         _leave(code)
     return code
 
@@ -128,87 +121,21 @@ def _report_bug(error: Exception) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    from finetune.training import find_place, run_local_processes
-    from finetune.utils import stop_on_signals, survive_closed_output
+    from finetune.training import run_training
 
-    if arguments.nproc > 1:
-        return run_local_processes(arguments.nproc, _without(arguments.words, "--nproc"))
     if arguments.output:
         arguments.overrides.append(f"output={arguments.output}")
-    with survive_closed_output(), stop_on_signals() as stop:
-        place = find_place()
-        if place.size > 1:
-            return _train_together(arguments, place, stop)
-        run, loaded = _run_or_config(arguments)
-        return _train(arguments, run, loaded, stop)
-
-
-def _run_or_config(arguments: argparse.Namespace) -> "tuple[Run | None, Config | None]":
-    """What to go on with, or what to begin."""
-    from finetune.config import load_config
-    from finetune.training import find_run_to_resume
-
-    run = None
-    if arguments.accept_data_change and arguments.resume is None:
-        raise UsageError("--accept-data-change is for --resume: a new run takes the images as they are.")
-    if arguments.resume is not None:
-        run = find_run_to_resume(
-            arguments.resume or None, arguments.config, arguments.overrides, break_lock=arguments.break_lock
-        )
-    elif not arguments.config:
-        raise UsageError("train needs a config.", hint="For example: finetune train digits")
-    loaded = None if run else load_config(arguments.config or arguments.resume, arguments.overrides)
-    return run, loaded
-
-
-def _train(arguments: argparse.Namespace, run: "Run | None", loaded: "Config | None", stop: "Stop") -> int:
-    from finetune.evaluation import require_accuracy
-    from finetune.training import resume_run, train_config
-    from finetune.utils import Terminal
-
-    stop.check()  # asked to stop while TensorFlow was loading
-    screen = Terminal(quiet=arguments.quiet)
-    if run is not None:
-        result = resume_run(
-            run, terminal=screen, break_lock=arguments.break_lock, accept_changes=arguments.accept_data_change
-        )
-    elif loaded is not None:
-        result = train_config(loaded, command=["finetune", *sys.argv[1:]], terminal=screen)
-    require_accuracy(result.metrics.accuracy if result.metrics else None, arguments.assert_accuracy)
-    return 0
-
-
-def _train_together(arguments: argparse.Namespace, place: "ProcessPlace", stop: "Stop") -> int:
-    """One of several processes: the first trains as if it were alone, the others do the same work for it."""
-    from finetune.training import config_to_resume
-
-    device = "auto"
-    with suppress(FinetuneError):  # told when all are there: nobody must wait for one that has gone
-        asked = config_to_resume(arguments.resume, arguments.config, arguments.overrides)
-        device = asked.device if asked else device
-    if place.rank == 0 and not arguments.quiet:
-        _complain(f"Waiting for {place.size - 1} other process(es): {', '.join(place.addresses)}")
-    from finetune.training import assert_same_start, join_group, train_as_follower
-
-    arguments.leave = True  # TensorFlow would wait for the others, who may have gone
-    with join_group(place, device) as group:
-        run = loaded = None
-        with group.together():
-            asked = config_to_resume(arguments.resume, arguments.config, arguments.overrides)
-        assert_same_start(group, asked)
-        with group.together():
-            if group.chief:
-                run, loaded = _run_or_config(arguments)
-        if group.chief:
-            return _train(arguments, run, loaded, stop)
-        train_as_follower()
-    return 0
-
-
-def _without(words: Sequence[str], option: str) -> list[str]:
-    """`words` less `option` and its value."""
-    left = iter(words)
-    return [word for word in left if not (word == option and next(left)) and not word.startswith(f"{option}=")]
+    return run_training(
+        arguments.config,
+        arguments.overrides,
+        resume=arguments.resume,
+        accept_data_change=arguments.accept_data_change,
+        break_lock=arguments.break_lock,
+        nproc=arguments.nproc,
+        assert_accuracy=arguments.assert_accuracy,
+        words=arguments.words,
+        quiet=arguments.quiet,
+    )
 
 
 def sweep(arguments: argparse.Namespace) -> None:
@@ -468,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(command=None, debug=False, leave=False)
+    parser.set_defaults(command=None, debug=False)
     commands = parser.add_subparsers(metavar="COMMAND")
 
     add = _adder(commands)

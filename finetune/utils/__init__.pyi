@@ -53,7 +53,13 @@ from .io import (
     write_json as write_json,
     write_text as write_text,
 )
-from .signals import Stop as Stop, stop_on_signals as stop_on_signals, survive_closed_output as survive_closed_output
+from .signals import (
+    Stop as Stop,
+    exit_at_once as exit_at_once,
+    exits_at_once as exits_at_once,
+    stop_on_signals as stop_on_signals,
+    survive_closed_output as survive_closed_output,
+)
 from .terminal import ProgressCallback as ProgressCallback, Terminal as Terminal
 from .text import (
     csv_cell as csv_cell,

@@ -28,6 +28,7 @@ from finetune.utils.errors import Stopped
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _active: "Stop | None" = None
+_exits_at_once = False
 
 
 class Stop:
@@ -79,6 +80,17 @@ def stop_on_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
         _active = None
     stop.check()
+
+
+def exit_at_once() -> None:
+    """The process shall end without Python's clean-up, where threads of a library would wait for ever."""
+    global _exits_at_once
+    _exits_at_once = True
+
+
+def exits_at_once() -> bool:
+    """Whether `exit_at_once` was called; the command line then ends with `os._exit`."""
+    return _exits_at_once
 
 
 @contextmanager

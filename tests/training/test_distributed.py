@@ -11,7 +11,7 @@ import pytest
 from processes import EAGER, SLOW, Crowd, furnish, outcome
 
 from finetune.training.distributed import group as distribution
-from finetune.training.distributed.launch import ProcessPlace
+from finetune.training.distributed.cluster import ProcessPlace
 from finetune.utils import device
 from finetune.utils.device import keras, tf
 from finetune.utils.errors import ConfigError, DataError, ResourceError

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from finetune.training.distributed import launch
-from finetune.training.distributed.launch import ProcessPlace, expand_nodelist, find_place
+from finetune.training.distributed.cluster import PORT, ProcessPlace, expand_nodelist, find_process_place
 from finetune.utils.errors import ResourceError, UsageError
 
 
@@ -16,23 +16,23 @@ def tensorflow(task: str, index: int, **jobs: list[str]) -> dict[str, str]:
 
 
 def test_alone_without_a_word():
-    assert find_place({}) == ProcessPlace()
-    assert find_place({"TF_CONFIG": "{}"}) == ProcessPlace()
-    assert find_place(tensorflow("worker", 0, worker=["a:1"])) == ProcessPlace()  # a cluster of one
-    assert find_place({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}) == ProcessPlace()  # sbatch without srun
-    assert find_place({"JOB_COMPLETION_INDEX": "3"}) == ProcessPlace()  # an Indexed Job that shards by itself
+    assert find_process_place({}) == ProcessPlace()
+    assert find_process_place({"TF_CONFIG": "{}"}) == ProcessPlace()
+    assert find_process_place(tensorflow("worker", 0, worker=["a:1"])) == ProcessPlace()  # a cluster of one
+    assert find_process_place({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}) == ProcessPlace()  # sbatch without srun
+    assert find_process_place({"JOB_COMPLETION_INDEX": "3"}) == ProcessPlace()  # an Indexed Job that shards by itself
 
 
 def test_tf_config_with_and_without_a_chief():
-    assert find_place(tensorflow("worker", 1, worker=["a:1", "b:1"])) == ProcessPlace(1, ("a:1", "b:1"))
-    assert find_place(tensorflow("worker", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(1, ("c:1", "a:1"))
-    assert find_place(tensorflow("chief", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(0, ("c:1", "a:1"))
+    assert find_process_place(tensorflow("worker", 1, worker=["a:1", "b:1"])) == ProcessPlace(1, ("a:1", "b:1"))
+    assert find_process_place(tensorflow("worker", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(1, ("c:1", "a:1"))
+    assert find_process_place(tensorflow("chief", 0, chief=["c:1"], worker=["a:1"])) == ProcessPlace(0, ("c:1", "a:1"))
 
 
 def test_slurm():
     said = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "3", "FINETUNE_PORT": "5000"}
     said |= {"SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
-    assert find_place(said) == ProcessPlace(2, ("gpu07:5000", "gpu07:5001", "gpu08:5000"), 0)
+    assert find_process_place(said) == ProcessPlace(2, ("gpu07:5000", "gpu07:5001", "gpu08:5000"), 0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_lists_of_nodes(nodes, names):
 
 def test_a_kubernetes_indexed_job():
     said = {"JOB_COMPLETION_INDEX": "1", "FINETUNE_WORKERS": "2", "FINETUNE_HOST": "train-{}.train"}
-    assert find_place(said) == ProcessPlace(1, (f"train-0.train:{launch.PORT}", f"train-1.train:{launch.PORT}"))
+    assert find_process_place(said) == ProcessPlace(1, (f"train-0.train:{PORT}", f"train-1.train:{PORT}"))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_kubernetes_indexed_job():
 )
 def test_contradictions_are_named(said, words):
     with pytest.raises(UsageError, match=words.replace("{", r"\{")):
-        find_place(said)
+        find_process_place(said)
 
 
 PYTHON = sys.executable

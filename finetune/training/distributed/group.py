@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from finetune.config import AugmentConfig
-from finetune.training.distributed.launch import ProcessPlace
+from finetune.training.distributed.cluster import ProcessPlace
 from finetune.utils import (
     ConfigError,
     FinetuneError,
@@ -83,7 +83,7 @@ class ProcessGroup:
     @property
     def size(self) -> int:
         """Processes."""
-        return self.place.size
+        return self.place.world_size
 
     @property
     def chief(self) -> bool:
@@ -316,7 +316,7 @@ def join_group(place: ProcessPlace, wanted: str) -> Iterator[ProcessGroup]:
     ResourceError for a device that is not there, or if the others do not come.
     """
     global _current
-    select_devices(wanted, place.local)
+    select_devices(wanted, place.local_rank)
     before, _current = _current, ProcessGroup(place, _strategy(place, wanted))
     try:
         yield _current
@@ -338,7 +338,7 @@ def use_devices(wanted: str) -> Iterator[ProcessGroup]:
 
 
 def _strategy(place: ProcessPlace, wanted: str) -> Any:
-    if place.size > 1:
+    if place.world_size > 1:
         if place not in _joined:
             _joined[place] = _join(place)
         return _joined[place]
@@ -367,7 +367,7 @@ def _join(place: ProcessPlace) -> Any:
         ) from error
     except tf.errors.OpError as error:
         raise ResourceError(
-            f"The {place.size} processes did not find each other at {', '.join(place.addresses)}: "
+            f"The {place.world_size} processes did not find each other at {', '.join(place.addresses)}: "
             f"{' '.join(str(error).split())[:200]}",
             hint="Each must be able to listen at its own address, which nothing else uses, and reach the others.",
         ) from error

@@ -1,0 +1,147 @@
+"""`finetune train`: a new run or a resumed one, alone or as one of several processes that train together.
+
+    code = run_training("configs/flowers.yaml", ["head.epochs=5"])
+    code = run_training(resume="runs/flowers-1")
+
+Several processes are either started here (`nproc`) or found in the environment, where a scheduler has put the place
+of this one (`distributed.cluster`). TensorFlow is not loaded before it is known that there is something to train.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.config import Config, load_config
+from finetune.training.distributed.cluster import ProcessPlace, find_process_place
+from finetune.training.distributed.launch import run_local_processes
+from finetune.training.resume import config_to_resume, find_run_to_resume
+from finetune.utils import (
+    FinetuneError,
+    Stop,
+    Terminal,
+    UsageError,
+    exit_at_once,
+    stop_on_signals,
+    survive_closed_output,
+)
+
+if TYPE_CHECKING:
+    from finetune.runs import Run
+    from finetune.training.experiment import Result
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What the command line asks for. `resume` is None for a new run, "" for the newest unfinished one."""
+
+    config: str | None
+    overrides: Sequence[str]
+    resume: str | None
+    accept_data_change: bool
+    break_lock: bool
+
+    def find(self) -> "Run | Config":
+        """The run to resume, or the config of a new one. Raises UsageError, and what `find_run_to_resume` raises."""
+        if self.resume is None and self.accept_data_change:
+            raise UsageError("--accept-data-change is for --resume: a new run takes the images as they are.")
+        if self.resume is None and not self.config:
+            raise UsageError("train needs a config.", hint="For example: finetune train digits")
+        if self.resume is not None:
+            run = find_run_to_resume(self.resume or None, self.config, self.overrides, break_lock=self.break_lock)
+            if run is not None:
+                return run
+        return load_config(self.config or self.resume or "", self.overrides)
+
+    def requested_config(self) -> "Config | None":
+        """The config that the words name, None where they name a run."""
+        return config_to_resume(self.resume, self.config, self.overrides)
+
+
+def run_training(
+    config: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | None = None,
+    accept_data_change: bool = False,
+    break_lock: bool = False,
+    nproc: int = 1,
+    assert_accuracy: float | None = None,
+    words: Sequence[str] = (),
+    quiet: bool = False,
+) -> int:
+    """Trains `config` in a new run, or continues the run `resume` ("": the newest unfinished one); returns 0.
+
+    `nproc` processes of this machine train together: they are started with the `words` of the command line, and the
+    exit code is theirs. Raises what a training raises, and CheckFailed for a test accuracy below `assert_accuracy`.
+    """
+    if nproc > 1:
+        return run_local_processes(nproc, _without_option(words, "--nproc"))
+    request = TrainingRequest(config, overrides, resume, accept_data_change, break_lock)
+    command, terminal = ["finetune", *words], Terminal(quiet=quiet)
+    with survive_closed_output(), stop_on_signals() as stop:
+        place = find_process_place()
+        if place.world_size > 1:
+            result = _train_as_one_of_several(place, request, command, terminal, stop)
+        else:
+            result = _train(request.find(), request, command, terminal, stop)
+        if result is not None:
+            from finetune.evaluation import require_accuracy
+
+            require_accuracy(result.metrics.accuracy if result.metrics else None, assert_accuracy)
+    return 0
+
+
+def _train(
+    target: "Run | Config", request: TrainingRequest, command: Sequence[str], terminal: Terminal, stop: Stop
+) -> "Result":
+    from finetune.training.experiment import resume_run, train_config
+
+    stop.check()  # a signal may have come while TensorFlow was loading
+    if isinstance(target, Config):
+        return train_config(target, command=command, terminal=terminal)
+    return resume_run(
+        target, terminal=terminal, break_lock=request.break_lock, accept_changes=request.accept_data_change
+    )
+
+
+def _train_as_one_of_several(
+    place: ProcessPlace, request: TrainingRequest, command: Sequence[str], terminal: Terminal, stop: Stop
+) -> "Result | None":
+    """Rank 0 trains as if it were alone, the others do the same work for it; the result is rank 0's."""
+    device = "auto"
+    with suppress(FinetuneError):  # raised below, when all are there: nobody must wait for one that has gone
+        requested = request.requested_config()
+        device = requested.device if requested else device
+    if place.rank == 0:
+        terminal.say(f"Waiting for {place.world_size - 1} other process(es): {', '.join(place.addresses)}")
+    from finetune.training.distributed.group import join_group
+    from finetune.training.experiment import assert_same_start, train_as_follower
+
+    exit_at_once()  # TensorFlow would wait for the others, who may have gone
+    with join_group(place, device) as group:
+        with group.together():
+            requested = request.requested_config()
+        assert_same_start(group, requested)
+        target: Run | Config | None = None
+        with group.together():
+            if group.chief:
+                target = request.find()
+        if target is not None:
+            return _train(target, request, command, terminal, stop)
+        train_as_follower()
+        return None
+
+
+def _without_option(words: Sequence[str], option: str) -> list[str]:
+    """`words` without `option` and its value, given as two words or with `=`."""
+    kept: list[str] = []
+    is_value = False
+    for word in words:
+        if is_value:
+            is_value = False
+        elif word == option:
+            is_value = True
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
