@@ -28,8 +28,7 @@ from finetune.training.distributed.launch import local_process_environments
 PARENT = """
 import json, os, sys
 import keras, tensorflow
-from finetune.cli.main import main as cli, showing
-from finetune.training.trainer import experiment, resume
+import finetune.cli.main as cli, finetune.training.experiment, finetune.training.run_training
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -71,13 +70,13 @@ def slow(owner, name, seconds=0.05):
         time.sleep(seconds)
         return real(*args, **more)
     setattr(owner, name, fake)
-from finetune.data.dataset import batches, dataset as data, images, scan
-from finetune.evaluation.metrics import metrics, report
-from finetune.models import classifier, features
-from finetune.runs.run import run as runs
-from finetune.training.trainer import callbacks, trainer
+import finetune.data.dataset as dataset, finetune.data.images as images, finetune.data.scan as scan
+import finetune.models.features as features
+import finetune.training.callbacks as callbacks, finetune.training.experiment as experiment
+import finetune.training.trainer as trainer
+import finetune.runs.run as run, finetune.utils.device as device
+from finetune.runs.run import Run
 from finetune.training.trainer import Trainer
-from finetune.utils import io
 """
 
 EAGER = "trainer.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
@@ -86,7 +85,7 @@ SLOW = EAGER + "slow(Trainer, 'train_batch', 0.1)\n"
 
 def furnish(folder: Path, images: Path, config: str) -> Path:
     """`folder` with what a training needs: the images, and the config in cfg.yaml."""
-    shutil.copytree(images, folder / "pictures")
+    shutil.copytree(images, folder / "images")
     (folder / "cfg.yaml").write_text(config)
     return folder
 

@@ -32,9 +32,9 @@ def forge(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Fo
 
 @pytest.fixture(scope="module")
 def unbroken(forge: Forge) -> dict:
-    before = tree(forge.folder / "pictures")
+    before = tree(forge.folder / "images")
     assert forge.run("train", "cfg.yaml", "--output", "unbroken") == 0, forge.said()
-    assert tree(forge.folder / "pictures") == before
+    assert tree(forge.folder / "images") == before
     return outcome(forge.folder / "unbroken" / "colours-1")
 
 
@@ -59,15 +59,15 @@ def savez(path, **arrays):
     die()
 at(Trainer, 'train_batch', 2, act=lambda: setattr(numpy, 'savez', savez))
 """,
-    "before the pointer": EAGER + "at(io, 'write_text', when=lambda path, _: path.name == 'LAST')",
+    "before the pointer": EAGER + "at(run, 'write_text', when=lambda path, _: path.name == 'LAST')",
     "validation": "at(Trainer, 'validate')",
-    "history without its checkpoint": EAGER + "at(runs.Run, 'append_history', after=True)",
-    "the end of a phase": "at(runs.Run, 'finish_phase', after=True)",
+    "history without its checkpoint": EAGER + "at(Run, 'append_history', after=True)",
+    "the end of a phase": "at(Run, 'finish_phase', after=True)",
     "the first look of fine-tuning": "at(Trainer, 'validate', when=lambda self: self.phase.index)",
     "fine-tuning": EAGER + "at(Trainer, 'train_batch', 8, when=lambda self, *_: self.phase.index)",
     "saving the model": "at(os, 'replace', when=lambda old, new: new.name == 'model.keras')",
-    "evaluation": "at(metrics, 'multiclass_metrics')",
-    "report": "at(report, 'write_report', after=True)",
+    "evaluation": "at(experiment, 'evaluate_on_test')",
+    "report": "at(experiment, 'write_report', after=True)",
 }
 
 
@@ -275,7 +275,7 @@ def test_a_nan_stops_at_once_and_names_the_images(forge: Forge, output: Path) ->
 
 
 def test_changed_images_and_moved_folders(forge: Forge, unbroken: dict, output: Path, tmp_path: Path) -> None:
-    shutil.copytree(forge.folder / "pictures", tmp_path / "data")
+    shutil.copytree(forge.folder / "images", tmp_path / "data")
     folder = f"data.folder={tmp_path / 'data'}"
     patch = EAGER + "at(Trainer, 'train_batch', 9)"
     assert forge.run("train", "cfg.yaml", folder, "--output", output, patch=patch) == -signal.SIGKILL
@@ -287,7 +287,7 @@ def test_changed_images_and_moved_folders(forge: Forge, unbroken: dict, output: 
     (output / "colours-1").rename(tmp_path / "moved")
     assert forge.run("train", "--resume", tmp_path / "moved") == 3
     assert "there is no folder" in forge.said()
-    shutil.copytree(forge.folder / "pictures", tmp_path / "elsewhere")
+    shutil.copytree(forge.folder / "images", tmp_path / "elsewhere")
     assert forge.run("train", "--resume", tmp_path / "moved", f"data.folder={tmp_path / 'elsewhere'}") == 0, (
         forge.said()
     )
@@ -295,14 +295,14 @@ def test_changed_images_and_moved_folders(forge: Forge, unbroken: dict, output: 
 
 
 def test_changed_images_may_be_accepted(forge: Forge, output: Path, tmp_path: Path) -> None:
-    shutil.copytree(forge.folder / "pictures", tmp_path / "data")
+    shutil.copytree(forge.folder / "images", tmp_path / "data")
     words = ("train", "cfg.yaml", f"data.folder={tmp_path / 'data'}", "--output", output)
     patch = EAGER + "at(Trainer, 'train_batch', 3, when=lambda self, *_: self.phase.index)"
     assert forge.run(*words, patch=patch) == -signal.SIGKILL
     run = output / "colours-1"
     tests = [line.split(",") for line in (run / "splits.csv").read_text().splitlines() if ",test," in line]
     (tmp_path / "data" / tests[0][0]).unlink()
-    other = forge.folder / "pictures" / "blue" / "03.png"
+    other = forge.folder / "images" / "blue" / "03.png"
     (tmp_path / "data" / "red" / "03.png").write_bytes(other.read_bytes())
     assert forge.run("train", "--resume", run) == 3
     assert "2 of 72 images are not what they were" in forge.said()
@@ -369,7 +369,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 @pytest.fixture
 def untouchable(forge: Forge, tmp_path: Path) -> Iterator[Path]:
     """Images that are as before at the end; where the kernel lets us, it forbids to write there."""
-    images, mounted = forge.folder / "pictures", tmp_path / "mounted"
+    images, mounted = forge.folder / "images", tmp_path / "mounted"
     before = tree(images)
     mounted.mkdir()
     mounting = ["mount", "--bind", "-o", "ro", str(images), str(mounted)]
@@ -437,7 +437,7 @@ at(Trainer, 'validate', act=break_it)
 def test_predicting_with_bad_images(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
     run = forge.folder / "unbroken" / "colours-1"
     images = tmp_path / "some"
-    shutil.copytree(forge.folder / "pictures" / "red", images)
+    shutil.copytree(forge.folder / "images" / "red", images)
     (images / "bad.png").write_bytes((images / "00.png").read_bytes()[:500])
     (images / "page.jpg").write_text("<!DOCTYPE html>")
     assert forge.run("predict", images, "--model", run, "--csv", tmp_path / "answers.csv") == 6
@@ -456,8 +456,8 @@ def test_predicting_with_bad_images(forge: Forge, unbroken: dict, tmp_path: Path
 
 
 def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp_path: Path) -> None:
-    images = tmp_path / "pictures"
-    shutil.copytree(forge.folder / "pictures", images)
+    images = tmp_path / "images"
+    shutil.copytree(forge.folder / "images", images)
     (images / "bad.png").write_text("no image")
     (images / "red" / "=odd,'\n.png").write_bytes((images / "red" / "00.png").read_bytes())
     words = ("predict", images, "--model", forge.folder / "unbroken" / "colours-1", "--batch-size", "4", "--csv")
@@ -497,7 +497,7 @@ def test_predict_and_head(forge: Forge, unbroken: dict) -> None:
     run = forge.folder / "unbroken" / "colours-1"
     patch = "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)"
     for more in ((), ("--json",)):
-        assert forge.run("predict", forge.folder / "pictures", "--model", run, *more, patch=patch) == 0
+        assert forge.run("predict", forge.folder / "images", "--model", run, *more, patch=patch) == 0
         assert "Error" not in forge.said()
 
 
@@ -511,15 +511,15 @@ def test_data_that_cannot_be_trained_on(forge: Forge, output: Path, tmp_path: Pa
     assert "there is no folder" in train("nowhere")
     (tmp_path / "empty").mkdir()
     assert "no images" in train("empty")
-    shutil.copytree(forge.folder / "pictures" / "red", tmp_path / "flat")
+    shutil.copytree(forge.folder / "images" / "red", tmp_path / "flat")
     assert "24 images but no class folders" in train("flat")
-    shutil.copytree(forge.folder / "pictures" / "red", tmp_path / "one" / "red")
+    shutil.copytree(forge.folder / "images" / "red", tmp_path / "one" / "red")
     assert "only the class 'red'" in train("one")
     (tmp_path / "one" / "blue").mkdir()
     assert "only the class 'red'" in train("one")
-    shutil.copy(forge.folder / "pictures" / "blue" / "00.png", tmp_path / "one" / "blue")
+    shutil.copy(forge.folder / "images" / "blue" / "00.png", tmp_path / "one" / "blue")
     assert "blue: 1 in all" in train("one")
-    shutil.copytree(forge.folder / "pictures", tmp_path / "bad")
+    shutil.copytree(forge.folder / "images", tmp_path / "bad")
     for number, content in enumerate((b"", b"version https://git-lfs.github.com/spec/v1\n", b"GIF89a")):
         (tmp_path / "bad" / "red" / f"x{number}.png").write_bytes(content)
     said = train("bad")

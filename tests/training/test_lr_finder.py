@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.test_training import Bench, by_name
+from bench import Bench, by_name
 
 from finetune.training import lr_finder as rates, trainer as training
 
