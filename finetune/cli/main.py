@@ -278,7 +278,7 @@ def zeroshot(arguments: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    from finetune.cli.checklist import show_check
+    from finetune.cli.check import show_check
     from finetune.config import load_config
     from finetune.utils import Terminal
 

@@ -1,21 +1,21 @@
-"""Everything that could go wrong with a training, found without training: `finetune check`.
+"""Find everything that could go wrong with a training, without training: `finetune check`.
 
-    found = check(config.load("flowers.yaml"))
-    found.problems          what would stop the training, all of it at once
-    found.warnings          what would not, and should be known
-    found.seconds           what it will cost, stage by stage
+    result = check_config(load_config("flowers.yaml"))
+    result.problems          what would stop the training, all of it at once
+    result.warnings          what would not stop it, and should be known
+    result.seconds           what it will cost, stage by stage
 
-TensorFlow is imported only to try one step of every phase (see `rehearsal`). What that showed is kept beside the other
-caches under everything that it rests on, and a second check finds it there.
+TensorFlow is imported only for one step of every phase (see `dry_run`).
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,254 +36,269 @@ from finetune.data import (
     scan_images,
 )
 from finetune.runs import refuse_run_folder
-from finetune.training.dry_run_result import DryRun, dry_run_key, recall_dry_run, remember_dry_run
-from finetune.utils import DataError, FinetuneError, ResourceError, Terminal, WeightsError, cache_folder, require_space
+from finetune.utils import (
+    DataError,
+    FinetuneError,
+    ProgressCallback,
+    ResourceError,
+    Terminal,
+    WeightsError,
+    cache_folder,
+    format_bytes,
+    format_count,
+    require_space,
+)
 
-ENLARGED = 1.5  # times, that an image is enlarged to the size of the input; less does no harm to speak of
-SMALL = 0.2  # of the images so enlarged; then it is worth a word
-FULL = 0.8  # of the memory
-Found = TypeVar("Found")
+if TYPE_CHECKING:
+    from finetune.training.dry_run import DryRun
+
+ENLARGED = 1.5  # an image that is enlarged by less to the size of the input loses little
+MANY_ENLARGED = 0.2  # fraction of images so enlarged from which on there is a warning
+MEMORY_LIMIT = 0.8  # fraction of the memory that one step may take without a warning
 
 
 @dataclass(frozen=True)
 class SimilarImages:
-    """Images of two splits or two classes that look alike, by what that was judged, and of which share of all."""
+    """Near-duplicates across splits or classes, the most similar first."""
 
     pairs: Sequence[SimilarPair] = ()
-    by: tuple[str, ...] = ()  # fingerprint, features
-    share: float = 1.0
+    methods: tuple[str, ...] = ()  # what the images were compared by: fingerprint, features
+    fraction: float = 1.0  # of the images, that were compared with all others
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found. `dataset`, `weights` and `trial` are None where problems stood in their way."""
+    """What a check found. `dataset`, `weights` and `dry_run` are None where a problem prevented them."""
 
     config: Config
     dataset: Dataset | None
-    looks: Sequence[Inspection]  # at the images of the data set, in its order
-    alike: SimilarImages
+    inspections: Sequence[Inspection]  # of the images of the data set, in its order
+    similar: SimilarImages
     weights: Weights | None
-    trial: DryRun | None
-    remembered: bool  # the trial is that of an earlier check
+    dry_run: "DryRun | None"
     problems: Sequence[FinetuneError]
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the first problem."""
+        """0, or the exit code of the first problem."""
         return self.problems[0].exit_code if self.problems else 0
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Images (classes, 3) in train, validation and test."""
+        """Number of images, (classes, 3): in train, validation and test."""
         if self.dataset is None:
             return np.zeros((0, 3), int)
         return np.stack([self.dataset.counts(split) for split in SPLITS], axis=1)
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Width and height (N, 2) of the images in pixels."""
-        return np.array([(one.width, one.height) for one in self.looks], int).reshape(-1, 2)
+        """Width and height of the images in pixels, (N, 2)."""
+        return np.array([(image.width, image.height) for image in self.inspections], int).reshape(-1, 2)
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """What each stage of the training will take on this machine; early stopping may make it less."""
-        if self.trial is None or self.dataset is None:
+        if self.dry_run is None or self.dataset is None:
             return {}
-        rate = self.trial.feature_rate
+        rate = self.dry_run.feature_rate
         train, validation, test = (len(self.dataset.indices(split)) for split in SPLITS)
         # Without a cache every epoch reads its images and sends them through the whole network.
-        anew = (train + validation) / rate if self.trial.feature_place == "off" else 0.0
+        uncached = (train + validation) / rate if self.dry_run.feature_place == "off" else 0.0
         return {
-            "start": self.trial.start_seconds,
-            "features": self.trial.missing_features / rate,
-            **{phase.name: phase.epochs * (phase.epoch_seconds + anew) for phase in self.trial.phases},
+            "start": self.dry_run.start_seconds,
+            "features": self.dry_run.missing_features / rate,
+            **{phase.name: phase.epochs * (phase.epoch_seconds + uncached) for phase in self.dry_run.phases},
             "evaluation": test / rate,
         }
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What stops nothing and should be known."""
-        return list(self._warnings())
-
-    def _warnings(self) -> Iterator[str]:
-        told = {line for problem in self.problems for line in str(problem).splitlines()}
-        for warning in self.dataset.warnings if self.dataset else ():
-            if told.isdisjoint(warning.splitlines()):
-                yield warning
+        """What does not prevent the training, and should be known."""
+        warnings = []
+        if self.dataset:
+            known = {line for problem in self.problems for line in str(problem).splitlines()}
+            warnings += [warning for warning in self.dataset.warnings if known.isdisjoint(warning.splitlines())]
         if self.weights and self.weights.warning:
-            yield self.weights.warning
-        size, enlarged = self._enlarged
-        if enlarged >= SMALL:
-            yield f"{enlarged:.0%} of the images are enlarged {ENLARGED} times or more, to the {size} px of the input"
-        if self.dataset and self.alike.pairs:
-            yield _alike_sentence(self.alike, self.dataset)
-        if self.trial and self.trial.memory and self.trial.peak_memory > FULL * self.trial.memory:
-            used, there = self.trial.peak_memory / 1e9, self.trial.memory / 1e9
-            yield f"one step took {used:.1f} GB of the {there:.1f} GB of memory; halve the batch size"
+            warnings.append(self.weights.warning)
+        size, fraction = self._enlarged_images()
+        if fraction >= MANY_ENLARGED:
+            warnings.append(
+                f"{fraction:.0%} of the images are enlarged {ENLARGED} times or more, to the {size} px of the input"
+            )
+        if self.dataset and self.similar.pairs:
+            warnings.append(_near_duplicate_warning(self.similar, self.dataset))
+        if self.dry_run and self.dry_run.memory and self.dry_run.peak_memory > MEMORY_LIMIT * self.dry_run.memory:
+            warnings.append(
+                f"one step took {format_bytes(self.dry_run.peak_memory)} of the "
+                f"{format_bytes(self.dry_run.memory)} of memory; halve the batch size"
+            )
+        return warnings
 
-    @property
-    def _enlarged(self) -> tuple[int, float]:
-        """Side of the input, and the share of the images that must be much enlarged to it."""
-        row, model = find_backbone(self.config.model.backbone), self.config.model
-        size = model.image_size or row.size
-        used = {
-            "crop": row.crop * self.sizes.min(axis=1, initial=1 << 30),
-            "squash": self.sizes.min(axis=1, initial=1 << 30),
-            "pad": self.sizes.max(axis=1, initial=0),
+    def _enlarged_images(self) -> tuple[int, float]:
+        """The side of the network's input, and the fraction of the images that are much enlarged to it."""
+        backbone, model = find_backbone(self.config.model.backbone), self.config.model
+        size = model.image_size or backbone.size
+        if not len(self.sizes):
+            return size, 0.0
+        used = {  # pixels of an image that become the side of the input
+            "crop": backbone.crop * self.sizes.min(axis=1),
+            "squash": self.sizes.min(axis=1),
+            "pad": self.sizes.max(axis=1),
         }[model.resize]
-        return size, float((used * ENLARGED <= size).mean()) if len(used) else 0.0
+        return size, float((used * ENLARGED <= size).mean())
 
     def to_json(self) -> dict[str, Any]:
         """Names, numbers and lists only, for `json.dump`."""
         return {
             "config": self.config.name,
             "problems": [
-                {"kind": type(one).__name__, "exit_code": one.exit_code, "message": str(one)} for one in self.problems
+                {"kind": type(problem).__name__, "exit_code": problem.exit_code, "message": str(problem)}
+                for problem in self.problems
             ],
             "warnings": self.warnings,
             "data": self._data_to_json() if self.dataset else None,
             "alike": {
-                "by": self.alike.by,
-                "share": self.alike.share,
-                "pairs": [describe_pair(pair, self.dataset) for pair in self.alike.pairs] if self.dataset else [],
+                "by": self.similar.methods,
+                "share": self.similar.fraction,
+                "pairs": [describe_pair(pair, self.dataset) for pair in self.similar.pairs] if self.dataset else [],
             },
             "weights": {"path": str(self.weights.path), "sha256": self.weights.sha256} if self.weights else None,
-            "trial": {**self.trial.to_json(), "remembered": self.remembered} if self.trial else None,
-            "missing_features": self.trial.missing_features if self.trial else None,
+            "trial": self.dry_run.to_json() if self.dry_run else None,
+            "missing_features": self.dry_run.missing_features if self.dry_run else None,
             "seconds": self.seconds,
         }
 
     def _data_to_json(self) -> dict[str, Any]:
         assert self.dataset is not None
         per_class = zip(self.dataset.classes, self.counts.tolist(), strict=True)
+        width, height = (
+            {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
+            for values in self.sizes.T
+        )
         return {
             "name": self.dataset.name,
             "pictures": len(self.dataset),
             "classes": [{"name": name, **dict(zip(SPLITS, row, strict=True))} for name, row in per_class],
-            "formats": dict(Counter(one.format for one in self.looks).most_common()),
-            "width": _spread(self.sizes[:, 0]),
-            "height": _spread(self.sizes[:, 1]),
+            "formats": dict(Counter(image.format for image in self.inspections).most_common()),
+            "width": width,
+            "height": height,
             "skipped": [{"path": name, "why": why} for name, why in self.dataset.skipped],
         }
 
 
-def _spread(values: np.ndarray) -> dict[str, int]:
-    return {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
+def _near_duplicate_warning(similar: SimilarImages, dataset: Dataset) -> str:
+    across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in similar.pairs)
+    of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in similar.pairs)
+    return (
+        f"{format_count(len(similar.pairs), 'pair')} of near-duplicate images (by {' and '.join(similar.methods)}): "
+        f"{across:,} in two splits, so the test may be too easy; {of_two:,} of two classes, so a label may be wrong"
+    )
 
 
 def describe_pair(pair: SimilarPair, dataset: Dataset) -> dict[str, Any]:
-    """A pair in words: its two images with split and class."""
+    """A pair for JSON: how similar its two images are, and each with its split and class."""
     images = [
-        {"path": dataset.path(at), "split": SPLITS[dataset.splits[at]], "class": dataset.text(at)}
-        for at in (pair.first, pair.second)
+        {"path": dataset.path(index), "split": SPLITS[dataset.splits[index]], "class": dataset.text(index)}
+        for index in (pair.first, pair.second)
     ]
     return {"likeness": round(pair.likeness, 4), "pictures": images}
 
 
-def _alike_sentence(alike: SimilarImages, dataset: Dataset) -> str:
-    across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in alike.pairs)
-    of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in alike.pairs)
-    count = "1 pair of images looks" if len(alike.pairs) == 1 else f"{len(alike.pairs):,} pairs of images look"
-    return (
-        f"{count} alike (by {' and '.join(alike.by)}): {across:,} in two splits, so the test may "
-        f"be too easy; {of_two:,} of two classes, so a label may be wrong"
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- checking
-
-
 def check_config(config: Config, *, compute_features: bool = False, terminal: Terminal | None = None) -> CheckResult:
-    """Looks at everything that a training of `config` needs, and tries one step of every phase.
+    """Check everything that a training of `config` needs, and run one step of every phase.
 
-    Problems are collected, not raised. With `compute_features` the features are computed as the training would do,
-    which then finds them; images that look alike are told by features where these are there, else by fingerprint.
+    Problems are collected, not raised. With `compute_features` the features are computed and cached as the training
+    would do, which then finds them. Near-duplicates are found by fingerprints and, where features are cached, by
+    these too.
     """
     terminal = terminal or Terminal(quiet=True)
     problems: list[FinetuneError] = []
     with terminal.stage("Checking the images") as update:
-        dataset = _open(config, problems, update)
+        dataset = _open_as_far_as_possible(config, problems, update)
     if dataset is not None:
         config, _ = fill_open_keys(config, data_facts(dataset, config.device))
-    row = find_backbone(config.model.backbone)
-    source = _collect(problems, lambda: resolve_weights(row, config.model.weights, top=False))
-    _collect(problems, lambda: _check_output(config))
-    known = None
+    weights, result = None, None
+    with _collect(problems):
+        weights = resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False)
+    with _collect(problems):
+        _check_output(config)
     if dataset is None or any(isinstance(problem, WeightsError) for problem in problems):
-        _collect(problems, lambda: _check_phases(config))
-        tried = None
+        with _collect(problems):
+            _check_phases(config)
     else:
-        key = dry_run_key(config, dataset, source)
-        known = recall_dry_run(key)
-        tried = known or _collect(problems, lambda: _try(config, dataset, key, terminal))
-        if compute_features and tried:
-            _collect(problems, lambda: _compute_features(config, dataset, terminal))
-    if tried:
-        _collect(problems, lambda: require_space(_existing(config.output), tried.run_size))
-    looks = list(_look(dataset)) if dataset else []
-    alike = _alike(dataset, looks, tried) if dataset else SimilarImages()
-    return CheckResult(config, dataset, looks, alike, source, tried, known is not None, problems)
+        with _collect(problems):
+            result = _run_dry(config, dataset, terminal)
+    if result and dataset:
+        with _collect(problems):
+            if compute_features:
+                _compute_features(config, dataset, terminal)
+        with _collect(problems):
+            require_space(_existing(config.output), result.run_size)
+    inspections: list[Inspection] = []
+    similar = SimilarImages()
+    if dataset:  # the scan's results were cached a moment ago
+        inspections = list(scan_images(dataset.paths(np.arange(len(dataset))), cache=cache_folder() / "scan.sqlite"))
+        similar = _find_similar_images(dataset, inspections, result)
+    return CheckResult(config, dataset, inspections, similar, weights, result, problems)
 
 
-def _open(config: Config, problems: list[FinetuneError], progress: Any) -> Dataset | None:
-    """The data set; where it cannot be had as it is, once more with less asked of it, to find what else is wrong."""
+@contextmanager
+def _collect(problems: list[FinetuneError]) -> Iterator[None]:
+    """Append a FinetuneError to `problems` instead of raising it."""
+    try:
+        yield
+    except FinetuneError as error:
+        problems.append(error)
+
+
+def _open_as_far_as_possible(
+    config: Config, problems: list[FinetuneError], progress: ProgressCallback
+) -> Dataset | None:
+    """The data set; if it is refused, it is opened with less strict settings too, to find what else is wrong."""
     settings = config.data
     relaxations: Sequence[dict[str, str]] = ({}, {"bad_images": "skip"}, {"leaks": "warn"})
-    for relaxed in relaxations:
-        settings = settings.model_copy(update=relaxed)
+    for relaxation in relaxations:
+        settings = settings.model_copy(update=relaxation)
         try:
             return open_dataset(settings, seed=config.seed, progress=progress)
         except DataError as error:
-            if not any(_says(known, error) for known in problems):
+            # The same words at the beginning, or the same files: that problem is known.
+            beginning = set(str(error).splitlines()[:2])
+            if all(beginning.isdisjoint(str(known).splitlines()) for known in problems):
                 problems.append(error)
     return None
 
 
-def _says(known: FinetuneError, error: FinetuneError) -> bool:
-    """Whether `known` begins with the same words, or lists the same files."""
-    lines = str(error).splitlines()
-    return not set(lines[:2]).isdisjoint(str(known).splitlines())
-
-
-def _collect(problems: list[FinetuneError], work: Callable[[], Found]) -> Found | None:
-    """What `work` returns; None when it raises, and then the problem is noted."""
-    try:
-        return work()
-    except FinetuneError as error:
-        problems.append(error)
-        return None
-
-
 def _check_output(config: Config) -> None:
-    """Whether runs may go where they shall; what shows only in writing, `runs.create` finds."""
+    """Raise if runs cannot be written to `config.output`. Some causes show only in writing, in `create_run`."""
     refuse_run_folder(config.output, config.data.folder)
-    place = _existing(config.output)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ResourceError(f"no run can be written to {config.output}: {place} is closed.", hint="Change output.")
+    folder = _existing(config.output)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ResourceError(
+            f"no run can be written to {config.output}: {folder} is not writable.", hint="Change output."
+        )
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest place above it that exists."""
+    """`folder`, or the nearest folder above it that exists."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def _check_phases(config: Config) -> None:
-    """Where no step can be tried: do the phases fit the network at least?"""
+    """Where no step can be tried: raise ConfigError if the phases do not fit the network."""
     from finetune.training.dry_run import build_and_plan
 
-    network = config.model.model_copy(update={"weights": "none"})
-    build_and_plan(config.model_copy(update={"model": network}), config.data.classes or ("a", "b"))
+    model = config.model.model_copy(update={"weights": "none"})
+    build_and_plan(config.model_copy(update={"model": model}), config.data.classes or ("a", "b"))
 
 
-def _try(config: Config, dataset: Dataset, key: str, terminal: Terminal) -> DryRun:
+def _run_dry(config: Config, dataset: Dataset, terminal: Terminal) -> "DryRun":
     with terminal.stage("Trying a step of each phase") as update:
         from finetune.training.distributed.group import use_devices
         from finetune.training.dry_run import dry_run
 
         with use_devices(config.device):
-            found = dry_run(config, dataset, progress=update)
-    remember_dry_run(key, found)
-    return found
+            return dry_run(config, dataset, progress=update)
 
 
 def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> None:
@@ -294,25 +309,21 @@ def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> N
         compute_all_features(config, dataset, progress=update)
 
 
-def _look(dataset: Dataset) -> Iterator[Inspection]:
-    """What the scan found out about each image: it was kept a moment ago."""
-    return scan_images(map(dataset.path, range(len(dataset))), cache=cache_folder() / "scan.sqlite")
-
-
-def _alike(dataset: Dataset, looks: Sequence[Inspection], tried: DryRun | None) -> SimilarImages:
-    """By fingerprint, which sees copies in other colours, and by features, which see one scene from two places."""
-    described = {"fingerprint": (fingerprint_vectors([one.fingerprint for one in looks]), LEAST_FINGERPRINT)}
-    pooled = tried.pooled_features if tried else None
+def _find_similar_images(dataset: Dataset, inspections: Sequence[Inspection], result: "DryRun | None") -> SimilarImages:
+    """By fingerprints, which find copies in other colours, and by features, which find one scene from two places."""
+    fingerprints = fingerprint_vectors([image.fingerprint for image in inspections])
+    vectors = {"fingerprint": (fingerprints, LEAST_FINGERPRINT)}
+    pooled = result.pooled_features if result else None
     if pooled is not None:
-        described["features"] = (feature_vectors(pooled), LEAST_FEATURES)
-    found: dict[tuple[int, int], SimilarPair] = {}
+        vectors["features"] = (feature_vectors(pooled), LEAST_FEATURES)
     groups = dataset.label_type.group_ids(dataset.labels)
-    shares = []
-    for vectors, least in described.values():
-        pairs, share = find_similar(vectors, groups, dataset.splits, least=least)
-        shares.append(share)
-        for pair in pairs:
-            if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # of equal files `data` has told
-                found.setdefault((pair.first, pair.second), pair)
-    pairs = sorted(found.values(), key=lambda pair: -pair.likeness)
-    return SimilarImages(pairs, tuple(described), min(shares))
+    pairs: dict[tuple[int, int], SimilarPair] = {}
+    fractions = []
+    for rows, least in vectors.values():
+        similar, fraction = find_similar(rows, groups, dataset.splits, least=least)
+        fractions.append(fraction)
+        for pair in similar:
+            if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # equal files are reported by the data set
+                pairs.setdefault((pair.first, pair.second), pair)
+    ordered = sorted(pairs.values(), key=lambda pair: -pair.likeness)
+    return SimilarImages(ordered, tuple(vectors), min(fractions))

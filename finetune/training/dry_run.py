@@ -1,17 +1,19 @@
-"""One training step of every phase, on real images: does it work, how long does it take, how much memory and disk?
+"""A dry run: one training step of every phase on real images. Does it work, and what will the training cost?
 
-    found = run(config, dataset)
-    found.phases[0].step_seconds
+    result = dry_run(config, dataset)
+    result.phases[0].step_seconds
 
-Everything is measured with the code that trains: the features of one batch, then steps of the asked batch size, the
-first of which (it is compiled) is not timed. The weights that change are thrown away.
+Everything is measured with the code that trains: the features of one batch, then steps of the configured batch size.
+The first step of a phase compiles it and is not timed. The weights that change are thrown away.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -28,18 +30,72 @@ from finetune.models import (
     prepare_features,
     refuse_unreadable,
 )
-from finetune.training.dry_run_result import DryRun, PhaseDryRun
 from finetune.training.experiment import refuse_infinite, run_folder_size
 from finetune.training.trainer import Phase, Trainer, TrainingState, plan_phases, refuse_undistributable
 from finetune.utils import ProgressCallback, ResourceError, describe_device, peak_memory_mb, tf, visible_gpus
 
-POINTS = 61  # at which the learning rate is noted
-TIMED_SECONDS = 0.3  # of steps, and one step at least
-FORWARD = 1 / 3  # of a step: what goes back through a network costs twice what goes forth
+RATE_POINTS = 61  # steps at which the learning rate is noted
+TIMED_SECONDS = 0.3  # steps are timed for so long, and one step at least
+FORWARD = 1 / 3  # of the time of a step: the backward pass costs twice the forward pass
+
+
+@dataclass(frozen=True)
+class PhaseDryRun:
+    """What a step of one phase costs, in seconds on this machine as busy as it is now."""
+
+    name: str
+    epochs: int
+    steps: int  # per epoch
+    batch_size: int
+    blocks: tuple[str, ...]  # unfrozen ones
+    parameters: int  # trainable ones
+    step_seconds: float
+    epoch_seconds: float  # all steps and the validation, on cached features
+    rates: tuple[float, ...]  # the learning rate at `RATE_POINTS` steps, evenly from the first to the last
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run showed. Sizes in bytes, rates in images per second."""
+
+    at: str  # date and time, ISO 8601
+    device: str
+    weights: str | None  # SHA-256 of the file
+    warning: str
+    start_seconds: float  # to build the network and to compile every phase
+    reading_rate: float
+    feature_rate: float  # reading and the whole frozen part
+    peak_memory: int  # of this process, or of the GPU where there is one
+    memory: int | None  # of this machine; None where there is a GPU
+    run_size: int  # upper bound of the size of the run folder
+    feature_place: str  # disk, memory or off
+    feature_size: int
+    feature_pictures: tuple[int, ...]  # images of each view; named as in the JSON
+    feature_files: tuple[tuple[str, ...], ...]  # by cut (the head's first) and view
+    phases: tuple[PhaseDryRun, ...]
+
+    @property
+    def missing_features(self) -> int:
+        """Images, counted once per view, that still have to go through the frozen part before the first epoch."""
+        if self.feature_place == "off":
+            return 0
+        exists = [all(map(os.path.exists, files)) for files in zip(*self.feature_files, strict=True)]
+        return sum(self.feature_pictures) - sum(compress(self.feature_pictures, exists))
+
+    @property
+    def pooled_features(self) -> np.ndarray | None:
+        """The pooled features of the frozen backbone for every image, (N, channels); None unless they are cached."""
+        try:
+            return np.asarray(np.load(self.feature_files[0][0], mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError, IndexError):
+            return None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = lambda done, total: None) -> DryRun:
-    """One step of every phase of `config` at its batch size.
+    """Run one step of every phase of `config` at its batch size.
 
     Raises what a training would raise: ConfigError, WeightsError, TrainingDiverged; ResourceError out of memory.
     """
@@ -47,20 +103,21 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
     started = time.monotonic()
     classifier, phases = build_and_plan(config, dataset.classes)
     refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
-    # Before any step: features are filed under the weights that they were made with.
-    outlook = plan_features(
+    # Before any step: the cache key of features holds the weights that they were made with.
+    plan = plan_features(
         classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
         policy=config.cache,
     )  # fmt: skip
     progress(1, total)
-    with _explained("the frozen part of the network", "model.image_size"):
-        reading_rate, feature_rate, inputs = _measure_features(classifier, dataset, phases)
+    with _explain_out_of_memory("the frozen part of the network", "model.image_size"):
+        reading_rate, feature_rate, features = _measure_features(classifier, dataset, phases)
     progress(2, total)
-    tried = []
-    for phase, rows in zip(phases, inputs, strict=True):
-        with _explained(phase.name, "head.batch_size" if phase.index == 0 else "fine_tune.batch_size"):
-            tried.append(_try_phase(phase, rows, classifier, dataset, config))
+    phase_results = []
+    for phase, rows in zip(phases, features, strict=True):
+        with _explain_out_of_memory(phase.name, "head.batch_size" if phase.index == 0 else "fine_tune.batch_size"):
+            phase_results.append(_run_steps(phase, rows, classifier, dataset, config))
         progress(3 + phase.index, total)
+    gpu = bool(visible_gpus())
     return DryRun(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         device=describe_device(),
@@ -69,59 +126,62 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
         start_seconds=time.monotonic() - started,
         reading_rate=reading_rate,
         feature_rate=feature_rate,
-        peak_memory=_peak_memory(),
-        memory=None if visible_gpus() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        peak_memory=tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else peak_memory_mb() * 2**20,
+        memory=None if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         run_size=run_folder_size(classifier, phases),
-        feature_place=outlook.place,
-        feature_size=outlook.size,
-        feature_pictures=outlook.images,
-        feature_files=tuple(tuple(map(str, row)) for row in outlook.files),
-        phases=tuple(tried),
+        feature_place=plan.place,
+        feature_size=plan.size,
+        feature_pictures=plan.images,
+        feature_files=tuple(tuple(map(str, row)) for row in plan.files),
+        phases=tuple(phase_results),
     )
 
 
 def build_and_plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, list[Phase]]:
-    """The network and the phases of `config`. Raises ConfigError and WeightsError."""
+    """Build the network and the phases of `config`. Raises ConfigError and WeightsError."""
     classifier = build_classifier(config.model, classes, seed=config.seed, multi_label=config.data.multi_label)
     return classifier, plan_phases(config, classifier)
+
+
+def compute_all_features(config: Config, dataset: Dataset, *, progress: ProgressCallback) -> None:
+    """Compute and cache the features that a training of `config` begins with; the training will find them."""
+    classifier, phases = build_and_plan(config, dataset.classes)
+    prepare_features(
+        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
+        policy=config.cache, progress=progress,
+    )  # fmt: skip
 
 
 def _measure_features(
     classifier: Classifier, dataset: Dataset, phases: Sequence[Phase]
 ) -> tuple[float, float, list[np.ndarray]]:
-    """Images a second when only read, and through the frozen part; and one batch of features for every phase."""
+    """Images per second when only read, and through the frozen part; and one batch of features for every phase."""
+    paths = dataset.paths(np.arange(len(dataset)))
     chosen = np.resize(dataset.indices("train"), FEATURE_BATCH)
-    read = image_reader(dataset.paths(np.arange(len(dataset))), classifier.transform)
     started = time.monotonic()
-    (batch,) = image_batches(read, chosen, FEATURE_BATCH)
+    (batch,) = image_batches(image_reader(paths, classifier.transform), chosen, FEATURE_BATCH)
     reading = (time.monotonic() - started) / FEATURE_BATCH
-    refuse_unreadable(batch, dataset.paths(np.arange(len(dataset))))
+    refuse_unreadable(batch, paths)
     extract = FeatureExtractor(classifier, [phase.cut for phase in phases])
-    rows = extract(batch.images)  # compiled
-    for one in rows:
-        refuse_infinite(classifier, one)
-    network = _seconds(lambda: extract(batch.images)) / FEATURE_BATCH
-    # A GPU computes while the processor reads; else both want the same cores.
-    together = max(reading, network) if visible_gpus() else reading + network
-    return 1 / reading, 1 / together, rows
+    features = extract(batch.images)  # compiles
+    for rows in features:
+        refuse_infinite(classifier, rows)
+    network = _mean_seconds(lambda: extract(batch.images)) / FEATURE_BATCH
+    # A GPU computes while the processor reads; without one, both need the same cores.
+    both = max(reading, network) if visible_gpus() else reading + network
+    return 1 / reading, 1 / both, features
 
 
-def _try_phase(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: Dataset, config: Config) -> PhaseDryRun:
-    if phase.settings.learning_rate == "auto":  # found by a trial before the phase; any rate will do for timing
+def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: Dataset, config: Config) -> PhaseDryRun:
+    if phase.settings.learning_rate == "auto":  # it is found before the phase begins; any rate will do for timing
         phase = replace(phase, settings=phase.settings.model_copy(update={"learning_rate": 1e-3}))
-    trainer = Trainer(
-        phase,
-        classifier,
-        CachedFeatures((rows,), np.arange(len(rows))),
-        dataset,
-        config=config,
-        progress=TrainingState(),
-    )
+    source = CachedFeatures((rows,), np.arange(len(rows)))
+    trainer = Trainer(phase, classifier, source, dataset, config=config, progress=TrainingState())
     size = min(phase.settings.batch_size, len(trainer.train_indices))
     inputs = np.resize(rows, (size, *rows.shape[1:]))
     labels = dataset.labels[np.resize(trainer.train_indices[:FEATURE_BATCH], size)]
-    trainer.train_batch(inputs, labels)  # compiled
-    step = _seconds(lambda: trainer.train_batch(inputs, labels))
+    trainer.train_batch(inputs, labels)  # compiles
+    step = _mean_seconds(lambda: trainer.train_batch(inputs, labels))
     validation = FORWARD * step * len(trainer.validation_indices) / size
     return PhaseDryRun(
         name=phase.name,
@@ -132,12 +192,12 @@ def _try_phase(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
         parameters=sum(int(np.prod(variable.shape)) for variable in trainer.above.trainable_variables),
         step_seconds=step,
         epoch_seconds=trainer.steps_per_epoch * step + validation,
-        rates=tuple(_rates(trainer)),
+        rates=tuple(_learning_rates(trainer)),
     )
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes: the mean of some times."""
+def _mean_seconds(work: Callable[[], object]) -> float:
+    """The mean time of `work`, over `TIMED_SECONDS`."""
     started, times = time.monotonic(), 0
     while not times or time.monotonic() - started < TIMED_SECONDS:
         work()
@@ -145,39 +205,20 @@ def _seconds(work: Callable[[], object]) -> float:
     return (time.monotonic() - started) / times
 
 
-def _rates(trainer: Trainer) -> Iterator[float]:
-    """The learning rate as the optimizer itself has it, from the first step to the last."""
+def _learning_rates(trainer: Trainer) -> Iterator[float]:
+    """The learning rate as the optimizer computes it, from the first step to the last."""
     last = max(0, trainer.settings.epochs * trainer.steps_per_epoch - 1)
-    for step in np.linspace(0, last, POINTS).round().astype(int):
+    for step in np.linspace(0, last, RATE_POINTS).round().astype(int):
         trainer.optimizer.iterations.assign(step)
         yield trainer.learning_rate
 
 
-def _peak_memory() -> int:
-    if visible_gpus():
-        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
-    return peak_memory_mb() * 2**20
-
-
-class _explained:
-    """`with _explained("head", "head.batch_size"):` makes running out of memory one clear message."""
-
-    def __init__(self, what: str, key: str) -> None:
-        self.what, self.key = what, key
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-            raise ResourceError(
-                f"Out of memory in {self.what}: {' '.join(str(error).split())[:200]}", hint=f"Halve {self.key}."
-            ) from error
-
-
-def compute_all_features(config: Config, dataset: Dataset, *, progress: ProgressCallback) -> None:
-    """The features that a training of `config` begins with, kept where it looks for them."""
-    classifier, phases = build_and_plan(config, dataset.classes)
-    prepare_features(
-        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
-        policy=config.cache, progress=progress,
-    )  # fmt: skip
+@contextmanager
+def _explain_out_of_memory(part: str, key: str) -> Iterator[None]:
+    """Turn running out of memory in `part` of the work into a ResourceError that says to halve `key`."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise ResourceError(
+            f"Out of memory in {part}: {' '.join(str(error).split())[:200]}", hint=f"Halve {key}."
+        ) from error

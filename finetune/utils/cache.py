@@ -9,7 +9,6 @@ CACHE_KINDS = {
     "datasets": "images of TFDS and built-in data sets",
     "weights": "downloaded ImageNet weights",
     "scan": "which images are readable",
-    "checks": "what the dry run of `finetune check` measured",
     "hashes": "which weight files were verified",
 }
 

@@ -227,15 +227,14 @@ def test_a_place_that_was_taken_and_never_begun_is_given_back(colours, no_winner
 def test_trials_share_network_and_features_and_leave_no_trace(colours, monkeypatch):
     from finetune.config import auto as recipe
     from finetune.data import dataset as data
-    from finetune.models import classifier, features
 
     built, prepared = [], []
-    build, prepare = classifier.build_classifier, features.prepare_features
-    monkeypatch.setattr(classifier, "build", lambda *args, **more: built.append(0) or build(*args, **more))
-    monkeypatch.setattr(features, "prepare", lambda *args, **more: prepared.append(0) or prepare(*args, **more))
+    build, prepare = tryout.build_classifier, tryout.prepare_features
+    monkeypatch.setattr(tryout, "build_classifier", lambda *args, **more: built.append(0) or build(*args, **more))
+    monkeypatch.setattr(tryout, "prepare_features", lambda *args, **more: prepared.append(0) or prepare(*args, **more))
 
     def config(*overrides):
-        return recipe.fill_open_keys(configs.load_config(colours.config, overrides), recipe.data_facts(dataset))[0]
+        return recipe.fill_open_keys(configs.load_config(colours.config, overrides), data.data_facts(dataset))[0]
 
     dataset = data.open_dataset(configs.load_config(colours.config).data, seed=0)
     bench = tryout.Bench(dataset)

@@ -9,7 +9,7 @@ from finetune.utils import CACHE_KINDS, cache_sizes, clear_cache
 def filled(private_cache):
     for name, size in (
         ("features/a.npy", 100), ("features/b.npy", 50), ("datasets/digits/x.png", 7), ("weights/w.h5", 11),
-        ("checks/c.json", 5), ("hashes/h.json", 13),
+        ("hashes/h.json", 13),
         ("scan.sqlite", 3), ("scan.sqlite-wal", 2),
     ):  # fmt: skip
         path = private_cache / name
@@ -26,7 +26,7 @@ def test_an_empty_cache_is_empty(private_cache):
 
 def test_everything_is_counted_once(filled):
     assert cache_sizes() == {
-        "features": (2, 150), "datasets": (1, 7), "weights": (1, 11), "scan": (2, 5), "checks": (1, 5),
+        "features": (2, 150), "datasets": (1, 7), "weights": (1, 11), "scan": (2, 5),
         "hashes": (1, 13),
     }  # fmt: skip
 
