@@ -3,7 +3,12 @@ from .calibration import (
     fit_temperature as fit_temperature,
     threshold_for_precision as threshold_for_precision,
 )
-from .comparison import show_comparison as show_comparison
+from .comparison import (
+    Comparison as Comparison,
+    RunSummary as RunSummary,
+    compare_runs as compare_runs,
+    show_comparison as show_comparison,
+)
 from .evaluate import (
     display_path as display_path,
     evaluate_classifier as evaluate_classifier,
@@ -23,6 +28,7 @@ from .explain import (
 from .figures import (
     Image as Image,
     draw_blocks as draw_blocks,
+    draw_comparison as draw_comparison,
     draw_explanation as draw_explanation,
     draw_lr_curve as draw_lr_curve,
     draw_pairs as draw_pairs,
@@ -43,8 +49,8 @@ from .predictions import (
     read_predictions as read_predictions,
     write_predictions as write_predictions,
 )
-from .preview import write_preview as write_preview
-from .ranking import show_ranking as show_ranking
+from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets, write_preview as write_preview
+from .ranking import Ranked as Ranked, rank_backbones as rank_backbones, show_ranking as show_ranking
 from .report import class_figure as class_figure, load_template as load_template, write_report as write_report
 from .tasks import (
     Metrics as Metrics,
@@ -52,4 +58,4 @@ from .tasks import (
     score_logits as score_logits,
     task_for as task_for,
 )
-from .zeroshot import show_survey as show_survey
+from .zeroshot import Survey as Survey, show_survey as show_survey, survey_folders as survey_folders

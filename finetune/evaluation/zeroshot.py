@@ -1,17 +1,16 @@
-"""What a 1000-class network already knows of a folder of images, and what a new head would make of it.
+"""What a 1000-class network knows of a folder of images without training, and what a new head would reach.
 
-    found = survey(Path("photos"))
-    found.folders[0].classes              # the ImageNet classes that its images are called
-    found.without_training.value          # accuracy when those stand for the folder
-    found.with_head.value                 # estimate for a head on the frozen backbone
+    survey = survey_folders(Path("photos"))
+    survey.folders[0].classes              # the ImageNet classes that its images are predicted as
+    survey.without_training.value          # accuracy when these classes stand for the folder
+    survey.with_head.value                 # estimate for a head on the frozen backbone
 
-A few images of each folder go through the network once. Both accuracies come from cross-validation: the images
-that say which ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
-Nothing of the network is trained.
+A few images of each folder go through the network once. Both accuracies are cross-validated: the images that say which
+ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,19 @@ from rich.table import Table
 
 from finetune.config import DataConfig
 from finetune.data import image_batches, image_reader, list_source, pad_batch
-from finetune.evaluation.linear_probe import (
-    Floats,
-    Ints,
-    cross_validate,
-    cross_validate_probe,
-    sample_per_class,
-)
+from finetune.evaluation.linear_probe import Floats, Ints, cross_validate, cross_validate_probe, sample_per_class
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wilson_interval
 from finetune.models import Classifier, inference_function, load_classifier
-from finetune.utils import DataError, Terminal, UsageError, format_interval, keras, printable, tf
+from finetune.utils import DataError, ProgressCallback, Terminal, UsageError, format_interval, keras, printable, tf
 
 IMAGES = 20  # of each folder: enough to see, and some seconds for a handful of folders
 BATCH = 16
-NAMED = 3  # ImageNet classes shown for a folder
+TOP_CLASSES = 3  # ImageNet classes shown for a folder
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One class of the user's, and the ImageNet classes that its images are called most: (name, share)."""
+    """A class of the user, and the ImageNet classes predicted most for its images: (name, fraction of the images)."""
 
     name: str
     images: int
@@ -50,18 +43,19 @@ class Folder:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known before any training. `paired` holds the head against the untouched network."""
+    """What is known before any training. `paired` compares the head with the untrained mapping."""
 
     model: str
     folders: tuple[Folder, ...]
     without_training: Proportion
     with_head: Proportion
     paired: PairedTest
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...]  # (path, reason)
 
     def to_json(self) -> dict[str, Any]:
         """Names and numbers only, for `json.dump`."""
-        return asdict(self)
+        folders = [{"name": row.name, "pictures": row.images, "classes": row.classes} for row in self.folders]
+        return {**asdict(self), "folders": folders}
 
 
 def survey_folders(
@@ -70,35 +64,41 @@ def survey_folders(
     model: str = "efficientnet_lite0",
     images: int = IMAGES,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Survey:
-    """Looks at up to `images` images of each class folder in `folder` with the 1000-class network `model`.
+    """Predict up to `images` images of each class folder in `folder` with the 1000-class network `model`.
 
     Raises DataError for a folder without classes or with too few readable images, UsageError for a `model` that has
     no ImageNet classes, WeightsError when its weights cannot be had.
     """
     listing = list_source(DataConfig(folder=folder.absolute()))
     if len(listing.classes) < 2:
-        raise DataError(f"{folder}: only one class folder.", hint="Two at least are needed to tell apart.")
-    subject = load_classifier(model)
-    if not subject.spec.pretrained:
+        raise DataError(f"{folder}: only one class folder.", hint="At least two are needed.")
+    classifier = load_classifier(model)
+    if not classifier.spec.pretrained:
         raise UsageError(
-            f"{model} answers with classes of its own, not those of ImageNet.",
+            f"{model} predicts classes of its own, not those of ImageNet.",
             hint="zeroshot takes a backbone: finetune zeroshot FOLDER --model mobilenet_v2",
         )
     chosen = sample_per_class(listing.labels, images, seed)
     paths = [str(Path(listing.root, listing.names[index])) for index in chosen]
-    features, probabilities, problems = _look(subject, paths, progress)
-    good = np.array([at for at in range(len(paths)) if at not in problems], int)
-    labels = listing.labels[chosen][good].astype(np.int64)
-    _check(labels, listing.classes)
-    features, probabilities = features[good], probabilities[good]
-    mapped = cross_validate(labels, lambda train, test: _vote(probabilities, labels, train, test), seed=seed)
+    features, probabilities, problems = _predict(classifier, paths, progress)
+    readable = [at for at in range(len(paths)) if at not in problems]
+    features, probabilities = features[readable], probabilities[readable]
+    labels = listing.labels[chosen][readable].astype(np.int64)
+    counts = np.bincount(labels, minlength=len(listing.classes))
+    rare = [printable(name) for name, count in zip(listing.classes, counts, strict=True) if count < 2]
+    if rare:
+        raise DataError(
+            f"too few readable images of {', '.join(rare[:10])}.",
+            hint="At least two images of each class are needed; twenty are better.",
+        )
+    mapped = cross_validate(labels, lambda train, test: vote(probabilities, labels, train, test), seed=seed)
     fitted = cross_validate_probe(features, labels, seed=seed)
     return Survey(
-        model=subject.row.title,
+        model=classifier.row.title,
         folders=tuple(
-            _describe(name, probabilities[labels == number], subject.classes)
+            _describe(name, probabilities[labels == number], classifier.classes)
             for number, name in enumerate(listing.classes)
         ),
         without_training=wilson_interval(int(mapped.sum()), len(labels)),
@@ -108,49 +108,42 @@ def survey_folders(
     )
 
 
-def _look(
-    subject: Classifier, paths: Sequence[str], progress: Callable[[int, int], None] | None
+def _predict(
+    classifier: Classifier, paths: Sequence[str], progress: ProgressCallback | None
 ) -> tuple[Floats, Floats, dict[int, str]]:
     """Pooled features (N, c) and probabilities (N, 1000) in one pass, and why images could not be read."""
-    pooled = keras.layers.GlobalAveragePooling2D()(subject.feature_map)
-    run = inference_function(keras.Model(subject.model.inputs[0], [pooled, subject.model.output]))
-    read = image_reader(paths, subject.transform)
-    features, answers = [], []
+    pooled = keras.layers.GlobalAveragePooling2D()(classifier.feature_map)
+    run = inference_function(keras.Model(classifier.model.inputs[0], [pooled, classifier.model.output]))
+    read = image_reader(paths, classifier.transform)
+    features, probabilities = [], []
     problems: dict[int, str] = {}
     for batch in image_batches(read, np.arange(len(paths)), BATCH):
         count = len(batch.indices)
-        one, logits = run(pad_batch(batch.images, BATCH))
-        features.append(one.numpy()[:count])
-        answers.append(tf.nn.softmax(logits).numpy()[:count])
+        batch_features, logits = run(pad_batch(batch.images, BATCH))
+        features.append(batch_features.numpy()[:count])
+        probabilities.append(tf.nn.softmax(logits).numpy()[:count])
         problems |= batch.problems
         if progress:
             progress(int(batch.indices[-1]) + 1, len(paths))
-    return np.concatenate(features), np.concatenate(answers), problems
+    return np.concatenate(features), np.concatenate(probabilities), problems
 
 
-def _check(labels: Ints, classes: Sequence[str]) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
-    few = [name for name, count in zip(classes, counts, strict=True) if count < 2]
-    if few:
-        raise DataError(
-            f"too few readable images of {', '.join(map(printable, few[:10]))}.",
-            hint="Two of each class are the least that can be said anything about; twenty are better.",
-        )
+def vote(probabilities: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
+    """Folders (n,) predicted for the images `test` from their ImageNet `probabilities` (N, 1000), without training.
 
-
-def _vote(probabilities: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
-    """Every ImageNet class stands for the folders in proportion to how much of it was seen in them."""
-    seen = np.stack([probabilities[train][labels[train] == label].mean(axis=0) for label in np.unique(labels)], axis=1)
-    weight = (seen + 1e-6) / (seen + 1e-6).sum(axis=1, keepdims=True)  # (1000, folders); unseen ones say nothing
-    votes: Ints = (probabilities[test] @ weight).argmax(axis=1)
-    return votes
+    Every ImageNet class votes for the folders in proportion to its mean probability among their images in `train`.
+    """
+    means = [probabilities[train][labels[train] == label].mean(axis=0) for label in np.unique(labels)]
+    seen = np.stack(means, axis=1) + 1e-6  # (1000, folders); a class that was not seen votes for all alike
+    weight = seen / seen.sum(axis=1, keepdims=True)
+    return np.asarray((probabilities[test] @ weight).argmax(axis=1), np.int64)
 
 
 def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folder:
     counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
-    best = np.argsort(-counts, kind="stable")[:NAMED]
-    named = tuple((classes[at], float(counts[at] / len(probabilities))) for at in best if counts[at])
-    return Folder(name, len(probabilities), named)
+    top = np.argsort(-counts, kind="stable")[:TOP_CLASSES]
+    fractions = tuple((classes[at], float(counts[at] / len(probabilities))) for at in top if counts[at])
+    return Folder(name, len(probabilities), fractions)
 
 
 # ----------------------------------------------------------------------------------------------------- showing
@@ -166,7 +159,7 @@ def show_survey(folder: Path, *, model: str, images: int, as_json: bool, termina
         print(json.dumps(found.to_json(), indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("folder", "pictures", f"{found.model} calls them", box=None, header_style="dim")
+    table = Table("folder", "images", f"{found.model} calls them", box=None, header_style="dim")
     for one in found.folders:
         named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
         table.add_row(escape(printable(one.name)), str(one.images), escape(named))

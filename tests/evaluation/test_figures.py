@@ -153,7 +153,7 @@ def test_names_are_drawn_as_they_are() -> None:
 
 def test_no_window_and_no_global_state() -> None:
     code = (
-        "import sys, finetune.drawing as d; assert 'matplotlib' not in sys.modules;"
-        "d.curves([{'phase': 'head', 'loss': 1, 'accuracy': 1}]); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, finetune.evaluation.figures as d; assert 'matplotlib' not in sys.modules;"
+        "d.draw_curves([{'phase': 'head', 'loss': 1, 'accuracy': 1}]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

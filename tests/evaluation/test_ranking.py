@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.backbones import registry as catalog
+from finetune.backbones import find_backbone
 from finetune.cli import main as cli
 from finetune.evaluation import ranking
-from finetune.utils.errors import DataError
+from finetune.utils import DataError, Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -22,19 +22,19 @@ def bare_machine(tmp_path, monkeypatch):
 
 @pytest.fixture
 def only_tiny(monkeypatch):
-    monkeypatch.setattr(ranking, "at_hand", lambda: [catalog.find_backbone("tiny")])
+    monkeypatch.setattr(ranking, "available_backbones", lambda: [find_backbone("tiny")])
 
 
 def test_the_default_network_is_at_hand():
-    names = [row.name for row in ranking.backbones_at_hand()]
+    names = [row.name for row in ranking.available_backbones()]
     assert "efficientnet_lite0" in names
     assert "resnet50" not in names
 
 
 def test_networks_are_ranked_on_a_folder(only_tiny, images, capsys):
     assert cli.main(["backbones", "--compare", str(images), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    (first,) = found
+    rows = json.loads(capsys.readouterr().out)
+    (first,) = rows
     assert first["name"] == "tiny"
     assert first["n"] == 30
     assert first["rate"] > 0
@@ -44,23 +44,21 @@ def test_networks_are_ranked_on_a_folder(only_tiny, images, capsys):
 
 def test_without_a_folder_speed_decides(only_tiny, capsys):
     assert cli.main(["backbones", "--compare"]) == 0
-    said = capsys.readouterr().out
-    assert "per s" in said
-    assert "tiny" in said
-    assert "accuracy" not in said
+    printed = capsys.readouterr().out
+    assert "per s" in printed
+    assert "tiny" in printed
+    assert "accuracy" not in printed
 
 
 def test_a_network_that_is_too_slow_gets_fewer_images_or_none(only_tiny, images, monkeypatch):
-    monkeypatch.setattr(ranking, "_rate", lambda _: 24 / ranking.PROBE_SECONDS)
+    monkeypatch.setattr(ranking, "images_per_second", lambda _: 24 / ranking.PROBE_SECONDS)
     assert ranking.rank_backbones(images)[0].n == 24
-    monkeypatch.setattr(ranking, "_rate", lambda _: 12 / ranking.PROBE_SECONDS)
+    monkeypatch.setattr(ranking, "images_per_second", lambda _: 12 / ranking.PROBE_SECONDS)
     assert ranking.rank_backbones(images)[0].accuracy is None
 
 
 def test_the_sample_is_even_from_its_beginning(images):
-    from finetune.utils.terminal import Terminal
-
-    dataset = ranking._sample(images, 0, Terminal(quiet=True))
+    dataset = ranking.sample_folder(images, 0, Terminal(quiet=True))
     assert np.bincount(dataset.labels).tolist() == [10, 10, 10]
     assert np.bincount(dataset.labels[:6]).tolist() == [2, 2, 2]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from finetune.cli import main as cli
+from finetune.config import ModelConfig
 from finetune.evaluation import zeroshot
-from finetune.utils.errors import DataError, UsageError
+from finetune.models import build_classifier
+from finetune.utils import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +28,12 @@ def zoo(shared, tmp_path_factory):
 def test_a_survey_names_the_classes_of_each_folder(zoo, capsys):
     assert cli.main(["zeroshot", str(zoo), "--json"]) == 0
     captured = capsys.readouterr()
-    found = json.loads(captured.out)
-    assert [(one["name"], one["pictures"]) for one in found["folders"]] == [("birds", 4), ("fish", 4), ("snakes", 4)]
-    fish = dict(found["folders"][1]["classes"])
+    survey = json.loads(captured.out)
+    assert [(row["name"], row["pictures"]) for row in survey["folders"]] == [("birds", 4), ("fish", 4), ("snakes", 4)]
+    fish = dict(survey["folders"][1]["classes"])
     assert set(fish) & {"tench", "goldfish", "great white shark", "tiger shark"}
-    assert 0 < found["without_training"]["low"] < found["without_training"]["value"] <= 1
-    assert found["paired"]["n"] == 12
+    assert 0 < survey["without_training"]["low"] < survey["without_training"]["value"] <= 1
+    assert survey["paired"]["n"] == 12
     assert "broken.jpg is left out" in captured.err
 
 
@@ -40,7 +42,7 @@ def test_a_folder_is_voted_for_by_the_classes_seen_in_it():
     probabilities[np.arange(6), [0, 0, 0, 3, 3, 3]] = 0.94
     labels = np.array([0, 0, 0, 1, 1, 1])
     train, test = np.array([0, 1, 3, 4]), np.array([2, 5])
-    assert zeroshot._vote(probabilities, labels, train, test).tolist() == [0, 1]
+    assert zeroshot.vote(probabilities, labels, train, test).tolist() == [0, 1]
 
 
 def test_bad_input_is_one_clear_message(zoo, tmp_path):
@@ -57,11 +59,8 @@ def test_bad_input_is_one_clear_message(zoo, tmp_path):
         zeroshot.survey_folders(tmp_path)
 
 
-def test_a_run_of_ones_own_has_no_imagenet_classes(zoo, monkeypatch):
-    from finetune.config import schema as config
-    from finetune.models import classifier
-
-    own = classifier.build_classifier(config.ModelConfig(backbone="tiny", weights="none"), ["a", "b"])
-    monkeypatch.setattr(classifier, "load", lambda _: own)
+def test_a_classifier_of_ones_own_has_no_imagenet_classes(zoo, monkeypatch):
+    own = build_classifier(ModelConfig(backbone="tiny", weights="none"), ["a", "b"])
+    monkeypatch.setattr(zeroshot, "load_classifier", lambda _: own)
     with pytest.raises(UsageError, match="classes of its own, not those of ImageNet"):
         zeroshot.survey_folders(zoo, model="runs/x-1")

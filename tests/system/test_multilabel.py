@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import average_precision_score, f1_score
 
 from finetune import api
 from finetune.cli import demo, main as cli
 from finetune.config import auto as recipe, schema as configs
 from finetune.config.schema import DataConfig
-from finetune.data import dataset as data, splits as stratification
-from finetune.evaluation import calibration, metrics as evaluation, multilabel, report as reporting, targets
-from finetune.export import exporter as export, model_card as card
+from finetune.data import MULTILABEL, dataset as data, splits as stratification
+from finetune.export import exporter as export, find_format, model_card as card
 from finetune.models import classifier as classifiers
 from finetune.runs import run as runs
-from finetune.training import check as checking, experiment, trainer as training
+from finetune.training import check as checking, experiment
 from finetune.utils import errors, signals
 from finetune.utils.errors import ConfigError, DataError, Stopped, UsageError
 
@@ -85,7 +83,7 @@ def test_names_in_a_cell_and_columns_of_ticks_say_the_same(tags):
     cells = data.open_dataset(DataConfig(csv=tags, multi_label=True), seed=0)
     columns = data.open_dataset(DataConfig(csv=tags, label_columns=COLOURS), seed=0)
     assert cells.classes == columns.classes == COLOURS
-    assert cells.targets is targets.ANY_OF
+    assert cells.label_type is MULTILABEL
     np.testing.assert_array_equal(cells.labels, columns.labels)
     np.testing.assert_array_equal(cells.labels[:8], [[n & 1, n >> 1 & 1, n >> 2] for n in range(8)])
     np.testing.assert_array_equal(cells.splits, columns.splits)
@@ -173,93 +171,6 @@ def test_columns_mean_several_labels_and_come_back_from_a_dump(tmp_path):
     assert config.data.multi_label
     (tmp_path / "again.yaml").write_text(configs.dump_config(config))
     assert configs.load_config(tmp_path / "again.yaml").data == config.data
-
-
-# -------------------------------------------------------------------------------------------------- the numbers
-
-
-def some_answers(n=200, classes=4, seed=0):
-    random = np.random.default_rng(seed)
-    labels = (random.random((n, classes)) < 0.3).astype(np.uint8)
-    scores = 1 / (1 + np.exp(-(2 * labels - 1 + random.normal(0, 1.2, labels.shape))))
-    return scores.round(2), labels  # rounded: some are equal
-
-
-def test_the_figures_are_those_of_scikit_learn():
-    scores, labels = some_answers()
-    thresholds = np.array([0.4, 0.5, 0.6, 0.7])
-    found = multilabel.multilabel_metrics(scores, labels, "abcd", thresholds)
-    said = scores >= thresholds
-    assert found.mean_average_precision.value == pytest.approx(average_precision_score(labels, scores))
-    assert found.micro_f1.value == pytest.approx(f1_score(labels, said, average="micro"))
-    assert found.macro_f1.value == pytest.approx(f1_score(labels, said, average="macro"))
-    assert found.exact.value == (said == labels).all(axis=1).mean()
-    for share in (found.mean_average_precision, found.micro_f1, found.accuracy):
-        assert share.low < share.value < share.high
-        assert share.high - share.low < 0.2
-    json.dumps(found.to_json(), allow_nan=False)
-
-
-def test_accuracy_is_what_two_sets_have_in_common():
-    said = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], bool)
-    true = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 1]], bool)
-    assert multilabel.jaccard(said, true).tolist() == [0.5, 1, 0, 0]
-
-
-def test_a_label_without_images_says_nothing_and_spoils_nothing():
-    scores, labels = some_answers()
-    labels[:, 1] = 0
-    found = multilabel.multilabel_metrics(scores, labels, "abcd", 0.5)
-    assert found.per_class[1].average_precision is None
-    rest = [0, 2, 3]
-    expected = average_precision_score(labels[:, rest], scores[:, rest])
-    assert found.mean_average_precision.value == pytest.approx(expected)
-
-
-def test_thresholds_have_the_highest_f1():
-    scores, labels = some_answers()
-    for at, threshold in enumerate(multilabel.best_thresholds(scores, labels)):
-        best = max(f1_score(labels[:, at], scores[:, at] >= cut) for cut in np.arange(0.005, 1, 0.01))
-        assert f1_score(labels[:, at], scores[:, at] >= threshold) == pytest.approx(best)
-    assert calibration.fit_decisions(scores, labels) == {"thresholds": multilabel.best_thresholds(scores, labels)}
-
-
-def test_mistakes_are_labels_said_or_missed_the_surest_first():
-    scores = np.array([[0.9, 0.2], [0.05, 0.1]])
-    found = multilabel.multilabel_mistakes(
-        scores, np.array([[0, 0], [1, 1]]), ["sun", "sea"], [Path("x"), Path("y")], 0.5
-    )
-    assert [(one.predicted, one.about, one.true) for one in found] == [
-        ("not sun", "sun", "sun|sea"),
-        ("sun", "sun", "none"),
-        ("not sea", "sea", "sun|sea"),
-    ]
-    assert found[0].probability == pytest.approx(0.95)
-
-
-def test_losses_and_temperature_are_those_of_the_sigmoid():
-    random = np.random.default_rng(0)
-    logits = random.normal(0, 2, (3000, 3))
-    labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
-    expected = -np.log(np.where(labels, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))).mean(axis=1)
-    np.testing.assert_allclose(training.score_logits(logits, labels).losses, expected)
-    assert calibration.fit_temperature(2.5 * logits, labels) == pytest.approx(2.5, rel=0.1)
-
-
-@pytest.mark.parametrize("kind", [targets.ONE_OF, targets.ANY_OF])
-def test_steps_count_loss_and_accuracy_as_validation_does(kind):
-    random = np.random.default_rng(0)
-    logits = random.normal(0, 2, (40, 4)).astype(np.float32)
-    labels = random.integers(0, 4, 40, np.int32) if kind is targets.ONE_OF else random.integers(0, 2, (40, 4), np.uint8)
-    found = training.score_logits(logits, labels)
-    encoded = kind.encode(labels, 4)
-    assert float(kind.loss(0.0)(encoded, logits, np.ones(4, np.float32))) == pytest.approx(40 * found.loss, rel=1e-5)
-    assert float(kind.correct(logits, labels)) == pytest.approx(40 * found.accuracy, rel=1e-5)
-
-
-def test_weights_make_a_rare_label_count_as_much_as_its_absence():
-    common = np.array([0.5, 0.1])
-    np.testing.assert_allclose(targets.ANY_OF.weights(common) * common, 1 - common)
 
 
 # ----------------------------------------------------------------------------------------------------- the run
@@ -358,7 +269,7 @@ def test_explain_looks_at_any_label(capsys, run, tags, tmp_path):
 
 @pytest.mark.parametrize("name", ["keras", "litert", "onnx"])
 def test_exports_say_the_same(run, tmp_path, name):
-    if missing := errors.missing_packages(export.exporters.FORMATS[name].packages):
+    if missing := errors.missing_packages(find_format(name).packages):
         pytest.skip(f"needs {', '.join(missing)}")
     made = export.export_classifier(run.path, name, output=tmp_path / "out")
     assert made.agreement == 1
@@ -371,14 +282,6 @@ def test_exports_say_the_same(run, tmp_path, name):
     assert "any number of which" in text
     assert "average precision is" in text
     assert card.read_report(run.report_json)["test"]["accuracy"]["value"] == pytest.approx(made.before.value)
-
-
-def test_an_export_may_differ_only_next_to_a_threshold():
-    before = np.array([[0.9, 0.5001], [0.1, 0.2]])
-    nearly, other = before - 0.0002, before.copy()
-    other[1, 1] = 0.7
-    assert export.compare_outputs(before, nearly, targets.ANY_OF, 0.5).agreement == 1
-    assert export.compare_outputs(before, other, targets.ANY_OF, 0.5).agreement == 0.5
 
 
 def test_the_page_ticks_what_is_over_its_threshold(run, tags):
@@ -424,22 +327,14 @@ def test_preview_draws_a_sheet_for_each_label(capsys, tags, tmp_path):
 def test_the_recipe_does_not_smooth_labels(tags):
     config = configs.load_config({"data": {"csv": str(tags), "multi_label": True}})
     dataset = data.open_dataset(config.data, seed=0)
-    chosen, _ = recipe.fill_open_keys(config, recipe.DataFacts(500, 3, (300, 200), recipe.data_facts(dataset).several))
+    facts = recipe.DataFacts(500, 3, (300, 200), data.data_facts(dataset).multi_label)
+    chosen, _ = recipe.fill_open_keys(config, facts)
     assert chosen.fine_tune[0].label_smoothing == 0
 
 
-def test_a_model_file_with_thresholds_that_are_none_is_refused(run):
-    spec = classifiers.load_classifier(run.path).spec
-    row = classifiers.catalog.find(spec.backbone)
-    assert classifiers._is_sound(spec, row)
-    for wrong in ({"thresholds": (0.5,)}, {"thresholds": (0.5, 0.5, 7.0)}, {"multi_label": False}):
-        assert not classifiers._is_sound(classifiers.replace(spec, **wrong), row)
-
-
-def test_a_test_without_mistakes_has_a_report(run, tmp_path):
-    labels = np.array([[1, 0], [0, 1], [0, 0]])
-    found = multilabel.multilabel_metrics(labels * 0.9, labels, ("sun", "sea"), 0.5)
-    assert found.exact.value == found.mean_average_precision.value == found.mean_average_precision.high == 1
-    assert found.mean_average_precision.low == evaluation.wilson_interval(3, 3).low
-    assert set(reporting.class_figure(found)) == {"labels"}
-    assert evaluation.paired_test(np.array([0.5, 1.0]), np.array([1.0, 1.0])).difference == 0.25
+def test_an_export_may_differ_only_next_to_a_threshold():
+    before = np.array([[0.9, 0.5001], [0.1, 0.2]])
+    nearly, other = before - 0.0002, before.copy()
+    other[1, 1] = 0.7
+    assert export.compare_outputs(before, nearly, MULTILABEL, 0.5).agreement == 1
+    assert export.compare_outputs(before, other, MULTILABEL, 0.5).agreement == 0.5
