@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from finetune.config.schema import ModelConfig
+from finetune.config import ModelConfig
 from finetune.evaluation import explain as explanation
 from finetune.models.classifier import Classifier, build_classifier
 from finetune.utils.device import keras, tf

@@ -24,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from finetune.config.schema import DataConfig
+from finetune.config import DataConfig
 from finetune.data import images, sources
 from finetune.data.scan import scan_images
 from finetune.utils.errors import ImageError, WeightsError

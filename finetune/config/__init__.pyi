@@ -1,14 +1,19 @@
 from .auto import DataFacts as DataFacts, as_in_run as as_in_run, fill_open_keys as fill_open_keys
 from .docs import config_reference as config_reference
+from .load import (
+    dump_config as dump_config,
+    json_schema as json_schema,
+    load_config as load_config,
+    shipped_configs as shipped_configs,
+)
 from .schema import (
+    DATA_SOURCES as DATA_SOURCES,
     AugmentConfig as AugmentConfig,
     Config as Config,
     DataConfig as DataConfig,
     FineTuneConfig as FineTuneConfig,
+    HeadConfig as HeadConfig,
     ModelConfig as ModelConfig,
     PhaseConfig as PhaseConfig,
     SplitConfig as SplitConfig,
-    dump_config as dump_config,
-    json_schema as json_schema,
-    load_config as load_config,
 )

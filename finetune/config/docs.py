@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune.config.schema import json_schema
+from finetune.config.load import json_schema
 
 HEADER = """# Every key of a config
 

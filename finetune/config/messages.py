@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from finetune.config.values import EXPECTED
 from finetune.utils import did_you_mean
 
-EXPECTED = "expected"  # type of an error of our own whose message is what would be right
 NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 

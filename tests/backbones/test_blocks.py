@@ -63,7 +63,7 @@ def test_unfreeze_an_unknown_layer_names_the_nearest():
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
 def test_a_classifier_has_the_blocks_of_the_catalogue(name):
-    from finetune.config import schema as config
+    from finetune import config
     from finetune.models import classifier
 
     built = classifier.build_classifier(config.ModelConfig(backbone=name, weights="none"), ["a", "b"])

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.cli import demo, main as cli
-from finetune.config import schema as config
 from finetune.models import classifier as classifiers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving

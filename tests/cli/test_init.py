@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.cli import init
-from finetune.config import schema as config
 from finetune.utils.errors import DataError, ResourceError, UsageError
 
 

@@ -214,7 +214,7 @@ def test_values_may_stand_behind_an_option(capsys):
 
 
 def test_init_writes_a_config_that_loads(capsys, images, tmp_path, monkeypatch):
-    from finetune.config import schema as config
+    from finetune import config
 
     monkeypatch.chdir(tmp_path)
     assert cli.main(["init", str(images), "mine.yaml"]) == 0

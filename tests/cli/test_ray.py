@@ -30,7 +30,7 @@ def ray():
 @pytest.fixture(scope="module")
 def model(images, tmp_path_factory):
     """A classifier of three colours."""
-    from finetune.config.schema import ModelConfig
+    from finetune.config import ModelConfig
     from finetune.models import classifier
 
     made = classifier.build_classifier(ModelConfig(backbone="tiny", weights="none"), ("blue", "green", "red"))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.cli import main as cli, showing
-from finetune.config import schema as config
 from finetune.evaluation import metrics as evaluation
 from finetune.models import classifier as classifiers
 from finetune.models.predictor import Prediction

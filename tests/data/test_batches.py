@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from finetune.config.schema import AugmentConfig
+from finetune.config import AugmentConfig
 from finetune.data import batches as pipeline
 from finetune.utils.errors import ImageError
 

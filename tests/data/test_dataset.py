@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.config.schema import DataConfig
+from finetune.config import DataConfig
 from finetune.data import dataset as data, sources
 from finetune.data.dataset import Dataset
 from finetune.utils.errors import DataError
@@ -638,6 +638,6 @@ def test_real_photos(shared: Path) -> None:
 
 
 def test_every_source_of_the_config_is_known() -> None:
-    from finetune.config import schema as config
+    from finetune import config
 
     assert set(sources.SOURCES) == set(config.DATA_SOURCES)

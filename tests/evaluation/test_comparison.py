@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.cli import main as cli
-from finetune.config import schema as config
 from finetune.evaluation import comparison, metrics as evaluation
 from finetune.evaluation.comparison import RunSummary
 from finetune.training import experiment

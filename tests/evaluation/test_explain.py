@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.backbones import registry as catalog
 from finetune.cli import main as cli
-from finetune.config import schema as config
 from finetune.data import images
 from finetune.evaluation import explain as explanation
 from finetune.models import classifier

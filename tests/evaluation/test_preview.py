@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import config
 from finetune.cli import main as cli
-from finetune.config import schema as config
 from finetune.data import dataset as data, images
 from finetune.evaluation import preview
 from finetune.utils.errors import UsageError

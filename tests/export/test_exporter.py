@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from finetune import api
+from finetune import api, configs
 from finetune.cli import main as cli
-from finetune.config import schema as configs
 from finetune.evaluation import evaluate as assessment, metrics as evaluation
 from finetune.export import exporter as export, formats as exporters, model_card as card, tflite_metadata
 from finetune.training import experiment

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from finetune.config import schema as config
+from finetune import config
 from finetune.models import classifier as classifiers, predictor as prediction
 from finetune.models.classifier import Classifier
 from finetune.training import trainer as training

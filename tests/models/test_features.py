@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.config import schema as config
-from finetune.config.schema import AugmentConfig
+from finetune import config
+from finetune.config import AugmentConfig
 from finetune.data import batches as pipeline, dataset as data
 from finetune.models import classifier as classifiers, features
 from finetune.utils.errors import DataError, ResourceError

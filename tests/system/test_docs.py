@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from processes import Forge
 
+from finetune import config
 from finetune.cli import main as cli
-from finetune.config import schema as config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").glob("*.yaml"))]

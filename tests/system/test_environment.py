@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from processes import finetune
 
-from finetune.config import schema as configs
+from finetune import configs
 from finetune.models import classifier
 
 ROOT = Path(__file__).resolve().parents[2]

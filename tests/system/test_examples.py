@@ -76,7 +76,7 @@ def serving(app):
 def test_the_server_answers_images_and_refuses_what_is_none(images, tmp_path):
     pytest.importorskip("fastapi", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
     pytest.importorskip("uvicorn", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
-    from finetune.config import schema as config
+    from finetune import config
     from finetune.models import classifier
 
     made = classifier.build_classifier(config.ModelConfig(backbone="tiny", weights="none"), ["blue", "red"])

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import api
+from finetune import api, config as configs
 from finetune.cli import demo, main as cli
-from finetune.config import auto as recipe, schema as configs
-from finetune.config.schema import DataConfig
+from finetune.config import DataConfig, auto as recipe
 from finetune.data import MULTILABEL, dataset as data, splits as stratification
 from finetune.export import exporter as export, find_format, model_card as card
 from finetune.models import classifier as classifiers

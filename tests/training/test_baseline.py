@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from finetune.config import schema as config
-from finetune.config.schema import ModelConfig
+from finetune import config
+from finetune.config import ModelConfig
 from finetune.evaluation import LinearProbe
 from finetune.models import classifier
 from finetune.training import baseline

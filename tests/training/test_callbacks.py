@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.util.tensor_util import make_ndarray
 
-from finetune.config import schema as configs
+from finetune import configs
 from finetune.training import callbacks as monitoring, experiment, projector, samples
 from finetune.training.trainer import Callback, PhaseResult
 from finetune.utils.errors import ResourceError

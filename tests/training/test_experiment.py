@@ -14,8 +14,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from finetune import api
-from finetune.config import schema as configs
+from finetune import api, configs
 from finetune.evaluation import evaluate as assessment
 from finetune.models import classifier as classifiers
 from finetune.runs import run as runs

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.config.schema import PhaseConfig
+from finetune.config import PhaseConfig
 from finetune.training import optimizers
 from finetune.utils.device import keras
 

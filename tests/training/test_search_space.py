@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from finetune import configs
 from finetune.cli import main as cli
-from finetune.config import schema as configs
 from finetune.training import search_space as space
 from finetune.utils.errors import ConfigError, UsageError
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 pytest.importorskip("optuna")
-from finetune.config import schema as configs
+from finetune import configs
 from finetune.runs import run as runs
 from finetune.training import search_space as space, sweep, tryout
 from finetune.training.trainer import PhaseResult, ValidationScores

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.config import schema as config
+from finetune import config
 from finetune.data import dataset as data
 from finetune.models import classifier, features
 from finetune.training import trainer as training

@@ -1,10 +1,10 @@
 """The table of all keys says of each what the models say."""
 
-from finetune.config import docs as reference
+from finetune.config import config_reference
 
 
 def row(key):
-    (line,) = [line for line in reference.config_reference().splitlines() if line.startswith(f"| `{key}` |")]
+    (line,) = [line for line in config_reference().splitlines() if line.startswith(f"| `{key}` |")]
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
@@ -19,6 +19,6 @@ def test_rows_tell_values_default_and_meaning():
 
 
 def test_every_row_has_four_cells():
-    rows = [line for line in reference.config_reference().splitlines() if line.startswith("|")]
+    rows = [line for line in config_reference().splitlines() if line.startswith("|")]
     assert len(rows) > 60
     assert {line.count(" | ") for line in rows[2:]} == {3}

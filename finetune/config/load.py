@@ -1,0 +1,96 @@
+"""From a file, a shipped name or a mapping to a checked `Config`, and back to YAML.
+
+    config = load_config("configs/flowers.yaml", ["head.epochs=5"])     a file, or just "flowers" for a shipped one
+    config = load_config({"data": {"folder": "photos"}})                the same from Python
+    print(dump_config(config))
+
+All mistakes of a file are reported at once, each with its line. Overrides win over the file, later ones over
+earlier ones. Paths in a file are relative to that file; paths in an override or from Python to the working
+directory. `~` and `${NAME}` (an environment variable) are expanded.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune.config.messages import explain_error
+from finetune.config.schema import ONE_WORD, Config
+from finetune.config.yaml_document import YamlDocument
+from finetune.utils import ConfigError, did_you_mean
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The config in a file, under a shipped name or in a mapping, with `key.path=value` overrides.
+
+    Raises ConfigError that lists every problem as `file.yaml:LINE: key.path: message`.
+    """
+    if isinstance(source, Mapping):
+        document = YamlDocument.from_mapping(source)
+    else:
+        document = YamlDocument.from_file(find_config(source))
+    for text in overrides:
+        for section, key in ONE_WORD.items():  # so that an override may enter the section
+            word = document.data.get(section)
+            if isinstance(word, str):
+                document.data[section] = {key: word}
+        document.override(text)
+    document.expand_path(("data", "folder"))
+    document.expand_path(("data", "csv"))
+    document.expand_path(("model", "weights"), keep=("imagenet", "none"))
+    document.expand_path(("output",), absolute=False)
+    if document.data.get("name") is None:
+        document.data["name"] = re.sub(r"[^\w.+-]+", "-", document.name).strip("-.+")[:100] or "run"
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        for problem in error.errors():
+            _, place = document.locate(problem["loc"])
+            document.report(problem["loc"], explain_error(problem, Config, place.text))
+        document.check()
+        raise  # not reached: there was a problem
+    document.check()
+    return config
+
+
+def find_config(name: str | Path) -> Path:
+    """The config file of that path, or the shipped one of that name. Raises ConfigError with near names."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    shipped = shipped_configs()
+    if str(path.parent) in (".", "configs") and path.stem in shipped and path.suffix in ("", ".yaml"):
+        return shipped[path.stem]
+    neighbours = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
+    raise ConfigError(
+        f"{path}: there is no such file.{did_you_mean(path.name, [*neighbours, *shipped])}",
+        hint=f"Shipped: {', '.join(shipped)}. `finetune init FOLDER` writes one for your own images.",
+    )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with finetune, by name."""
+    package = Path(__file__).parents[1]
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def dump_config(config: Config) -> str:
+    """YAML with every value spelled out, that loads to an equal config from any folder."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    schema = Config.model_json_schema()
+    properties = schema["properties"]
+    for section in ONE_WORD:
+        properties[section]["anyOf"] = [{"type": "string"}, {"$ref": properties[section].pop("$ref")}]
+    phases = properties["fine_tune"]
+    phase = phases.pop("items")
+    phases["anyOf"] = [phase, {"type": phases.pop("type"), "items": phase}, {"type": "null"}]
+    return schema

@@ -1,0 +1,61 @@
+"""Values that can be written in more than one way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_files import DIGITS, load, problems_of
+
+
+@pytest.mark.parametrize("text", ["1e-3", "'1e-3'", "1E-3", "0.001", ".001", "+1e-3", "1.0e-3"])
+def test_c6_every_way_to_write_a_number(text: str):
+    assert load(DIGITS + f"head: {{learning_rate: {text}}}").head.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("3 blocks", 3),
+        ("1 block", 1),
+        ("2", 2),
+        ("'2'", 2),
+        ("0.25", 0.25),
+        ("1.0", 1.0),
+        ("all", "all"),
+        ("conv_5a", "conv_5a"),
+    ],
+)
+def test_unfreeze_is_blocks_a_fraction_or_a_name(written: str, meant: Any):
+    found = load(DIGITS + f"fine_tune: {{unfreeze: {written}}}").fine_tune[0].unfreeze
+    assert (found, type(found)) == (meant, type(meant))
+
+
+def test_weights_are_a_word_or_a_path(tmp_path: Path):
+    assert load(DIGITS + "model: {weights: none}").model.weights == "none"
+    assert load(DIGITS + "model: {weights: w.h5}").model.weights == tmp_path / "w.h5"
+    assert "model.weights: expected imagenet, none or the path" in problems_of(DIGITS + "model: {weights: 3}")
+
+
+@pytest.mark.parametrize("written", ["0 blocks", "0", "-1", "1.5", "true", "a b", "[1]"])
+def test_unfreeze_refuses_what_cannot_be_meant(written: str):
+    assert "fine_tune.0.unfreeze: expected 3 blocks (at least 1)" in problems_of(
+        DIGITS + f"fine_tune: [{{unfreeze: {written}}}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90", 90), ("90 s", 90), ("10 min", 600), ("1.5h", 5400), ("2 hours", 7200), ("0.5", 0.5)]
+)
+def test_time_has_units(written: str, seconds: float):
+    assert load(DIGITS + f"time_budget: {written}").time_budget == seconds
+
+
+@pytest.mark.parametrize("written", ["0", "-5 min", "soon", "3 weeks", "true", "[1]"])
+def test_a_time_that_cannot_be_meant_is_refused(written: str):
+    assert "time_budget: expected a time such as 10 min" in problems_of(DIGITS + f"time_budget: {written}")
+
+
+@pytest.mark.parametrize(("written", "views"), [("2", 2), ("'2'", 2), ("live", "live")])
+def test_views_are_a_number_or_live(written: str, views: Any):
+    assert load(DIGITS + f"augment: {{views: {written}}}").augment.views == views
+    assert "augment.views: expected a whole number" in problems_of(DIGITS + "augment: {views: 0}")
