@@ -35,7 +35,6 @@ from .figures import (
     draw_prediction as draw_prediction,
     draw_schedule as draw_schedule,
     draw_similar_pairs as draw_similar_pairs,
-    draw_sweep as draw_sweep,
 )
 from .linear_probe import (
     LinearProbe as LinearProbe,

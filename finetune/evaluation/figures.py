@@ -397,69 +397,6 @@ def draw_schedule(phases: Sequence[tuple[str, int, Sequence[float]]]) -> bytes:
     return _png(figure)
 
 
-def draw_sweep(
-    accuracies: Sequence[float | None],
-    settings: Mapping[str, Sequence[float | str]],
-    *,
-    best: int,
-    logarithmic: Sequence[str] = (),
-    importance: Mapping[str, float] | None = None,
-) -> bytes:
-    """The trials of a sweep in their order, then each setting against what came of it.
-
-    `accuracies` are those of the trials on validation (0..1), None of one that failed; `settings` has the values of
-    each key, numbers or words; `best` is the place of the best trial; `importance` the share of a key in 0..1.
-    """
-    columns = min(3, len(settings) + 1)
-    rows = math.ceil((len(settings) + 1) / columns)
-    figure = _figure(3.7 * columns, 3.4 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    found = [value for value in accuracies if value is not None]
-    room = 0.08 * (max(found) - min(found)) or 0.01
-    low, high = min(found) - room, max(found) + room
-    trials = np.arange(1, len(accuracies) + 1)
-    _trial_dots(panels[0], trials, accuracies, best, low)
-    reached = np.maximum.accumulate([-1 if value is None else value for value in accuracies])
-    shown = reached >= 0
-    panels[0].step(trials[shown], reached[shown], where="post", color=BLUE, linewidth=1.4)
-    panels[0].set(xlabel="trial", xlim=(0.3, len(trials) + 0.7))
-    panels[0].xaxis.get_major_locator().set_params(integer=True)
-    for axes, (key, values) in zip(panels[1:], settings.items(), strict=False):
-        words = list(dict.fromkeys(value for value in values if isinstance(value, str)))
-        places = np.array([words.index(value) if isinstance(value, str) else value for value in values], float)
-        _trial_dots(axes, places, accuracies, best, low)
-        if words:
-            axes.set_xticks(range(len(words)), [_label(word, 16) for word in words])
-            axes.set_xlim(-0.6, len(words) - 0.4)
-        elif key in logarithmic:
-            axes.set_xscale("log")
-            ticks = [float(f"{tick:.1g}") for tick in np.geomspace(places.min(), places.max(), 3)]
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
-        share = f"\n{_percent(importance[key])} of the difference" if importance and key in importance else ""
-        axes.set_xlabel(_label(key, 34) + share)
-    for axes in panels[len(settings) + 1 :]:
-        axes.set_axis_off()
-    for axes in panels[: len(settings) + 1]:
-        _plain(axes)
-        axes.yaxis.set_major_formatter(_percent)
-        axes.set_ylim(low, high)
-    for axes in panels[::columns]:
-        axes.set_ylabel("validation accuracy")
-    return _png(figure)
-
-
-def _trial_dots(axes: "Axes", places: Any, accuracies: Sequence[float | None], best: int, floor: float) -> None:
-    """A dot per trial, the best one in orange; a cross at the bottom for each that failed."""
-    good = [at for at, value in enumerate(accuracies) if value is not None]
-    bad = [at for at, value in enumerate(accuracies) if value is None]
-    heights = np.array([floor if value is None else value for value in accuracies])
-    axes.plot(places[good], heights[good], "o", color=BLUE, alpha=0.55, markersize=5, markeredgewidth=0)
-    if bad:
-        axes.plot(places[bad], heights[bad], "x", color=MUTED, markersize=7, clip_on=False)
-    axes.plot(places[best], heights[best], "o", color=ORANGE, markersize=8)
-
-
 def draw_similar_pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
     """Two images beside each other, each with a caption, under a title; several such pairs on one sheet."""
     columns = max(1, min(columns, len(rows)))

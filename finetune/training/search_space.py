@@ -182,7 +182,7 @@ def _problems(source: str | Path, overrides: Sequence[str], one: Range | Choice)
                 return
 
 
-def present_point(config: Config, space: SearchSpace) -> dict[str, Any] | None:
+def current_point(config: Config, space: SearchSpace) -> dict[str, Any] | None:
     """What the config says now about each key, if all of it lies in the space."""
     found = {}
     for one in space:

@@ -1,35 +1,27 @@
-"""Many trainings of one config, to find the settings that suit the data: `finetune sweep`, on Optuna.
+"""`finetune sweep`: train one config many times to find the settings that suit the data, with Optuna.
 
     finetune sweep flowers --set head.learning_rate=1e-4..1e-2 --set head.optimizer=adam,sgd --trials 20
 
-The same command again goes on with the sweep, and beside one that runs it helps: each trial is one place in a database
-(sqlite in the sweep's folder, or a server with `--storage`), and whoever is free takes the next. A process that dies
-stops its heartbeat; then its trial is marked failed and run again. Optuna's sampler (TPE, Bergstra et al. 2011) is
-seeded by the config's seed and the number of the trial.
+The same command again resumes the sweep, and beside a running one it helps: the trials are in a database (see
+`sweep_study`), and whoever is free takes the next one. Optuna's sampler (TPE, Bergstra et al. 2011) is seeded by the
+config's seed and the number of the trial.
 
-The validation images choose, accuracy first, the loss between equals. The test images are looked at once, for the
+The validation images choose: accuracy first, between equals the loss. The test images are used once, for the
 winner, which is trained again as a whole run.
 
     sweeps/flowers/
       trials.sqlite     the trials                      best.yaml     the config of the best trial so far
-      trials.csv        the same, to read               sweep.png     the trials, and what each setting did
-      tensorboard/      HPARAMS                         winner.lock   held by who trains the winner
+      trials.csv        the same as a table             sweep.png     the trials, and the effect of each setting
+      tensorboard/      HPARAMS                         winner.lock   held by the process that trains the winner
 """
 
-import csv
 import dataclasses
-import io
 import json
-import math
 import os
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,25 +30,36 @@ from rich.table import Table
 
 from finetune.config import Config, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, open_dataset
-from finetune.evaluation import display_path, draw_sweep, wilson_interval
+from finetune.evaluation import display_path, wilson_interval
 from finetune.runs import refuse_run_folder
 from finetune.training.callbacks import write_hparams
 from finetune.training.experiment import train_config
-from finetune.training.resume import flatten
-from finetune.training.search_space import Choice, Range, SearchSpace, grid_points, present_point
+from finetune.training.search_space import SearchSpace, current_point, grid_points
+from finetune.training.sweep_results import (
+    SweepResult,
+    SweepTrial,
+    draw_trials,
+    parameter_importance,
+    write_trials,
+)
+from finetune.training.sweep_study import (
+    GRACE_SECONDS,
+    explain_database_errors,
+    note_start,
+    open_study,
+    quiet_optuna,
+    retry_dead_trials,
+    retry_trial,
+)
 from finetune.training.tryout import Bench
 from finetune.utils import (
     ConfigError,
     ProgressCallback,
-    ResourceError,
     Stop,
     Stopped,
     Terminal,
     TrainingDiverged,
-    UsageError,
-    csv_cell,
     deterministic_ops,
-    explain_os_errors,
     sha256_of,
     stop_on_signals,
     tf,
@@ -68,57 +71,11 @@ if TYPE_CHECKING:
     import optuna
 
 OUTPUT = Path("sweeps")
-HEARTBEAT = 5  # seconds between signs of life of a trial
-GRACE = 60  # seconds without one until it counts as dead; a busy machine may hold a living one up for a while
-PATIENCE = 60  # seconds to wait for the database while others write
-GO_ON = "The finished trials are kept. Go on with the same command."
-FEWEST = 8  # different scores, before anything is said about what made the difference
+HOW_TO_RESUME = "The finished trials are kept. Resume with the same command."
+FAILED_SCORE = 0.0  # what the sampler is told about a trial that failed
 SHOWN = 10  # trials in the table of the terminal
-TRIES = 4  # before what the database says is believed
-WORST = 0.0  # score of a trial that came to nothing
-FAILURES = (TrainingDiverged, ConfigError, MemoryError, tf.errors.ResourceExhaustedError)  # of a trial, not of all
-
-
-@dataclass(frozen=True)
-class SweepTrial:
-    """One finished trial. `settings` are as a config would have them; without `problem` it has its two figures."""
-
-    number: int
-    settings: Mapping[str, str]
-    seconds: float
-    accuracy: float | None = None  # on the validation images, with the weights that were kept
-    loss: float | None = None
-    best_epoch: int | None = None  # of the last phase; 0: what the phase began with was kept
-    problem: str = ""
-
-    @property
-    def rank(self) -> tuple[float, float, int]:
-        """The smallest is the best: accuracy, then loss, then the earlier one."""
-        if self.accuracy is None or self.loss is None:
-            return 1.0, 0.0, self.number
-        return -self.accuracy, self.loss, self.number
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep: its trials by number, the best of them, and the run that was trained with its settings."""
-
-    folder: Path
-    n: int  # validation images
-    trials: tuple[SweepTrial, ...]
-    best: SweepTrial
-    importance: Mapping[str, float]  # key -> share of the differences between trials that it explains, 0..1
-    winner: Mapping[str, Any] | None  # {"trial", "run", "test": {...} or None}; None: another process trains it
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "validation_pictures": self.n,
-            "best": self.best.number,
-            "winner": self.winner,
-            "importance": dict(self.importance),
-            "trials": [dataclasses.asdict(trial) for trial in self.trials],
-        }
+SEED_STEP = 7919  # between the seeds of two trials; a prime, so that sweeps with other seeds do not share them
+SettingsToConfig = Callable[[Mapping[str, str]], Config]
 
 
 def run_sweep(
@@ -132,392 +89,216 @@ def run_sweep(
     storage: str | None = None,
     terminal: Terminal | None = None,
 ) -> SweepResult:
-    """Runs what is left of a sweep of so many trials, together with whoever else is at it, and trains the winner.
+    """Run the trials that are left of a sweep, together with other processes that do the same, and train the winner.
 
-    `config` is what `space.check` made of `source` and `overrides`. The sweep is known by its folder (default:
-    sweeps/NAME); `storage` is the URL of a database on a server, which keeps it under the folder's name. Raises
-    UsageError when there is another sweep, Stopped when asked to stop, and what a training raises that is not the
-    fault of one trial's settings.
+    `config` is what `check_search_space` made of `source` and `overrides`; `trials` counts those of all processes and
+    restarts. The sweep is known by its folder (default: sweeps/NAME); `storage` is the URL of a database on a server,
+    where the sweep has the folder's name. Raises UsageError when the folder holds another sweep, Stopped when asked
+    to stop, and what a training raises unless the settings of one trial are the reason.
     """
     terminal = terminal or Terminal(quiet=True)
     folder = (folder or OUTPUT / config.name).absolute()
     refuse_run_folder(folder, config.data.folder)
-    with stop_on_signals() as stop, _quiet_optuna():
+    with stop_on_signals() as stop, quiet_optuna(), explain_database_errors(storage):
         with terminal.stage("Checking the images") as update:
-            dataset = open_dataset(config.data, seed=config.seed, progress=partial(_tell, update, stop))
+
+            def progress(done: int, total: int | None) -> None:
+                update(done, total)
+                stop.check()
+
+            dataset = open_dataset(config.data, seed=config.seed, progress=progress)
         facts = data_facts(dataset, config.device)
 
-        def load(settings: Mapping[str, str]) -> Config:
+        def config_of(settings: Mapping[str, str]) -> Config:
             varied = [f"{key}={value}" for key, value in settings.items()]
             return fill_open_keys(load_config(source, [*overrides, *varied]), facts)[0]
 
-        with _explained_storage(storage):
-            every = grid_points(space, trials)
-            now = [point] if (point := present_point(config, space)) else []  # first of all: it is what must be beaten
-            study = _open(folder, storage, _identity(config, space, dataset), [*now, *every])
-            trials = len(every) or trials
-            bench = Bench(dataset, say=terminal.say)
-            work = _Work(study, space, trials, config.seed, folder, bench, terminal, stop, load)
-            terminal.head(f"Sweep {display_path(folder)}: {len(work.finished())} of {trials} trials are done")
-            with deterministic_ops(config.deterministic), terminal.stage("Trials") as work.update:
-                work.run()
-            work.publish()
-            found = work.finished()
-            best, importance = _best(found), _importance(study, space)
-            write_bytes(folder / "sweep.png", _draw(found, best, space, importance))
-            winner = _train_winner(study, folder, best, load, terminal)
-    return SweepResult(folder, len(dataset.indices("validation")), tuple(found), best, importance, winner)
-
-
-def _tell(update: ProgressCallback, stop: Stop, done: int, total: int) -> None:
-    update(done, total)
-    stop.check()
-
-
-# ------------------------------------------------------------------------------------------------- the database
-
-
-def _open(
-    folder: Path, url: str | None, identity: Mapping[str, Any], first: Sequence[dict[str, Any]]
-) -> "optuna.Study":
-    """The study in the database, new or begun, with the trials that come before any the sampler thinks of.
-
-    UsageError if it is about something else.
-    """
-    import optuna
-    from filelock import FileLock
-
-    with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "open.lock"):  # two that begin at once would both make the tables
-        study = optuna.create_study(
-            study_name=folder.name, storage=_patiently(folder, url), direction="maximize", load_if_exists=True
-        )
-        if "sweep" not in study.user_attrs:
-            study.set_user_attr("sweep", identity)
-        _refuse_other_sweep(folder, study.user_attrs["sweep"], identity)
-        for point in first:
-            study.enqueue_trial(point, skip_if_exists=True)
-    return study
-
-
-def _patiently(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":
-    """The database; another machine may be making the tables at this very moment, where no lock of ours holds it."""
-    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
-    for _ in range(TRIES):
-        try:
-            return _storage(folder, url)
-        except (IntegrityError, OperationalError, ProgrammingError):
-            time.sleep(1)
-    return _storage(folder, url)
-
-
-def _storage(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":
-    import optuna
-    from sqlalchemy.engine import URL
-    from sqlalchemy.exc import ArgumentError
-
-    here = URL.create("sqlite", database=str(folder / "trials.sqlite")).render_as_string()
-    options = {"connect_args": {"timeout": PATIENCE}} if (url or here).startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(
-            url or here,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=_again,
-        )
-    except ImportError as error:
-        missing = getattr(error.__cause__, "name", None) or "the driver"
-        raise UsageError(
-            f"--storage: {missing}, which speaks to this database, is not installed here.",
-            hint="pip install 'psycopg[binary]' for postgresql://, pymysql for mysql+pymysql://",
-        ) from error
-    except ArgumentError as error:
-        raise UsageError(
-            "--storage: not the URL of a database.",
-            hint="For example postgresql://user:password@host/database; without it a file in the sweep's folder.",
-        ) from error
-
-
-def _again(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
-    """Puts the settings of a trial that did not come to its end back into the queue."""
-    if trial.params:
-        study.enqueue_trial(trial.params)
-
-
-@contextmanager
-def _explained_storage(url: str | None) -> Iterator[None]:
-    """Errors of the database in words; its URL, which may hold a password, is in none of them."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().split("\n")[0]
-        where = "--storage" if url else "trials.sqlite"
-        raise ResourceError(f"{where}: the database does not answer: {reason}") from error
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Optuna calls the heartbeat experimental, each time, and logs every trial; we say what there is to say."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
+        grid = grid_points(space, trials)
+        current = current_point(config, space)  # first of all: it is what the others must beat
+        first_trials = [current, *grid] if current else grid
+        study = open_study(folder, storage, _identity(config, space, dataset), first_trials)
+        worker = _Worker(
+            study, space, len(grid) or trials, config.seed, folder, Bench(dataset, say=terminal.say), terminal, stop,
+            config_of,
+        )  # fmt: skip
+        terminal.head(f"Sweep {display_path(folder)}: {len(worker.finished())} of {worker.places} trials are done")
+        with deterministic_ops(config.deterministic), terminal.stage("Trials") as update:
+            worker.run(update)
+        finished = worker.finished()
+        best = min(finished, key=lambda trial: trial.rank)
+        if best.accuracy is None:
+            raise TrainingDiverged(
+                f"All {len(finished)} trials failed. The first one: {finished[0].problem}",
+                hint="Vary something else: trials.csv has the reason of each.",
+            )
+        write_bytes(folder / "sweep.png", draw_trials(study))
+        winner = train_winner(study, folder, best, config_of, terminal)
+    n = len(dataset.indices("validation"))
+    return SweepResult(folder, n, tuple(finished), best, parameter_importance(study, space), winner)
 
 
 def _identity(config: Config, space: SearchSpace, dataset: Dataset) -> dict[str, Any]:
     """What all trials of a sweep have in common; with anything else they could not be compared."""
     values = config.model_dump(mode="json", exclude={"output", "name", "cache", "tensorboard"})
-    images = sha256_of(
-        part.encode() for at, split in enumerate(dataset.splits) for part in (dataset.hashes[at], str(split))
-    )
-    varied = {one.key: one.text for one in space}
+    rows = zip(dataset.hashes, dataset.splits, strict=True)
+    images = sha256_of(f"{digest}{split}".encode() for digest, split in rows)
+    varied = {dimension.key: dimension.text for dimension in space}
     return {"vary": varied, "images and splits": images[:16], "config": json.loads(json.dumps(values))}
-
-
-def _refuse_other_sweep(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    then, asked = (dict(flatten(one)) for one in (before, now))
-    if changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
-        lines = "".join(f"\n  {key.removeprefix('config.')}: {then.get(key)}, now {asked.get(key)}" for key in changed)
-        raise UsageError(
-            f"{display_path(folder)} holds another sweep, and its trials could not be compared with new ones:{lines}",
-            hint="Give the command of then, or another folder with --output.",
-        )
 
 
 # --------------------------------------------------------------------------------------------------- the trials
 
 
-class _Surplus(Exception):
-    """All places of the sweep were taken while this trial was being asked for."""
-
-
-class _Repeated(Exception):
-    """The sampler thought of settings that it had thought of before, and a training would only say the same again."""
+class _NotNeeded(Exception):
+    """A trial that is one too many, or whose settings another trial has: training it would tell nothing new."""
 
 
 @dataclass
-class _Work:
-    """One process at work on a sweep."""
+class _Worker:
+    """One process that runs trials of a sweep until all are finished, by itself or by others."""
 
     study: "optuna.Study"
     space: SearchSpace
-    places: int
+    places: int  # number of trials that the sweep is to have
     seed: int
     folder: Path
     bench: Bench
     terminal: Terminal
     stop: Stop
-    load: Callable[[Mapping[str, str]], Config]  # the whole config of a trial with these settings
-    update: ProgressCallback = lambda done, total: None
-    waiting: bool = False
-    repeated: bool = False
+    config_of: SettingsToConfig
+    repeated: bool = False  # the last settings had been tried before
 
-    def run(self) -> None:
-        """Takes place after place until all are done, here or elsewhere."""
-        while len(found := self.finished()) < self.places:
-            self.update(len(found), self.places)
-            self.stop.check(GO_ON)
+    def run(self, progress: ProgressCallback) -> None:
+        waiting = False
+        while True:
+            finished = len(self.finished())
+            progress(finished, self.places)
+            if finished >= self.places:
+                break
+            self.stop.check(HOW_TO_RESUME)
+            # `MaxTrialsCallback` would not do: it counts after a trial and in each process, so together they run more.
             if len(self._taken()) < self.places:
-                self._run_one()
-            else:
-                self._wait()
-        self.update(len(found), self.places)
+                waiting = False
+                self._run_trial()
+                continue
+            if not waiting:
+                self.terminal.say("The last trials are running in other processes: waiting for them")
+                waiting = True
+            time.sleep(0.5)
+            retry_dead_trials(self.study)
+        self.publish()
 
     def finished(self) -> list[SweepTrial]:
-        """By number; those that were killed or stopped are not among them."""
+        """The finished trials by number; those that were killed or stopped are not among them."""
         from optuna.trial import TrialState
 
-        return [_trial(one) for one in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+        return [
+            SweepTrial(trial.number, trial.user_attrs["settings"], **trial.user_attrs["outcome"])
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
 
-    def _taken(self, before: float = math.inf) -> "list[optuna.trial.FrozenTrial]":
-        """The trials that are done or at work; with `before`, those with a smaller number."""
+    def _taken(self) -> "list[optuna.trial.FrozenTrial]":
+        """The trials that are finished or running."""
         from optuna.trial import TrialState
 
-        states = (TrialState.RUNNING, TrialState.COMPLETE)
-        return [one for one in self.study.get_trials(deepcopy=False, states=states) if one.number < before]
+        trials: list[optuna.trial.FrozenTrial]
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE))
+        return trials
 
-    def _run_one(self) -> None:
-        self.waiting = False
+    def _run_trial(self) -> None:
         try:
-            self.study.optimize(self._objective, n_trials=1, catch=(_Surplus, _Repeated))
+            self.study.optimize(self._objective, n_trials=1, catch=(_NotNeeded,))
         except ValueError as error:
-            if "Cannot tell" not in str(error):  # Optuna's way of saying that somebody else has ended the trial
+            if "Cannot tell" not in str(error):  # what Optuna says if another process has ended the trial
                 raise
-            self.terminal.warn(f"A trial gave no sign of life for {GRACE} s, so another process has begun it again.")
-        if not self.repeated:
-            self.publish()
-
-    def _wait(self) -> None:
-        """For trials of other processes; what they leave behind when they die comes back into the queue."""
-        import optuna
-        from optuna.trial import TrialState
-
-        if not self.waiting:
-            self.terminal.say("The last trials are at work in other processes: waiting for them")
-            self.waiting = True
-        time.sleep(0.5)
-        optuna.storages.fail_stale_trials(self.study)
-        late = datetime.now() - timedelta(seconds=GRACE)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Killed between the two steps of taking a place and giving the first sign of life, it has no heartbeat.
-            if "worker" not in trial.user_attrs and trial.datetime_start and trial.datetime_start < late:
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            self.terminal.warn(
+                f"A trial gave no sign of life for {GRACE_SECONDS} s, so another process has started it again."
+            )
+        self.publish()
 
     def _objective(self, trial: "optuna.Trial") -> float:
+        note_start(trial, f"{socket.gethostname()}:{os.getpid()}")
+        earlier = [other for other in self._taken() if other.number < trial.number]
+        if len(earlier) >= self.places:
+            raise _NotNeeded
+        settings = self._sample(trial)
+        self.repeated = any(other.user_attrs.get("settings") == settings for other in earlier)
+        if self.repeated:
+            raise _NotNeeded
+        trial.set_user_attr("settings", settings)
+        try:
+            result = self._train(trial.number, settings)
+        except Stopped:
+            retry_trial(self.study, trial.number)
+            raise
+        outcome = dataclasses.asdict(result)
+        trial.set_user_attr("outcome", {key: outcome[key] for key in outcome if key not in ("number", "settings")})
+        best = min([*self.finished(), result], key=lambda other: other.rank)
+        self.terminal.say(f"{result}  best so far" if best is result and not result.problem else str(result))
+        if result.accuracy is None or result.loss is None:
+            return FAILED_SCORE
+        # One image is worth 1 / n of accuracy: the loss decides only between equals.
+        return result.accuracy + 1 / (1 + result.loss) / len(self.bench.dataset.indices("validation"))
+
+    def _sample(self, trial: "optuna.Trial") -> dict[str, str]:
+        """New settings; at random if those that TPE chose last time had been tried before."""
         import optuna
 
-        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        others = self._taken(before=trial.number)
-        if len(others) >= self.places:
-            raise _Surplus
-        # Seeded by the trial's number and not once: two processes would draw the same numbers.
-        seed = (self.seed + 7919 * trial.number) % 2**32
-        thoughtful = optuna.samplers.TPESampler(seed=seed, multivariate=False)
-        self.study.sampler = optuna.samplers.RandomSampler(seed) if self.repeated else thoughtful
-        settings = {one.key: one.suggest(trial) for one in self.space}
-        self.repeated = any(other.user_attrs.get("settings") == settings for other in others)
+        # Seeded by the trial's number and not once for all: two processes would draw the same numbers.
+        seed = (self.seed + SEED_STEP * trial.number) % 2**32
         if self.repeated:
-            raise _Repeated
-        trial.set_user_attr("settings", settings)
+            self.study.sampler = optuna.samplers.RandomSampler(seed)
+        else:
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False)
+        return {dimension.key: dimension.suggest(trial) for dimension in self.space}
+
+    def _train(self, number: int, settings: Mapping[str, str]) -> SweepTrial:
         started = time.monotonic()
+        scores: dict[str, Any] = {}
+        problem = ""
         try:
-            outcome = self._measure(self.load(settings))
-        except FAILURES as error:
-            outcome = {"problem": " ".join(str(error).split("\n")[0].split())[:300] or "out of memory"}
-        except Stopped:
-            _again(self.study, self.study.trials[trial.number])
-            raise
-        outcome["seconds"] = round(time.monotonic() - started, 3)
-        trial.set_user_attr("outcome", outcome)
-        done = SweepTrial(trial.number, settings, **outcome)
-        best = min([*self.finished(), done], key=lambda one: one.rank)
-        self.terminal.say(_line(done) + "  best so far" * (best is done and not done.problem))
-        return self._score(done)
-
-    def _measure(self, config: Config) -> dict[str, Any]:
-        found = self.bench.measure(config, check_stop=partial(self.stop.check, GO_ON))
-        return {**found.validation.means, "best_epoch": found.phases[-1].best_epoch}
-
-    def _score(self, trial: SweepTrial) -> float:
-        """What the sampler maximises: accuracy, and between equals, for one image is worth 1 / n, the loss."""
-        if trial.accuracy is None or trial.loss is None:
-            return WORST
-        return trial.accuracy + 1 / (1 + trial.loss) / len(self.bench.dataset.indices("validation"))
+            measured = self.bench.measure(self.config_of(settings), check_stop=lambda: self.stop.check(HOW_TO_RESUME))
+            scores = {**measured.validation.means, "best_epoch": measured.phases[-1].best_epoch}
+        except (TrainingDiverged, ConfigError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+            problem = " ".join(str(error).split("\n")[0].split())[:300] or "out of memory"
+        return SweepTrial(number, settings, round(time.monotonic() - started, 3), problem=problem, **scores)
 
     def publish(self) -> None:
-        """Leaves in the folder what is known so far: the table, HPARAMS, and the best config."""
-        found = self.finished()
-        _write_table(self.folder / "trials.csv", found, self.space)
-        good = [trial for trial in found if trial.accuracy is not None]
-        for trial in good:
-            board = self.folder / "tensorboard" / f"trial-{trial.number:04}"
-            if not board.exists():
+        """Write what is known so far into the folder: the table, HPARAMS, and the best config."""
+        finished = self.finished()
+        write_trials(self.folder / "trials.csv", finished, self.space)
+        successful = [trial for trial in finished if trial.accuracy is not None]
+        for trial in successful:
+            logs = self.folder / "tensorboard" / f"trial-{trial.number:04}"
+            if not logs.exists():
                 accuracies = {"validation": trial.accuracy or 0.0}
-                write_hparams(board, board.name, self.load(trial.settings), accuracies, also=trial.settings)
-        if good:
-            best = min(good, key=lambda trial: trial.rank)
-            remark = f"# The best of {len(found)} trials of a sweep, by its validation images: {_line(best)}\n"
-            write_text(self.folder / "best.yaml", remark + dump_config(self.load(best.settings)))
+                write_hparams(logs, logs.name, self.config_of(trial.settings), accuracies, also=trial.settings)
+        if successful:
+            best = min(successful, key=lambda trial: trial.rank)
+            comment = f"# The best of {len(finished)} trials of a sweep, by its validation images: {best}\n"
+            write_text(self.folder / "best.yaml", comment + dump_config(self.config_of(best.settings)))
 
 
-def _trial(stored: "optuna.trial.FrozenTrial") -> SweepTrial:
-    return SweepTrial(stored.number, stored.user_attrs["settings"], **stored.user_attrs["outcome"])
+# --------------------------------------------------------------------------------------------------- the winner
 
 
-def _best(found: Sequence[SweepTrial]) -> SweepTrial:
-    best = min(found, key=lambda trial: trial.rank)
-    if best.accuracy is None:
-        raise TrainingDiverged(
-            f"None of the {len(found)} trials came to an end. The first one: {found[0].problem}",
-            hint="Vary something else: trials.csv has the reason of each.",
-        )
-    return best
-
-
-def _line(trial: SweepTrial) -> str:
-    settings = "  ".join(f"{key}={value}" for key, value in trial.settings.items())
-    if trial.accuracy is None or trial.loss is None:
-        return f"trial {trial.number:>3}  {settings}  failed: {trial.problem}"
-    figures = f"accuracy {trial.accuracy:.2%}, loss {trial.loss:.4f}"
-    return f"trial {trial.number:>3}  {settings}  {figures}, {trial.seconds:.1f} s"
-
-
-# -------------------------------------------------------------------------------------------------- the results
-
-
-def _write_table(path: Path, found: Sequence[SweepTrial], space: SearchSpace) -> None:
-    """A row per trial, the best first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = [one.key for one in space]
-    figures = ("accuracy", "loss", "best_epoch", "seconds")
-    writer.writerow(["trial", *keys, *(f"validation_{name}" if name in figures[:2] else name for name in figures),
-                     "problem"])  # fmt: skip
-    for trial in sorted(found, key=lambda one: one.rank):
-        values = [getattr(trial, name) for name in figures]
-        cells = [trial.number, *(trial.settings[key] for key in keys), *values, trial.problem]
-        writer.writerow(csv_cell("" if value is None else str(value)) for value in cells)
-    write_text(path, text.getvalue())
-
-
-def _importance(study: "optuna.Study", space: SearchSpace) -> dict[str, float]:
-    """How much of the differences between the trials each key explains (PED-ANOVA, Watanabe et al. 2023), in 0..1.
-
-    Empty where nothing can be told: too few trials, or all alike.
-    """
-    import optuna
-
-    scores = {trial.value for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))}
-    if len(scores) < FEWEST or len(space) < 2:
-        return {}
-    found = optuna.importance.get_param_importances(study)
-    return {key: round(float(share), 4) for key, share in found.items() if math.isfinite(share)}
-
-
-def _draw(found: Sequence[SweepTrial], best: SweepTrial, space: SearchSpace, importance: Mapping[str, float]) -> bytes:
-    def value(trial: SweepTrial, one: Range | Choice) -> float | str:
-        return float(trial.settings[one.key]) if isinstance(one, Range) else trial.settings[one.key]
-
-    settings = {one.key: [value(trial, one) for trial in found] for one in space}
-    scales = [one.key for one in space if isinstance(one, Range) and one.log]
-    accuracies = [trial.accuracy for trial in found]
-    return draw_sweep(accuracies, settings, best=found.index(best), logarithmic=scales, importance=importance)
-
-
-def _train_winner(
-    study: "optuna.Study",
-    folder: Path,
-    best: SweepTrial,
-    load: Callable[[Mapping[str, str]], Config],
-    terminal: Terminal,
+def train_winner(
+    study: "optuna.Study", folder: Path, best: SweepTrial, config_of: SettingsToConfig, terminal: Terminal
 ) -> dict[str, Any] | None:
-    """Trains the best settings as a whole run, test included, unless that is done; None if another process does it."""
+    """Train the best settings as a whole run, test included, unless that is done; None if another process does it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / "winner.lock", timeout=0)
     try:
-        with lock:
-            before: dict[str, Any] = study.user_attrs.get("winner", {})
-            if before.get("trial") == best.number:
-                return before
+        with FileLock(folder / "winner.lock", timeout=0):
+            done: dict[str, Any] = study.user_attrs.get("winner", {})
+            if done.get("trial") == best.number:
+                return done
             terminal.head(f"\nThe best, trial {best.number}, trained as a whole run")
             command = ["finetune", "train", str(folder / "best.yaml")]
-            result = train_config(load(best.settings), command=command, terminal=terminal)
+            result = train_config(config_of(best.settings), command=command, terminal=terminal)
             test = result.metrics.to_json() if result.metrics else None
-            known = {key: test[key] for key in ("n", "accuracy", "log_loss")} if test else None
-            winner = {"trial": best.number, "run": str(result.run.path), "test": known}
+            scores = {key: test[key] for key in ("n", "accuracy", "log_loss")} if test else None
+            winner = {"trial": best.number, "run": str(result.run.path), "test": scores}
             study.set_user_attr("winner", winner)
             return winner
     except Timeout:

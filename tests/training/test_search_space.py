@@ -109,11 +109,11 @@ def test_the_config_as_it_stands_is_a_point_of_the_space_or_not():
     )
     config = space.check_search_space("digits", overrides, every)
     assert isinstance(config, configs.Config)
-    found = space.present_point(config, every)
+    found = space.current_point(config, every)
     assert found is not None
     assert found["head.optimizer"] == "adam"
     assert found["fine_tune.0.unfreeze"] == 0.4
-    assert space.present_point(config, space.read_search_space(["head.learning_rate=1e-2..1e-1"])) is None
+    assert space.current_point(config, space.read_search_space(["head.learning_rate=1e-2..1e-1"])) is None
 
 
 def test_without_optuna_it_is_said_how_to_get_it(capsys, monkeypatch):

@@ -15,7 +15,7 @@ import yaml
 pytest.importorskip("optuna")
 from finetune import configs
 from finetune.runs import run as runs
-from finetune.training import search_space as space, sweep, tryout
+from finetune.training import search_space as space, sweep, sweep_study, tryout
 from finetune.training.trainer import PhaseResult, ValidationScores
 from finetune.training.tryout import Measured
 from finetune.utils.errors import ResourceError, Stopped, TrainingDiverged, UsageError
@@ -25,8 +25,8 @@ VARIED = ("head.learning_rate=1e-3..1e-1", "head.optimizer=adam,sgd")
 # A worker that takes a trial and never ends it.
 HANGING = """
 import sys, time
-from finetune.cli import main as cli; from finetune.training import sweep, tryout
-sweep.HEARTBEAT = 1
+from finetune.cli import main as cli; from finetune.training import sweep_study, tryout
+sweep_study.HEARTBEAT_SECONDS = 1
 def hang(self, config, **more):
     print("at work", flush=True)
     time.sleep(300)
@@ -61,7 +61,7 @@ class Sweep:
 @pytest.fixture
 def no_winner(monkeypatch):
     """The trials alone: training the winner takes longer than all of them."""
-    monkeypatch.setattr(sweep, "_train_winner", lambda *_: None)
+    monkeypatch.setattr(sweep, "train_winner", lambda *_: None)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_it_finds_writes_and_trains_the_best_and_can_be_gone_on_with(colours, mo
     assert again.winner == first.winner
     assert len(list((colours.folder / "runs").iterdir())) == 1
 
-    monkeypatch.setattr(sweep, "_train_winner", lambda *_: None)
+    monkeypatch.setattr(sweep, "train_winner", lambda *_: None)
     more = colours.run(trials=4)
     assert more.trials[:3] == first.trials
     assert len(more.trials) == 4
@@ -156,7 +156,7 @@ def test_a_larger_space_is_not_tried_twice_either(colours, no_winner, monkeypatc
 
 
 def test_if_no_trial_comes_to_an_end_it_is_said_why(colours, no_winner):
-    with pytest.raises(TrainingDiverged, match="None of the 2 trials came to an end"):
+    with pytest.raises(TrainingDiverged, match="All 2 trials failed"):
         colours.run("head.learning_rate=1e30,1e31", trials=2)
     assert not (colours.output / "best.yaml").exists()
 
@@ -167,11 +167,11 @@ def test_a_stopped_trial_is_run_again_by_the_same_command(colours, no_winner, mo
     def stopped(self, config, **more):
         calls.append(config.head.learning_rate)
         if len(calls) == 2:
-            raise Stopped("stopped by SIGINT", hint=sweep.GO_ON)
+            raise Stopped("stopped by SIGINT", hint=sweep.HOW_TO_RESUME)
         return measure(self, config, **more)
 
     monkeypatch.setattr(tryout.Bench, "measure", stopped)
-    with pytest.raises(Stopped, match="Go on with the same command"):
+    with pytest.raises(Stopped, match="Resume with the same command"):
         colours.run()
     assert (colours.output / "best.yaml").exists()
     found = colours.run()
@@ -181,8 +181,8 @@ def test_a_stopped_trial_is_run_again_by_the_same_command(colours, no_winner, mo
 
 
 def test_a_killed_worker_is_noticed_and_its_trial_run_again(colours, no_winner, monkeypatch):
-    monkeypatch.setattr(sweep, "HEARTBEAT", 1)
-    monkeypatch.setattr(sweep, "GRACE", 3)
+    monkeypatch.setattr(sweep_study, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(sweep_study, "GRACE_SECONDS", 3)
     command = ["sweep", str(colours.config), "--trials", "3", "--output", str(colours.output)]
     command += [word for one in VARIED for word in ("--set", one)]
     child = subprocess.Popen([sys.executable, "-c", HANGING, *command], stdout=subprocess.PIPE, text=True)
@@ -214,8 +214,8 @@ def test_a_killed_worker_is_noticed_and_its_trial_run_again(colours, no_winner, 
 def test_a_place_that_was_taken_and_never_begun_is_given_back(colours, no_winner, monkeypatch):
     import optuna
 
-    monkeypatch.setattr(sweep, "GRACE", 1)
-    monkeypatch.setattr(sweep, "HEARTBEAT", 1)
+    monkeypatch.setattr(sweep_study, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(sweep_study, "HEARTBEAT_SECONDS", 1)
     colours.run(trials=1)
     study = optuna.load_study(study_name="colours", storage=f"sqlite:///{colours.output / 'trials.sqlite'}")
     study.ask()  # killed right after this
@@ -261,6 +261,6 @@ def test_trials_share_network_and_features_and_leave_no_trace(colours, monkeypat
     ],
 )
 def test_a_database_that_cannot_be_used_is_told(colours, url, error, says, monkeypatch):
-    monkeypatch.setattr(sweep, "TRIES", 0)
+    monkeypatch.setattr(sweep_study, "CONNECT_ATTEMPTS", 1)
     with pytest.raises(error, match=says):
         colours.run(storage=url)
