@@ -25,17 +25,19 @@ from .explain import (
     make_explainer as make_explainer,
     overlay_heatmap as overlay_heatmap,
 )
-from .figures import (
-    Image as Image,
-    draw_blocks as draw_blocks,
+from .figures.blocks import draw_blocks as draw_blocks
+from .figures.curves import (
     draw_comparison as draw_comparison,
-    draw_explanation as draw_explanation,
     draw_lr_curve as draw_lr_curve,
+    draw_schedule as draw_schedule,
+)
+from .figures.images import (
+    draw_explanation as draw_explanation,
     draw_pairs as draw_pairs,
     draw_prediction as draw_prediction,
-    draw_schedule as draw_schedule,
     draw_similar_pairs as draw_similar_pairs,
 )
+from .figures.style import Image as Image
 from .linear_probe import (
     LinearProbe as LinearProbe,
     adjust_probe as adjust_probe,

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.evaluation.figures import draw_comparison
+from finetune.evaluation.figures.curves import draw_comparison
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.runs import HistoryRow, Run, open_run
 from finetune.utils import DataError, UsageError, printable as visible, refuse_existing, write_bytes

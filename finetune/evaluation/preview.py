@@ -15,7 +15,7 @@ import numpy.typing as npt
 from finetune.backbones import find_backbone
 from finetune.config import Config
 from finetune.data import Augmenter, Dataset, Transform, inspect_image, open_dataset, read_image, read_square
-from finetune.evaluation.figures import draw_preview
+from finetune.evaluation.figures.images import draw_preview
 from finetune.models import ClassifierSpec, transform_of
 from finetune.utils import Terminal, UsageError, explain_os_errors, write_bytes
 

@@ -17,14 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.evaluation.figures import (
-    draw_calibration,
-    draw_confusion,
-    draw_curves,
-    draw_labels,
-    draw_risk_coverage,
-    draw_sheet,
-)
+from finetune.evaluation.figures.calibration import draw_calibration, draw_risk_coverage
+from finetune.evaluation.figures.classes import draw_confusion, draw_labels
+from finetune.evaluation.figures.curves import draw_curves
+from finetune.evaluation.figures.images import draw_sheet
 from finetune.evaluation.metrics import ClassMetrics, Mistake, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
 from finetune.evaluation.tasks import Metrics

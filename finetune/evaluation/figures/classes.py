@@ -1,0 +1,101 @@
+"""How the classes are told apart: the confusion matrix, and the average precision of each label."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.evaluation.figures.style import (
+    BLUE,
+    DASHES,
+    GRID,
+    INK,
+    MUTED,
+    ORANGE,
+    new_figure,
+    percent_tick,
+    shorten,
+    style_axes,
+    to_png,
+)
+from finetune.evaluation.metrics import Proportion
+
+NAMED_CLASSES = 30  # with more, names and counts could not be read
+FEW_CLASSES = 6  # these have room for large cells
+MAX_LABELS = 40
+
+
+def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
+    """Rows are the true classes, columns the predicted ones; blue is correct, orange is wrong.
+
+    `matrix` (C, C) counts images. Up to 30 classes, names and counts are written; with more, only colours show.
+    """
+    count = len(classes)
+    named, few = count <= NAMED_CLASSES, count <= FEW_CLASSES
+    side = count * (0.9 if few else 0.42) if named else float(np.clip(count / 80, 7.5, 12))  # inches
+    title = max(10.0, min(side, 12.0))
+    figure = new_figure(side, side, layout=None)
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels lie outside; the file is as large as all of it
+    colours = confusion_colours(matrix)
+    axes.imshow(colours, interpolation="nearest", aspect="auto")
+    axes.set_xlabel("predicted class", color=MUTED, fontsize=title)
+    axes.set_ylabel("true class", color=MUTED, fontsize=title)
+    axes.spines[:].set_color(GRID)
+    axes.set(xticks=[], yticks=[])
+    if named:
+        font = 10 if few else 8
+        names = [shorten(name, 24) for name in classes]
+        upright = few and max(map(len, names)) <= 10
+        axes.set_xticks(range(count), names, fontsize=font, rotation=0 if upright else 90)
+        axes.set_yticks(range(count), names, fontsize=font)
+        axes.tick_params(length=0, colors=INK)
+        edges = np.arange(1, count) - 0.5
+        axes.hlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+        axes.vlines(edges, -0.5, count - 0.5, color=GRID, linewidth=1)
+        for row, column in np.argwhere(matrix).tolist():
+            ink = "white" if colours[row, column].mean() < 0.6 else INK
+            weight = "bold" if row == column else "normal"
+            text = str(matrix[row, column])
+            axes.text(column, row, text, ha="center", va="center", fontsize=font, color=ink, fontweight=weight)
+    return to_png(figure, bbox_inches="tight", pad_inches=0.1)
+
+
+def confusion_colours(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """(C, C) counts -> (C, C, 3) colours in 0..1; a square root makes small fractions of mistakes visible."""
+    from matplotlib.colors import to_rgb
+
+    fraction = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # of the images of the true class
+    diagonal = np.eye(len(matrix), dtype=bool)
+    mistakes = np.where(fraction > 0, 0.15 + 0.85 * np.sqrt(fraction), 0)
+    strength = np.where(diagonal, fraction, mistakes)[..., None]
+    colour = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    return np.asarray(1 - strength * (1 - colour), np.float64)
+
+
+def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
+    """(label, images that have it, average precision) as bars with their 95 % intervals, the best on top.
+
+    Of more than 40 labels, the 20 best and the 20 worst.
+    """
+    known = [(name, count, precision) for name, count, precision in rows if precision]
+    known.sort(key=lambda row: -row[2].value)
+    half = MAX_LABELS // 2
+    shown = known if len(known) <= MAX_LABELS else [*known[:half], *known[-half:]]
+    figure = new_figure(6.4, 1.0 + 0.28 * max(3, len(shown)))
+    axes = figure.subplots()
+    for place, (_, _, precision) in enumerate(shown):
+        axes.barh(place, precision.value, height=0.62, color=BLUE, alpha=0.75)
+        axes.plot([precision.low, precision.high], [place, place], color=INK, linewidth=1.2)
+    axes.set_yticks(range(len(shown)), [f"{shorten(name, 28)}  {count:,}" for name, count, _ in shown])
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
+    style_axes(axes)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.xaxis.set_major_formatter(percent_tick)
+    axes.set_xlabel("average precision; beside the name, how many images have the label")
+    if len(shown) < len(known):
+        axes.axhline(half - 0.5, color=MUTED, linewidth=1, linestyle=DASHES)
+        title = f"the {half} best and the {half} worst of {len(known)}"
+        axes.set_title(title, loc="left", fontsize=9, color=MUTED)
+    return to_png(figure)
