@@ -106,11 +106,15 @@ def draw_trials(study: "optuna.Study") -> bytes:
         return math.nan if value is None else float(value)
 
     target = io.BytesIO()
-    # Optuna changes the style of all figures; a `$` in a value is no formula.
+    # Optuna changes the style of all later figures, too; a `$` in a value begins no formula.
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
         plot_slice(study, target=accuracy, target_name="validation accuracy")
         figure = pyplot.gcf()
+        for axes in figure.axes:
+            if axes.get_xscale() == "log":
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter("")
         figure.savefig(target, format="png", bbox_inches="tight", metadata={"Software": None})
         pyplot.close(figure)
     return target.getvalue()

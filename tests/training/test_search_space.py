@@ -4,14 +4,15 @@ import random
 
 import pytest
 
-from finetune import configs
 from finetune.cli import main as cli
-from finetune.training import search_space as space
-from finetune.utils.errors import ConfigError, UsageError
+from finetune.config import Config
+from finetune.training import check_search_space, read_search_space
+from finetune.training.search_space import current_point
+from finetune.utils import ConfigError, UsageError
 
 
 class Trial:
-    """What Optuna would give, at random."""
+    """Suggests what Optuna might, at random."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -38,32 +39,29 @@ class Trial:
     ],
 )
 def test_a_range_is_whole_or_logarithmic_by_its_ends(text, low, high, whole, log):
-    (found,) = space.read_search_space([f"augment.x={text}"])
-    assert (found.low, found.high, found.whole, found.log) == (low, high, whole, log)
+    (dimension,) = read_search_space([f"augment.x={text}"])
+    assert (dimension.low, dimension.high, dimension.whole, dimension.log) == (low, high, whole, log)
 
 
 def test_values_are_written_as_a_config_has_them():
-    every = space.read_search_space(
-        ["head.learning_rate=1.2345e-4..1e-2", "head.epochs=1..300", "head.optimizer=adam,sgd"]
-    )
+    space = read_search_space(["head.learning_rate=1.2345e-4..1e-2", "head.epochs=1..300", "head.optimizer=adam,sgd"])
     for seed in range(200):
-        rate, epochs, optimizer = (one.suggest(Trial(seed)) for one in every)
+        rate, epochs, optimizer = (dimension.suggest(Trial(seed)) for dimension in space)
         assert 1.2345e-4 <= float(rate) <= 1e-2
-        assert len(rate.replace("0.", "").lstrip("0").split("e")[0]) <= 5
+        assert float(rate) in (1.2345e-4, float(f"{float(rate):.3g}"))  # three digits, or an end of the range
         assert 1 <= int(epochs) <= 300
         assert optimizer in ("adam", "sgd")
-    assert every[0].spell(0.00123456) == "0.00123"
 
 
-def test_commas_in_brackets_divide_nothing():
-    (hidden,) = space.read_search_space(["model.hidden=[],[64], [128, 64]"])
-    (unfreeze,) = space.read_search_space(["fine_tune.unfreeze=3 blocks,0.4,all"])
+def test_commas_in_brackets_separate_nothing():
+    (hidden,) = read_search_space(["model.hidden=[],[64], [128, 64]"])
+    (unfreeze,) = read_search_space(["fine_tune.unfreeze=3 blocks,0.4,all"])
     assert hidden.values == ("[]", "[64]", "[128, 64]")
     assert unfreeze.values == ("3 blocks", "0.4", "all")
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ([], "something to vary"),
         (["head.epochs"], "expected key=values"),
@@ -77,13 +75,13 @@ def test_commas_in_brackets_divide_nothing():
         (["head.epochs=1..3", "head.epochs=4..5"], "given twice"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options, says):
-    with pytest.raises(UsageError, match=says):
-        space.read_search_space(options)
+def test_what_cannot_be_understood_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        read_search_space(options)
 
 
-def test_all_wrong_values_are_told_at_once():
-    wrong = space.read_search_space([
+def test_all_wrong_values_are_reported_at_once():
+    space = read_search_space([
         "head.learing_rate=1e-4..1e-2",
         "head.optimizer=adam,adan",
         "head.epochs=-1..5",
@@ -91,32 +89,32 @@ def test_all_wrong_values_are_told_at_once():
         "augment.rotate=0..10",
     ])  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        space.check_search_space("digits", ["augment.rotate=5", "time_budget=10 min"], wrong)
-    said = str(caught.value)
-    assert "Did you mean 'learning_rate'" in said
-    assert said.count("learing_rate=") == 1
-    assert "Did you mean 'adam'" in said
-    assert "head.epochs: expected a whole number, at least 0, not -1" in said
-    assert "data.builtin: trials that differ in data" in said
-    assert "augment.rotate: is both varied" in said
-    assert "time_budget=null" in said
+        check_search_space("digits", ["augment.rotate=5", "time_budget=10 min"], space)
+    message = str(caught.value)
+    assert "Did you mean 'learning_rate'" in message
+    assert message.count("learing_rate=") == 1
+    assert "Did you mean 'adam'" in message
+    assert "head.epochs: expected a whole number, at least 0, not -1" in message
+    assert "data.builtin: trials that differ in data" in message
+    assert "augment.rotate: is both varied" in message
+    assert "time_budget=null" in message
 
 
-def test_the_config_as_it_stands_is_a_point_of_the_space_or_not():
+def test_the_config_as_it_is_may_be_a_point_of_the_space():
     overrides = ["head.learning_rate=1e-3", "fine_tune.unfreeze=0.4"]
-    every = space.read_search_space(
+    space = read_search_space(
         ["head.optimizer=adam,sgd", "fine_tune.0.unfreeze=0.1..0.9", "fine_tune.learning_rate=1e-5..1e-3"]
     )
-    config = space.check_search_space("digits", overrides, every)
-    assert isinstance(config, configs.Config)
-    found = space.current_point(config, every)
-    assert found is not None
-    assert found["head.optimizer"] == "adam"
-    assert found["fine_tune.0.unfreeze"] == 0.4
-    assert space.current_point(config, space.read_search_space(["head.learning_rate=1e-2..1e-1"])) is None
+    config = check_search_space("digits", overrides, space)
+    assert isinstance(config, Config)
+    point = current_point(config, space)
+    assert point is not None
+    assert point["head.optimizer"] == "adam"
+    assert point["fine_tune.0.unfreeze"] == 0.4
+    assert current_point(config, read_search_space(["head.learning_rate=1e-2..1e-1"])) is None
 
 
-def test_without_optuna_it_is_said_how_to_get_it(capsys, monkeypatch):
+def test_a_message_says_how_to_install_optuna(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["sweep", "digits", "--set", "head.epochs=1,2"]) == 2
     assert "pip install 'finetune[sweep]'" in capsys.readouterr().err
