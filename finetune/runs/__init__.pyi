@@ -1,6 +1,6 @@
+from .checkpoints import Checkpoint as Checkpoint, HistoryRow as HistoryRow
+from .lock import hold_lock as hold_lock
 from .run import (
-    Checkpoint as Checkpoint,
-    HistoryRow as HistoryRow,
     ReadOnlyRun as ReadOnlyRun,
     Run as Run,
     create_run as create_run,

@@ -1,79 +1,73 @@
 """One training at a time in a run folder.
 
-The kernel keeps the lock (`flock`) and drops it when its owner dies, however it dies: nothing can be stale on
-one computer, and no reused process id can fool it. The note in the file says who the owner is. Another
-computer, or a file system without locks, has only the note to go by, and then a person must decide.
+    with hold_lock(run.run_lock, "runs/flowers-1 is in use"):
+        train()
 
-A courtesy between trainings: that no file is ever torn rests on `files.commit` alone.
+The kernel keeps the lock (`filelock`) and drops it when its owner dies, however it dies, so nothing can be stale on
+one computer. The note in `run.lock` says who the owner is. On another computer, or on a file system without locks,
+the note is all there is, and then a person must decide (`--break-lock`).
+
+The lock keeps trainings out of each other's way; that no file is ever torn rests on `atomic_write` alone.
 """
 
+import errno
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from finetune.utils import ResourceError, explain_os_errors
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from finetune.utils import ResourceError, explain_os_errors, write_json
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of some network drives
 
 
 @contextmanager
 def hold_lock(path: Path, busy: str, *, break_lock: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, gone afterwards; ResourceError "`busy` by process ..." if another has it.
+    """Hold the lock whose note is the file `path`; ResourceError "`busy` by process ..." if another process has it.
 
-    `break_lock` overrides a note whose owner cannot be examined from here, never an owner known to be alive.
+    The note is removed afterwards; the lock itself is on the hidden file beside it, which stays (to remove a locked
+    file is a race). `break_lock` overrides a note whose owner cannot be examined from here, never an owner that is
+    known to be alive.
     """
+    lock = FileLock(path.with_name(f".{path.name}"), blocking=False, fallback_to_soft=False)
     with explain_os_errors(path):
-        handle, held = _open(path)
+        held = _try_lock(lock)
     try:
-        _refuse(busy, held, _read_note(handle), break_lock)
-    except ResourceError:
-        os.close(handle)
-        raise
-    try:
-        with explain_os_errors(path):
-            _write_note(handle)
-        yield
+        _refuse_owner(busy, held, _read_note(path), break_lock)
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(path, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # the folder may be gone
+                path.unlink()
     finally:
-        with suppress(OSError):  # the folder may be gone; closing is what frees the lock
-            os.ftruncate(handle, 0)
-            path.unlink()
-        os.close(handle)
+        lock.release()
 
 
-def _open(path: Path) -> tuple[int, bool | None]:
-    """Open and try to lock `path`: (handle, True: it is ours, False: another's, None: no locks here)."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
-        held = _try_lock(handle)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle, held
-        os.close(handle)  # its owner removed the file between our two steps: what we locked has no name now
-
-
-def _try_lock(handle: int) -> bool | None:
-    if fcntl is None:
-        return None
+def _try_lock(lock: FileLock) -> bool | None:
+    """True: the lock is ours; False: another process has it; None: this file system has no locks."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire()
+    except Timeout:
         return False
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
     return True
 
 
-def _refuse(busy: str, held: bool | None, note: Mapping[str, Any], break_lock: bool) -> None:
+def _refuse_owner(busy: str, held: bool | None, note: dict[str, Any], break_lock: bool) -> None:
+    """ResourceError if the owner in `note` is alive, or may be alive and `break_lock` does not say otherwise."""
     pid, host, since = (note.get(key) for key in ("pid", "host", "since"))
-    owner = f"process {pid} on {host} since {since}" if note else "a process that has just begun"
+    owner = f"process {pid} on {host} since {since}" if note else "a process that has just started"
     here = host == socket.gethostname()
     if held is False:
         hint = f"Wait for it, or stop it: kill {pid}" if here else "Wait for it, or stop it there."
@@ -85,19 +79,10 @@ def _refuse(busy: str, held: bool | None, note: Mapping[str, Any], break_lock: b
         )
 
 
-def _read_note(handle: int) -> dict[str, Any]:
-    """Who has the lock; empty if it is new, or if its owner is just writing, or was killed while writing."""
-    os.lseek(handle, 0, os.SEEK_SET)
+def _read_note(path: Path) -> dict[str, Any]:
+    """The owner of the lock; empty if there is none, or if the note is damaged."""
     try:
-        note = json.loads(os.read(handle, 4096))
-    except ValueError:
+        note = json.loads(path.read_bytes())
+    except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
-
-
-def _write_note(handle: int) -> None:
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    os.ftruncate(handle, 0)
-    os.lseek(handle, 0, os.SEEK_SET)
-    os.write(handle, json.dumps(note).encode())
