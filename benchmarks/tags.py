@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import finetune
-from finetune.cli import showing
+from finetune.utils import format_interval
 
 SIDE = 160  # of a tile, in pixels
 SHARES = (0.1, 0.3, 0.35, 0.25)  # of the sheets, by how many flowers they have
@@ -25,7 +25,7 @@ def build(photos: Path, folder: Path, count: int) -> Path:
     """Up to `count` sheets in `folder`, as many as there are photos for; the table that names their labels."""
     random = np.random.default_rng(0)
     left = {kind.name: list(random.permutation(sorted(kind.glob("*.jpg")))) for kind in sorted(photos.iterdir())}
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     with (folder / "tags.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "label"))
@@ -55,14 +55,14 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--folder", type=Path, default=Path("tags"))
-    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--images", type=int, default=1500)
     arguments = parser.parse_intermixed_args()
     table = arguments.folder / "tags.csv"
     if not table.exists():
         build(arguments.photos, arguments.folder, arguments.images)
     result = finetune.train({"name": "tags", "data": {"csv": str(table), "multi_label": True}}, *arguments.overrides)
     for name, value in result.metrics.summary().items():
-        print(f"{name}: {value if isinstance(value, float) else showing.interval(value)}")
+        print(f"{name}: {value if isinstance(value, float) else format_interval(value)}")
 
 
 if __name__ == "__main__":

@@ -1,70 +1,60 @@
-"""`finetune check`: what could go wrong with a training, as a list in the terminal, as JSON, and in two figures."""
+"""`finetune check`: find what could go wrong with a training, without training."""
 
-import json
-from collections import Counter
+import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from rich.console import Console
-from rich.markup import escape
-
-from finetune.config import Config
-from finetune.data import SPLITS, Dataset, SimilarPair, read_image
-from finetune.evaluation import Image, draw_schedule, draw_similar_pairs
-from finetune.training import CheckResult, check_config, describe_pair
-from finetune.utils import (
-    FinetuneError,
-    Terminal,
-    explain_os_errors,
-    format_bytes,
-    format_duration,
-    printable,
-    refuse_existing,
-    write_bytes,
-)
+from finetune.cli.options import add_config, add_json, add_overwrite
+from finetune.cli.output import print_json
+from finetune.utils import FinetuneError, Terminal, explain_os_errors, refuse_existing, write_bytes
 
 if TYPE_CHECKING:
-    from finetune.training import DryRun  # importing it starts TensorFlow, which a wrong config need not wait for
+    from finetune.data import Dataset, SimilarPair
+    from finetune.evaluation import Image
+    from finetune.training import CheckResult
 
-LISTED_PAIRS = 5  # in the terminal
-DRAWN_PAIRS = 12  # in the figure
+DRAWN_PAIRS = 12
 DRAWN_SIDE = 128  # shorter side of a drawn image in pixels; it may be up to twice as long
-LISTED_CLASSES = 40
-BARS = "▁▂▃▄▅▆▇█"
-SPARKLINE_WIDTH = 30  # characters
 
 
-def show_check(
-    config: Config,
-    source: str,
-    *,
-    as_json: bool = False,
-    figures: Path | None = None,
-    overwrite: bool = False,
-    compute_features: bool = False,
-    terminal: Terminal | None = None,
-) -> None:
-    """Check `config`, which was read from `source`, and print the result; draw learning rate and near-duplicates.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example: finetune check flowers head.epochs=5. Exit code: 0 if no problem was found, else that of the first "
+        "problem: 2 config, or a step that diverges; 3 data; 4 weights; 5 disk or memory."
+    )
+    add_config(parser)
+    text = "compute the features now, to compare images by them"
+    parser.add_argument("--features", action="store_true", help=text)
+    text = "draw the learning rate and near-duplicate images"
+    parser.add_argument("--figures", type=Path, metavar="DIR", help=text)
+    add_overwrite(parser)
+    add_json(parser)
 
-    Raises all problems as one error, of the kind of the first one, after everything is printed.
-    """
-    terminal = terminal or Terminal()
-    if figures:
+
+def run(arguments: argparse.Namespace) -> None:
+    """Raises all problems as one error, after everything is printed."""
+    from finetune.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)  # before TensorFlow: a mistake is reported at once
+    from finetune.cli.check_output import print_check
+    from finetune.training import check_config
+
+    terminal, folder = Terminal(quiet=arguments.quiet), arguments.figures
+    if folder:
         for name in ("learning_rate", "alike"):
-            refuse_existing(figures / f"{name}.png", overwrite)
-    result = check_config(config, compute_features=compute_features, terminal=terminal)
-    if as_json:
-        print(json.dumps(result.to_json(), indent=1))
+            refuse_existing(folder / f"{name}.png", arguments.overwrite)
+    result = check_config(config, compute_features=arguments.features, terminal=terminal)
+    if arguments.json:
+        print_json(result.to_json())
     else:
-        _print(result, source)
-    if figures:
-        with explain_os_errors(figures):
-            figures.mkdir(parents=True, exist_ok=True)
+        print_check(result, arguments.config)
+    if folder:
+        with explain_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for name, png in _draw(result):
-            write_bytes(figures / f"{name}.png", png)
-            terminal.say(f"Wrote {figures / f'{name}.png'}")
+            write_bytes(folder / f"{name}.png", png)
+            terminal.say(f"Wrote {folder / f'{name}.png'}")
     if result.problems:
         raise combine_problems(result.problems)
 
@@ -77,11 +67,10 @@ def combine_problems(problems: Sequence[FinetuneError]) -> FinetuneError:
     return type(problems[0])(f"{len(problems)} problems prevent this training\n{listed}")
 
 
-# ------------------------------------------------------------------------------------------------------ figures
-
-
-def _draw(result: CheckResult) -> Iterator[tuple[str, bytes]]:
+def _draw(result: "CheckResult") -> Iterator[tuple[str, bytes]]:
     """(name, PNG) of every figure that there is something to draw for."""
+    from finetune.evaluation import draw_schedule, draw_similar_pairs
+
     if result.dry_run:
         yield (
             "learning_rate",
@@ -92,133 +81,13 @@ def _draw(result: CheckResult) -> Iterator[tuple[str, bytes]]:
         yield "alike", draw_similar_pairs([_side_by_side(pair, result.dataset) for pair in pairs])
 
 
-def _side_by_side(pair: SimilarPair, dataset: Dataset) -> tuple[str, tuple[Image, str], tuple[Image, str]]:
+def _side_by_side(pair: "SimilarPair", dataset: "Dataset") -> "tuple[str, tuple[Image, str], tuple[Image, str]]":
     """(title, (image, caption), (image, caption))."""
+    from finetune.data import read_image
+    from finetune.training import describe_pair
+
     first, second = (
         (read_image(image["path"], near=DRAWN_SIDE), f"{Path(image['path']).name}\n{image['class']}, {image['split']}")
         for image in describe_pair(pair, dataset)["pictures"]
     )
     return f"similarity {pair.likeness:.2f}", first, second
-
-
-def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
-    """A curve in one line of text, from 0 to the largest value."""
-    chosen = [values[index] for index in np.linspace(0, len(values) - 1, width).round().astype(int)]
-    largest = max(chosen) or 1.0
-    return "".join(BARS[min(len(BARS) - 1, int(len(BARS) * value / largest))] for value in chosen)
-
-
-# --------------------------------------------------------------------------------------------------- the terminal
-
-
-def _print(result: CheckResult, source: str) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    for title, lines in _sections(result):
-        for number, line in enumerate(lines):
-            console.print(f"[dim]{title if number == 0 else '':<10}[/] {escape(line)}")
-    for warning in result.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
-    if not result.problems:
-        console.print(f"\nNo problem found. Train it: finetune train {escape(printable(source))}")
-    elif len(result.problems) > 1:
-        console.print(f"\n{len(result.problems)} problems, listed below.")
-
-
-def _sections(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
-    """(title, lines) of what was found."""
-    if result.dataset:
-        yield "data", list(_data_lines(result, result.dataset))
-        yield "images", list(_image_lines(result, result.dataset))
-    if result.weights:
-        yield "weights", [str(result.weights.path)]
-    if not result.dry_run:
-        yield "steps", ["not tried: fix the problems below first"]
-        return
-    yield "steps", list(_step_lines(result.dry_run))
-    yield "rate", list(_rate_lines(result.dry_run))
-    yield "memory", [_memory_line(result.dry_run)]
-    yield "disk", [_disk_line(result.dry_run)]
-    yield "time", list(_time_lines(result, result.dry_run))
-
-
-def _data_lines(result: CheckResult, dataset: Dataset) -> Iterator[str]:
-    splits = ", ".join(f"{len(dataset.indices(split)):,} {split}" for split in SPLITS)
-    yield f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} {dataset.label_type.noun} ({splits})"
-    rows = list(zip(map(printable, dataset.classes), result.counts.tolist(), strict=True))
-    rows.sort(key=lambda row: -sum(row[1]))
-    hidden = len(rows) - LISTED_CLASSES
-    half = LISTED_CLASSES // 2
-    listed = rows if hidden <= 0 else [*rows[:half], *rows[-half:]]
-    width = max(len(name) for name, _ in listed)
-    for number, (name, counts) in enumerate(listed):
-        if hidden > 0 and number == half:
-            yield f"... {hidden:,} classes between these ..."
-        yield f"{name:<{width}} " + " ".join(f"{count:>7,}" for count in counts)
-
-
-def _image_lines(result: CheckResult, dataset: Dataset) -> Iterator[str]:
-    counts = Counter(image.format for image in result.inspections).most_common()
-    formats = ", ".join(f"{count:,} {name}" for name, count in counts)
-    width, height = np.median(result.sizes, axis=0).astype(int)
-    shorter, longer = result.sizes.min(axis=1).min(), result.sizes.max(axis=1).max()
-    yield f"{formats}; median {width} x {height} pixels, shorter side from {shorter}, longer to {longer}"
-    similar = result.similar
-    part = "" if similar.fraction == 1 else f" (of {similar.fraction:.0%} of the images, test images first)"
-    if not similar.pairs:
-        yield f"no near-duplicates across splits or classes, by {' and '.join(similar.methods)}{part}"
-    for pair in similar.pairs[:LISTED_PAIRS]:
-        first, second = (
-            f"{printable(dataset.names[index])} ({SPLITS[dataset.splits[index]]})"
-            for index in (pair.first, pair.second)
-        )
-        yield f"{pair.likeness:.2f}  {first} ~ {second}"
-    hidden = len(similar.pairs) - LISTED_PAIRS
-    if hidden > 0:
-        yield f"... {hidden:,} more pairs: --figures DIR draws them, --json lists them{part}"
-
-
-def _step_lines(dry_run: "DryRun") -> Iterator[str]:
-    yield dry_run.device
-    for phase in dry_run.phases:
-        blocks = f" ({len(phase.blocks)} blocks, from {phase.blocks[0]})" if phase.blocks else ""
-        yield (
-            f"{phase.name}: {phase.batch_size} images in {phase.step_seconds * 1000:.0f} ms, {phase.steps:,} steps "
-            f"per epoch; {phase.parameters:,} trainable parameters{blocks}"
-        )
-
-
-def _rate_lines(dry_run: "DryRun") -> Iterator[str]:
-    for phase in dry_run.phases:
-        last, largest = phase.rates[-1], max(phase.rates)
-        end = f"{last:.2g}" if last > 1e-3 * largest else "0"
-        yield f"{phase.name:<12} {sparkline(phase.rates)} {largest:.3g} to {end}, {phase.epochs} epochs"
-
-
-def _memory_line(dry_run: "DryRun") -> str:
-    total = f" of {format_bytes(dry_run.memory)}" if dry_run.memory else " of the GPU"
-    in_memory = dry_run.feature_place == "memory"
-    features = f", and {format_bytes(dry_run.feature_size)} of features" if in_memory else ""
-    return f"at most {format_bytes(dry_run.peak_memory)}{total}{features}"
-
-
-def _disk_line(dry_run: "DryRun") -> str:
-    features = {
-        "disk": f"{format_bytes(dry_run.feature_size)} of features in the cache",
-        "memory": "features stay in memory",
-        "off": "no features are kept",
-    }[dry_run.feature_place]
-    return f"at most {format_bytes(dry_run.run_size)} for the run; {features}"
-
-
-def _time_lines(result: CheckResult, dry_run: "DryRun") -> Iterator[str]:
-    stages = [f"{name} {format_duration(seconds)}" for name, seconds in result.seconds.items() if seconds >= 0.5]
-    yield f"about {format_duration(sum(result.seconds.values()))}: {', '.join(stages)}"
-    rates = (
-        f"{dry_run.feature_rate:.0f} images per second through the frozen part, {dry_run.reading_rate:.0f} only read"
-    )
-    if dry_run.feature_place == "off":
-        yield f"{rates}; every epoch does that again"
-    elif dry_run.missing_features:
-        yield f"{rates}; {dry_run.missing_features:,} are not in the cache yet"
-    else:
-        yield "all features are in the cache already"

@@ -1,12 +1,12 @@
-"""A config for a folder of images: look at what is there, write a YAML file that says so.
+"""`finetune init`: write a config for a folder of images.
 
-    finetune init photos/                          writes photos.yaml
-    print(suggest(Path("photos")))
+    print(suggest_config(Path("photos")))
 
 Only names, counts and the headers of a few images are looked at, so this takes a moment even for a million
 files; whether every image can be read is checked when training starts.
 """
 
+import argparse
 import json
 import os
 import re
@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from finetune.data import list_images, typical_size
-from finetune.utils import DataError, UsageError, explain_os_errors, printable
+from finetune.utils import DataError, Terminal, UsageError, explain_os_errors, printable
 
 LAYOUT = """One folder per class is expected:
     {folder}/
@@ -33,6 +33,17 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 LISTED = 30  # classes named in the comment
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: finetune init photos/"
+    parser.add_argument("folder", type=Path, help="a folder with one folder per class")
+    parser.add_argument("target", type=Path, nargs="?", help="the new config (default: the folder's name with .yaml)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    target = write_config(arguments.folder, arguments.target)
+    Terminal(quiet=arguments.quiet).say(f"Wrote {target}\nNext: finetune train {target}")
 
 
 def suggest_config(folder: Path, target: Path | None = None) -> str:

@@ -1,39 +1,27 @@
-"""`finetune predict --engine ray`: the answers come from a pool of workers on a Ray cluster.
+"""`finetune predict --engine ray`: predictions from a pool of workers on a Ray cluster.
 
-    for answer in answers(paths, asked):
-        answer.path
+    for prediction in ray_predictions(paths, PredictionRequest("runs/flowers-1")):
+        prediction.path
 
-Ray Data hands out the paths in blocks, in order. Each worker has the network and reads the images itself, with the
-reader that everything here uses: Ray's own decodes and resizes otherwise, and the answers would be others. The block of
-a worker that dies is answered by another. Where no cluster is found, one begins on this machine and ends with us.
+Ray Data hands out the paths in blocks, in order. Each worker has the classifier and reads the images itself, with the
+reader that is used everywhere here: Ray's own decodes and resizes differently, and so the predictions would differ.
+The block of a worker that dies is done by another one. If no cluster is found, one starts on this machine and ends
+with us.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from finetune.models import PREDICT_BATCH, Prediction
-from finetune.utils import ResourceError, require_packages
+from finetune.models import Prediction, PredictionRequest, load_classifiers, predict_jointly
+from finetune.utils import ResourceError, require_packages, tf
 
-BLOCK = 512  # images that one worker is given at a time, in whole batches, and that are answered again if it dies
+BLOCK = 512  # images that a worker is given at a time, in whole batches; they are predicted again if it dies
 CORES = 2  # of a worker without a GPU
-
-
-@dataclass(frozen=True)
-class RayRequest:
-    """What each worker must know; `model` must be there under this name on every machine of the cluster."""
-
-    model: str
-    top: int = 5
-    imagenet: bool = False
-    level: bool = False
-    reject: float = 0.0
-    batch_size: int = PREDICT_BATCH
 
 
 def require_ray() -> None:
@@ -42,32 +30,23 @@ def require_ray() -> None:
 
 
 class Worker:
-    """One process of the pool; Ray makes it, and gives it block after block."""
+    """One process of the pool; Ray creates it, and calls it with block after block."""
 
-    def __init__(self, asked: RayRequest, cores: int | None) -> None:
-        from finetune.utils import tf
-
-        if cores:  # TensorFlow would take all of the machine, which the other workers share
+    def __init__(self, request: PredictionRequest, cores: int | None) -> None:
+        if cores:  # TensorFlow would use all cores of the machine, which the other workers share
             tf.config.threading.set_intra_op_parallelism_threads(cores)
-        from finetune.cli.showing import load_classifiers
-
-        self.asked = asked
-        self.classifiers = load_classifiers(asked.model, asked.imagenet)
+        self.request = request
+        self.classifiers = load_classifiers(request.model, imagenet=request.imagenet)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        from finetune.cli.showing import joint_predictions
-
         paths = [str(path) for paths in block["paths"] for path in paths]
-        asked = self.asked
-        found = np.empty(len(paths), object)
-        found[:] = list(
-            joint_predictions(self.classifiers, paths, asked.top, asked.level, asked.reject, asked.batch_size)
-        )
-        return {"answer": found}
+        predictions = np.empty(len(paths), object)
+        predictions[:] = list(predict_jointly(self.classifiers, paths, self.request))
+        return {"prediction": predictions}
 
 
-def ray_predictions(paths: Sequence[str], asked: RayRequest) -> Iterator[Prediction]:
-    """One answer per path, in order, as they come; memory does not grow with their number beyond the paths themselves.
+def ray_predictions(paths: Sequence[str], request: PredictionRequest) -> Iterator[Prediction]:
+    """One prediction per path, in order, as they come. Memory does not grow with their number, but for the paths.
 
     Raises ResourceError when the cluster fails.
     """
@@ -80,40 +59,39 @@ def ray_predictions(paths: Sequence[str], asked: RayRequest) -> Iterator[Predict
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         gpus, cores = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
-        most = gpus or max(1, cores // CORES)
-        share = {"num_gpus": 1} if gpus else {"num_cpus": min(CORES, cores)}
+        workers = gpus or max(1, cores // CORES)
+        resources = {"num_gpus": 1} if gpus else {"num_cpus": min(CORES, cores)}
         # A block is one row: Ray would divide the paths themselves into blocks that end in the middle of a batch.
         rows = [{"paths": list(paths[at : at + BLOCK])} for at in range(0, len(paths), BLOCK)]
-        blocks = len(rows)
-        done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        blocks = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
-            fn_constructor_args=(asked, None if gpus else CORES),
+            fn_constructor_args=(request, None if gpus else CORES),
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, blocks)),
-            **share,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(rows))),
+            **resources,
         )
-        for block in done.iter_batches(batch_size=None):
-            yield from block["answer"]
+        for block in blocks.iter_batches(batch_size=None):
+            yield from block["prediction"]
 
 
 @contextmanager
 def _cluster() -> Iterator[Any]:
     """Ray, connected to the cluster of RAY_ADDRESS or of this machine, or to a new one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports to its maker
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it cannot mend comes as an exception
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports usage to its maker
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it cannot handle comes as an exception
     import ray
     import ray.data
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ours = not ray.is_initialized()
+    start = not ray.is_initialized()
     try:
-        if ours:
+        if start:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         yield ray
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = str(error).strip().split("\n")[-1]
         raise ResourceError(f"Ray: {type(error).__name__}: {reason[:300]}") from error
     finally:
-        if ours:
+        if start:
             ray.shutdown()

@@ -7,7 +7,6 @@ from .comparison import (
     Comparison as Comparison,
     RunSummary as RunSummary,
     compare_runs as compare_runs,
-    show_comparison as show_comparison,
 )
 from .evaluate import (
     display_path as display_path,
@@ -50,8 +49,8 @@ from .predictions import (
     read_predictions as read_predictions,
     write_predictions as write_predictions,
 )
-from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets, write_preview as write_preview
-from .ranking import Ranked as Ranked, rank_backbones as rank_backbones, show_ranking as show_ranking
+from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets
+from .ranking import Ranked as Ranked, rank_backbones as rank_backbones
 from .report import class_figure as class_figure, load_template as load_template, write_report as write_report
 from .tasks import (
     Metrics as Metrics,
@@ -59,4 +58,4 @@ from .tasks import (
     score_logits as score_logits,
     task_for as task_for,
 )
-from .zeroshot import Survey as Survey, show_survey as show_survey, survey_folders as survey_folders
+from .zeroshot import Survey as Survey, survey_folders as survey_folders

@@ -20,14 +20,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from finetune.evaluation.figures.curves import draw_comparison
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.runs import HistoryRow, Run, open_run
-from finetune.utils import DataError, UsageError, printable as visible, refuse_existing, write_bytes
+from finetune.utils import DataError, UsageError
 
 IGNORED = frozenset(("name", "output", "version"))  # they differ without making a difference
 MISSING = "-"
@@ -228,68 +224,3 @@ def _sentence(first: RunSummary, second: RunSummary, test: PairedTest | None) ->
         return f"No evidence that {second.name} differs from {first.name}: {apart}, p = {test.p_value:.2g} ({counts})."
     word = "better" if test.better == "second" else "worse"
     return f"{second.name} is {word} than {first.name}: {apart}, p = {test.p_value:.2g} ({counts})."
-
-
-# ----------------------------------------------------------------------------------------------------- showing
-
-
-def show_comparison(
-    paths: Sequence[Path], *, as_json: bool = False, figure: Path | None = None, overwrite: bool = False
-) -> None:
-    """Prints the comparison of `paths`, and draws it."""
-    refuse_existing(figure, overwrite)
-    found = compare_runs(paths)
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1))
-    else:
-        _print(found, Console(highlight=False, soft_wrap=True))
-    if figure:
-        write_bytes(figure, draw_run_comparison(found))
-
-
-def draw_run_comparison(found: Comparison) -> bytes:
-    """Validation curves over each other, and test accuracies with their intervals, as PNG."""
-    return draw_comparison([(run.name, run.history, run.accuracy) for run in found.runs])
-
-
-def _print(found: Comparison, console: Console) -> None:
-    """Facts and settings are rows, runs are columns: so a few runs fit a narrow terminal."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("", no_wrap=True)
-    for run in found.runs:
-        table.add_column(escape(visible(run.name)), overflow="fold")
-    for title, cells in _facts(found.runs).items():
-        table.add_row(f"[dim]{title}[/]", *map(escape, cells))
-    if found.differences:
-        table.add_row()
-        table.add_row("[bold]settings that differ[/]")
-    for key, values in found.differences.items():
-        table.add_row(f"[dim]{escape(key)}[/]", *(escape(visible(value)) for value in values))
-    console.print(table)
-    if not found.differences:
-        console.print("\nTheir configs are the same.")
-    for line in found.sentences():
-        console.print(f"\n{escape(visible(line))}")
-
-
-def _facts(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
-    """What is printed of each run, by row title."""
-    tests = [run.report.get("test") or {} for run in runs]
-    shares = [run.accuracy for run in runs]
-    return {
-        "test accuracy": [
-            f"{share.value:.1%}" if share else f"none ({run.status})" for run, share in zip(runs, shares, strict=True)
-        ],
-        "95 % interval": [f"{share.low:.1%} to {share.high:.1%}" if share else MISSING for share in shares],
-        "test images": [f"{test['n']:,}" if test else MISSING for test in tests],
-        "head alone": [_number(run.head_accuracy, ".1%") for run in runs],
-        "validation accuracy": [_number(run.validation_accuracy, ".1%") for run in runs],
-        "log loss": [_number(test.get("log_loss"), ".3f") for test in tests],
-        "calibration error": [_number(test.get("calibration_error"), ".3f") for test in tests],
-        "backbone": [str(run.report.get("backbone", run.config.get("model.backbone", MISSING))) for run in runs],
-        "minutes": [_number(None if run.seconds is None else run.seconds / 60, ".1f") for run in runs],
-    }
-
-
-def _number(value: float | None, format: str) -> str:
-    return MISSING if value is None else f"{value:{format}}"

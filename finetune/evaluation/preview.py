@@ -7,17 +7,15 @@ Everything comes from where the training gets it: the split, the evaluation tran
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune.backbones import find_backbone
 from finetune.config import Config
-from finetune.data import Augmenter, Dataset, Transform, inspect_image, open_dataset, read_image, read_square
+from finetune.data import Augmenter, Dataset, Transform, inspect_image, read_image, read_square
 from finetune.evaluation.figures.images import draw_preview
 from finetune.models import ClassifierSpec, transform_of
-from finetune.utils import Terminal, UsageError, explain_os_errors, write_bytes
 
 MEASURED = 300  # images whose shape is looked at
 SHOWN = 512  # short side of an original on a sheet, in pixels at least
@@ -93,34 +91,3 @@ def crop_sentence(config: Config, dataset: Dataset) -> str:
         hint, enlarged = "", float(np.mean(longer < how.size))
     small = f" {enlarged:.0%} of the images are smaller than that and are enlarged." if enlarged >= 0.01 else ""
     return f"{what}{hint}. The network sees {how.size} x {how.size} pixels.{small}"
-
-
-def write_preview(
-    config: Config, *, output: Path, images: int, augmented: int, overwrite: bool, terminal: Terminal
-) -> None:
-    """Writes the sheets of `config` into `output` and prints the sentence. UsageError for files that exist."""
-    with terminal.stage("Checking the images") as update:
-        dataset = open_dataset(config.data, seed=config.seed, progress=update)
-    for warning in dataset.warnings:
-        terminal.warn(warning)
-    places = [output / f"{name}.png" for name in _file_names(dataset.classes)]
-    taken = [place for place in places if place.exists()]
-    if taken and not overwrite:
-        raise UsageError(f"{taken[0]} exists already.", hint="Give another --output, or add --overwrite.")
-    with explain_os_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-    with terminal.stage("Drawing") as update:
-        drawn = preview_sheets(config, dataset, images=images, augmented=augmented)
-        for done, (place, (_, png)) in enumerate(zip(places, drawn, strict=True), 1):
-            write_bytes(place, png)
-            update(done, len(places))
-    print(crop_sentence(config, dataset))
-    if not config.augment.active:
-        print("Training images are not augmented (augment: none).")
-    terminal.say(f"Wrote {len(places)} sheets to {output}")
-
-
-def _file_names(classes: tuple[str, ...]) -> list[str]:
-    """Class names as file names, no two the same."""
-    plain = ["".join(c if c.isalnum() or c in "-_ " else "_" for c in name) or "_" for name in classes]
-    return [name if plain.count(name) == 1 else f"{name}-{at}" for at, name in enumerate(plain)]

@@ -8,7 +8,6 @@ on pooled features, cross-validated on the same few hundred images for every net
 better, and fine-tuning better still; what matters here is the order.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from finetune.backbones import BACKBONES, Backbone, list_weights
 from finetune.config import AugmentConfig, DataConfig, ModelConfig
@@ -31,7 +28,6 @@ from finetune.utils import (
     Terminal,
     WeightsError,
     cache_folder,
-    describe_device,
     keras,
     printable,
 )
@@ -156,39 +152,3 @@ def _probe_accuracy(
     features = np.concatenate(list(source.batches(np.arange(count), None, FEATURE_BATCH)))
     correct = cross_validate_probe(features, labels, seed=seed)
     return wilson_interval(int(correct.sum()), count), count
-
-
-# ------------------------------------------------------------------------------------------------------ showing
-
-
-def show_ranking(folder: Path | None, *, as_json: bool = False, terminal: Terminal | None = None) -> None:
-    """Prints the ranking."""
-    terminal = terminal or Terminal()
-    found = rank_backbones(folder, terminal=terminal)
-    if as_json:
-        print(json.dumps([one.to_json() for one in found], indent=1))
-        return
-    table = Table(box=None, header_style="dim")
-    table.add_column("network", no_wrap=True)
-    for title in [*(["accuracy (95 %)", "n"] if folder else []), "per s", "px", "params", "top-1"]:
-        table.add_column(title, justify="right", no_wrap=True)
-    for one in found:
-        rate = f"{one.rate:.1f}" if one.rate < 10 else f"{one.rate:.0f}"
-        facts = (rate, str(one.size), f"{one.parameters / 1e6:.1f} M", "-" if one.top1 is None else f"{one.top1:.1f}")
-        table.add_row(one.name, *((_accuracy(one), f"{one.n:,}") if folder else ()), *facts)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"\n[dim]Images per second: the frozen part on {describe_device()}, 32 at a time, reading not counted.[/]"
-    )
-    if folder:
-        console.print("[dim]Accuracy: logistic regression on frozen features, cross-validated on the same images.[/]")
-        if len({one.n for one in found}) > 1:
-            console.print("[dim]A smaller n: too slow for all of them, and from fewer images less is learnt.[/]")
-    console.print("[dim]finetune weights fetch NAME brings another network here.[/]")
-
-
-def _accuracy(one: Ranked) -> str:
-    if one.accuracy is None:
-        return "too slow"
-    return f"{one.accuracy.value:.1%} ({one.accuracy.low:.1%} to {one.accuracy.high:.1%})"

@@ -9,23 +9,19 @@ A few images of each folder go through the network once. Both accuracies are cro
 ImageNet class stands for which folder, or that fit the head, are never those that it is measured on.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from finetune.config import DataConfig
 from finetune.data import image_batches, image_reader, list_source, pad_batch
 from finetune.evaluation.linear_probe import Floats, Ints, cross_validate, cross_validate_probe, sample_per_class
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test, wilson_interval
 from finetune.models import Classifier, inference_function, load_classifier
-from finetune.utils import DataError, ProgressCallback, Terminal, UsageError, format_interval, keras, printable, tf
+from finetune.utils import DataError, ProgressCallback, UsageError, keras, printable, tf
 
 IMAGES = 20  # of each folder: enough to see, and some seconds for a handful of folders
 BATCH = 16
@@ -144,30 +140,3 @@ def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folde
     top = np.argsort(-counts, kind="stable")[:TOP_CLASSES]
     fractions = tuple((classes[at], float(counts[at] / len(probabilities))) for at in top if counts[at])
     return Folder(name, len(probabilities), fractions)
-
-
-# ----------------------------------------------------------------------------------------------------- showing
-
-
-def show_survey(folder: Path, *, model: str, images: int, as_json: bool, terminal: Terminal) -> None:
-    """Prints the survey of `folder`."""
-    with terminal.stage("Looking") as update:
-        found = survey_folders(folder, model=model, images=images, progress=update)
-    for path, reason in found.skipped:
-        terminal.warn(f"{printable(path)} is left out: {reason}")
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table("folder", "images", f"{found.model} calls them", box=None, header_style="dim")
-    for one in found.folders:
-        named = ", ".join(f"{name} {share:.0%}" for name, share in one.classes)
-        table.add_row(escape(printable(one.name)), str(one.images), escape(named))
-    console.print(table)
-    console.print(f"\nWithout training, its classes standing for yours:  {format_interval(found.without_training)}")
-    console.print(f"With a new head on it (estimate):                  {format_interval(found.with_head)}")
-    paired = found.paired
-    verdict = "more than chance" if paired.better else "no evidence of a difference"
-    console.print(f"The head makes {paired.difference * 100:+.1f} points: {verdict} (p = {paired.p_value:.2g})")
-    console.print(f"Both from {sum(one.images for one in found.folders):,} images; a head trained on all does better.")
-    terminal.say(f"Next: finetune init {printable(folder)}")

@@ -17,6 +17,12 @@ from .features import (
     prepare_features as prepare_features,
     refuse_unreadable as refuse_unreadable,
 )
+from .joint import (
+    PredictionRequest as PredictionRequest,
+    load_classifiers as load_classifiers,
+    load_imagenet_classifier as load_imagenet_classifier,
+    predict_jointly as predict_jointly,
+)
 from .predictor import (
     PREDICT_BATCH as PREDICT_BATCH,
     UNKNOWN as UNKNOWN,

@@ -246,7 +246,8 @@ class PartialTable:
     classes: set[str] = field(default_factory=set)
     problems: list[Prediction] = field(default_factory=list)
 
-    def answered(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
+        """Whether the image has its row already."""
         return csv_cell(printable(path)) in self.paths
 
 

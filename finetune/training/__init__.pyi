@@ -4,5 +4,5 @@ from .dry_run import DryRun as DryRun
 from .experiment import Result as Result, resume_run as resume_run, train_config as train_config
 from .run_training import run_training as run_training
 from .search_space import check_search_space as check_search_space, read_search_space as read_search_space
-from .sweep import run_sweep as run_sweep, show_sweep as show_sweep
+from .sweep import run_sweep as run_sweep
 from .sweep_results import SweepResult as SweepResult

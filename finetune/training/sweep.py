@@ -20,17 +20,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from finetune.config import Config, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, open_dataset
-from finetune.evaluation import display_path, wilson_interval
+from finetune.evaluation import display_path
 from finetune.runs import refuse_run_folder
 from finetune.training.callbacks import write_hparams
 from finetune.training.experiment import train_config
@@ -73,7 +70,6 @@ if TYPE_CHECKING:
 OUTPUT = Path("sweeps")
 HOW_TO_RESUME = "The finished trials are kept. Resume with the same command."
 FAILED_SCORE = 0.0  # what the sampler is told about a trial that failed
-SHOWN = 10  # trials in the table of the terminal
 SEED_STEP = 7919  # between the seeds of two trials; a prime, so that sweeps with other seeds do not share them
 SettingsToConfig = Callable[[Mapping[str, str]], Config]
 
@@ -303,59 +299,3 @@ def train_winner(
             return winner
     except Timeout:
         return None
-
-
-# ------------------------------------------------------------------------------------------------------ showing
-
-
-def show_sweep(result: SweepResult, *, as_json: bool = False, terminal: Terminal) -> None:
-    """Prints the trials, the best first, and what came of the winner; or everything as JSON."""
-    if as_json:
-        print(json.dumps(result.to_json(), indent=1))
-    else:
-        _print(result)
-    folder = display_path(result.folder)
-    terminal.say(f"All trials: {folder / 'trials.csv'}   figure: {folder / 'sweep.png'}")
-    terminal.say(f"Best config: {display_path(result.folder / 'best.yaml')}")
-    if result.winner is None:
-        terminal.say("Another process is training the winner.")
-
-
-def _print(result: SweepResult) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=None, header_style="dim")
-    for title in ("trial", "validation", "loss", *result.best.settings, "seconds"):
-        table.add_column(title, justify="right", overflow="fold")
-    ranked = sorted(result.trials, key=lambda trial: trial.rank)
-    for trial in ranked[:SHOWN]:
-        right = "failed" if trial.accuracy is None else f"{trial.accuracy:.2%}"
-        loss = "" if trial.loss is None else f"{trial.loss:.4f}"
-        table.add_row(str(trial.number), right, loss, *trial.settings.values(), f"{trial.seconds:.1f}")
-    console.print(table)
-    if len(ranked) > SHOWN:
-        console.print(f"[dim]and {len(ranked) - SHOWN} more[/]")
-    for remark in _remarks(result):
-        console.print(f"\n{remark}")
-
-
-def _remarks(result: SweepResult) -> Iterator[str]:
-    """What must be known to read the table rightly."""
-    right = round((result.best.accuracy or 0) * result.n)
-    interval = wilson_interval(right, result.n)
-    near = sum(trial.accuracy is not None and trial.accuracy >= interval.low for trial in result.trials)
-    yield (
-        f"{near} of {len(result.trials)} trials lie within the 95 % interval of the best one ({interval.low:.1%} to "
-        f"{interval.high:.1%}, n = {result.n:,}): between these, chance may have chosen."
-    )
-    unmoved = sum(trial.best_epoch == 0 for trial in result.trials)
-    if unmoved:
-        yield f"{unmoved} kept what they began with: no epoch beat it by more than noise."
-    if result.importance:
-        shares = ", ".join(f"{key} {share:.0%}" for key, share in result.importance.items())
-        yield f"What made the difference: {shares}"
-    if result.winner and result.winner["test"]:
-        test = result.winner["test"]["accuracy"]
-        yield (
-            f"The winner on the test images, which had no part in the choice: {test['value']:.1%} "
-            f"({test['low']:.1%} to {test['high']:.1%}, n = {result.winner['test']['n']:,})"
-        )

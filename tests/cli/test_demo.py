@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from finetune import config
-from finetune.cli import demo, main as cli
+from finetune.cli import demo_page as demo, main as cli
 from finetune.models import classifier as classifiers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
@@ -35,7 +35,7 @@ def page():
     other = classifiers.build_classifier(
         config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["cat", "dog"]
     )
-    return demo.Demo(made, other, [])
+    return demo.DemoPage(made, other, [])
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def image(images):
 
 
 def test_a_image_gets_answers_a_map_and_the_other_networks_opinion(page, image):
-    shown = page.answer(image)
+    shown = page.predict(image)
     assert shown.message == ""
-    assert list(shown.answers) == ["red", "green", "blue"]
-    assert sum(shown.answers.values()) == pytest.approx(1, abs=1e-5)
-    assert shown.seen.shape == (64, 64, 3)
-    assert shown.seen.dtype == np.uint8
+    assert list(shown.classes) == ["red", "green", "blue"]
+    assert sum(shown.classes.values()) == pytest.approx(1, abs=1e-5)
+    assert shown.heatmap.shape == (64, 64, 3)
+    assert shown.heatmap.dtype == np.uint8
     assert set(shown.imagenet) == {"cat", "dog"}
 
 
@@ -57,13 +57,13 @@ def test_a_image_gets_answers_a_map_and_the_other_networks_opinion(page, image):
 def test_a_bad_file_gets_a_message_and_nothing_else(page, tmp_path, content):
     path = tmp_path / "bad.png"
     path.write_bytes(content)
-    shown = page.answer(str(path))
+    shown = page.predict(str(path))
     assert shown.message.startswith("This image cannot be used: ")
-    assert shown.answers is shown.seen is shown.imagenet is None
+    assert shown.classes is shown.heatmap is shown.imagenet is None
 
 
 def test_no_image_is_no_answer(page):
-    assert page.answer(None) == demo.DemoAnswer()
+    assert page.predict(None) == demo.DemoPrediction()
 
 
 def test_examples_are_test_images_of_every_class(images, tmp_path):

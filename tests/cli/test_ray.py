@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("ray")
 pytest.importorskip("pyarrow")
-from finetune.cli import ray as cluster, showing
-from finetune.utils.errors import PartlyDone, ResourceError
+from finetune.cli import ray as cluster
+from finetune.models import PredictionRequest, load_classifiers, predict_jointly
+from finetune.utils import ResourceError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own
@@ -43,7 +44,8 @@ def model(images, tmp_path_factory):
 def paths(images, tmp_path):
     found = [str(path) for path in sorted(images.rglob("*.png"))]
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff and nothing more")
-    return [*found[:40], str(tmp_path / "bad.jpg"), *found[40:], str(tmp_path / "gone.png")]
+    (tmp_path / "none.png").write_bytes(b"")
+    return [*found[:40], str(tmp_path / "bad.jpg"), *found[40:], str(tmp_path / "none.png")]
 
 
 def rows(file):
@@ -51,36 +53,36 @@ def rows(file):
         return list(csv.reader(stream))
 
 
-def test_rows_are_those_of_plain_predict_and_resume_joins_them(ray, model, paths, tmp_path, monkeypatch):
+def test_rows_are_those_of_plain_predict_and_resume_joins_them(ray, typed, model, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "BLOCK", 32)
     for engine in ("local", "ray"):
-        with pytest.raises(PartlyDone, match="72 of 74 images answered"):
-            showing.show_predictions(paths, model=model, top=2, csv_file=tmp_path / f"{engine}.csv", engine=engine)
+        words = ["--model", model, "--top", 2, "--csv", tmp_path / f"{engine}.csv", "--engine", engine]
+        code, _, err = typed("predict", *paths, *words)
+        assert code == 6
+        assert "72 of 74 images were predicted" in err
     plain = rows(tmp_path / "local.csv")
     assert rows(tmp_path / "ray.csv") == plain
     assert len(plain) == 75
 
     content = (tmp_path / "ray.csv").read_bytes().splitlines(keepends=True)
     (tmp_path / "resumed.csv.part").write_bytes(b"".join(content[:33]) + content[33][:9])
-    with pytest.raises(PartlyDone):
-        showing.show_predictions(
-            paths, model=model, top=2, csv_file=tmp_path / "resumed.csv", engine="ray", resume=True
-        )
+    words = ["--model", model, "--top", 2, "--csv", tmp_path / "resumed.csv", "--engine", "ray", "--resume"]
+    assert typed("predict", *paths, *words)[0] == 6
     assert rows(tmp_path / "resumed.csv") == plain
 
 
 def test_a_worker_that_is_killed_is_survived(ray, model, paths, monkeypatch):
     monkeypatch.setattr(cluster, "BLOCK", 32)
     many = paths[:40] * 4
-    asked = cluster.RayRequest(model, top=2)
-    plain = list(showing.joint_predictions(showing.load_classifiers(model, False), many, 2, False, 0.0, 32))
-    found, killed = [], []
-    for answer in cluster.ray_predictions(many, asked):
-        found.append(answer)
-        if len(found) == 15:
+    request = PredictionRequest(model, top=2)
+    plain = list(predict_jointly(load_classifiers(model, imagenet=False), many, request))
+    predictions, killed = [], []
+    for prediction in cluster.ray_predictions(many, request):
+        predictions.append(prediction)
+        if len(predictions) == 15:
             killed += kill_a_worker()
     assert killed
-    assert [one.to_json() for one in found] == [one.to_json() for one in plain]
+    assert [prediction.to_json() for prediction in predictions] == [prediction.to_json() for prediction in plain]
 
 
 def kill_a_worker():
@@ -94,8 +96,8 @@ def kill_a_worker():
 
 def test_a_model_that_the_workers_cannot_find_is_told(ray, model, paths, tmp_path):
     with pytest.raises(ResourceError, match="Ray"):
-        list(cluster.ray_predictions(paths[:3], cluster.RayRequest(str(tmp_path / "nowhere.keras"))))
+        list(cluster.ray_predictions(paths[:3], PredictionRequest(str(tmp_path / "nowhere.keras"))))
 
 
 def test_no_images_need_no_cluster():
-    assert list(cluster.ray_predictions([], cluster.RayRequest("absent"))) == []
+    assert list(cluster.ray_predictions([], PredictionRequest("absent"))) == []

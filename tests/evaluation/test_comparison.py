@@ -116,7 +116,9 @@ def test_an_unfinished_run_is_shown_as_such(two_runs, tmp_path):
     found = comparison.compare_runs([two_runs[0].run.path, target])
     assert found.tests == [None, None]
     assert found.sentences() == ["unfinished and colours-1 cannot be compared: unfinished has no test results."]
-    assert comparison.draw_run_comparison(found).startswith(b"\x89PNG")
+    figure = tmp_path / "figure.png"
+    assert cli.main(["compare", str(two_runs[0].run.path), str(target), "--figure", str(figure)]) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_better_worse_and_no_evidence():

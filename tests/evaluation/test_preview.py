@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from finetune import config
-from finetune.cli import main as cli
 from finetune.data import dataset as data, images
 from finetune.evaluation import preview
-from finetune.utils.errors import UsageError
 
 
 @pytest.fixture
@@ -70,31 +68,3 @@ def test_small_images_are_said_to_be_enlarged(settings):
     settings["model"]["image_size"] = 64
     loaded = config.load_config(settings)
     assert "100% of the images are smaller" in preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0))
-
-
-def test_the_command_leaves_existing_sheets_alone(opened, tmp_path, capsys):
-    loaded, _ = opened
-    path = tmp_path / "colours.yaml"
-    path.write_text(config.dump_config(loaded))
-    output = tmp_path / "sheets"
-    command = ["preview", str(path), "--output", str(output), "--pictures", "1", "--augmented", "1"]
-    assert cli.main(command) == 0
-    assert "center crop removes" in capsys.readouterr().out
-    assert sorted(one.name for one in output.iterdir()) == ["blue.png", "green.png", "red.png"]
-    assert cli.main(command) == 2
-    assert cli.main([*command, "--overwrite"]) == 0
-
-
-def test_names_that_no_file_system_takes_are_changed_and_kept_apart():
-    assert preview._file_names(("a/b", "a?b", "c d")) == ["a_b-0", "a_b-1", "c d"]
-
-
-def test_an_existing_sheet_is_named(opened, tmp_path):
-    loaded, _ = opened
-    (tmp_path / "green.png").touch()
-    from finetune.utils.terminal import Terminal
-
-    with pytest.raises(UsageError, match=r"green\.png exists already"):
-        preview.write_preview(
-            loaded, output=tmp_path, images=1, augmented=1, overwrite=False, terminal=Terminal(quiet=True)
-        )

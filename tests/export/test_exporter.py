@@ -66,9 +66,8 @@ def typed(capsys, *command):
 
 def test_the_command_line_knows_every_format():
     assert FILES.keys() == exporters.EXPORT_FORMATS.keys()
-    parser = cli._parser()
     for name in exporters.EXPORT_FORMATS:
-        assert parser.parse_args(["export", "x", "--format", name]).format == name
+        assert cli.parse(["export", "x", "--format", name]).format == name
 
 
 @pytest.mark.parametrize(("format_name", "quantize"), VARIANTS)

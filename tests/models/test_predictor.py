@@ -203,8 +203,8 @@ def test_whole_rows_are_found_and_what_a_crash_has_cut_is_not(tmp_path, content,
     prediction.partial_path(table).write_bytes(content)
     found = prediction.read_partial(table, 1)
     assert (len(found.paths), found.size) == (paths, size)
-    assert found.answered("=a.png") == (paths > 0)
-    assert found.answered("b,c.png") == (paths > 1)
+    assert found.has("=a.png") == (paths > 0)
+    assert found.has("b,c.png") == (paths > 1)
     assert [answer.error for answer in found.problems] == ["no such file"] * (paths > 1)
     with prediction.open_table(table, 1, found) as rows:
         assert not table.exists()

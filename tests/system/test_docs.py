@@ -63,7 +63,7 @@ def test_a_command_that_is_named_has_a_help(words, capsys):
 @pytest.mark.parametrize("words", ELSEWHERE, ids=" ".join)
 def test_a_command_that_runs_elsewhere_is_told_and_understood(words):
     assert words in told()
-    assert cli._parser().parse_args(words).command
+    assert cli.parse(words).command
     assert f'"{words[0]}"' in (Path(__file__).parent / ELSEWHERE[words]).read_text("utf-8")
 
 
@@ -131,7 +131,7 @@ def test_a_command_that_is_told_does_what_it_says(words, forge, workspace):
 
 @pytest.mark.parametrize("words", ABROAD, ids=" ".join)
 def test_a_command_for_several_machines_is_understood(words):
-    assert cli._parser().parse_args(words).command
+    assert cli.parse(words).command
 
 
 @pytest.mark.parametrize("words", SERVERS, ids=" ".join)

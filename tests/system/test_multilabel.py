@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from finetune import api, config as configs
-from finetune.cli import demo, main as cli
+from finetune.cli import demo_page, main as cli
 from finetune.config import DataConfig, auto as recipe
 from finetune.data import MULTILABEL, dataset as data, splits as stratification
 from finetune.export import exporter as export, find_format, model_card as card
@@ -285,11 +285,11 @@ def test_exports_say_the_same(run, tmp_path, name):
 
 def test_the_page_ticks_what_is_over_its_threshold(run, tags):
     classifier = classifiers.load_classifier(run.path)
-    page = demo.Demo(classifier, None, demo.example_images(run.path))
-    assert len(page.examples) == demo.EXAMPLES
-    shown = page.answer(str(tags.parent / "07.png"))
+    page = demo_page.DemoPage(classifier, None, demo_page.example_images(run.path))
+    assert len(page.examples) == demo_page.EXAMPLES
+    shown = page.predict(str(tags.parent / "07.png"))
     (answer,) = classifier.predict(tags.parent / "07.png")
-    assert {name.removeprefix(demo.TICK) for name in shown.answers if name.startswith(demo.TICK)} == {
+    assert {name.removeprefix(demo_page.TICK) for name in shown.classes if name.startswith(demo_page.TICK)} == {
         one.name for one in answer.labels
     }
 

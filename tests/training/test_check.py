@@ -1,6 +1,5 @@
 """`finetune check` finds what is wrong, all of it at once, without training."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,10 +7,9 @@ import pytest
 from PIL import Image
 
 import finetune
-from finetune.cli import check as cli_check, main as cli
-from finetune.config import dump_config, load_config
+from finetune.config import load_config
 from finetune.training import check, check_config, describe_pair, dry_run, trainer
-from finetune.utils import ConfigError, DataError, ResourceError, Terminal, WeightsError
+from finetune.utils import ConfigError, DataError, ResourceError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 
@@ -97,9 +95,6 @@ def test_all_problems_are_listed_at_once(settings, folder):
     assert result.exit_code == 3
     assert result.dataset is not None  # of the readable images
     assert not any("two splits" in warning for warning in result.warnings)  # it is among the problems already
-    error = cli_check.combine_problems(result.problems)
-    assert isinstance(error, DataError)
-    assert str(error).startswith("5 problems prevent this training\n1. ")
 
 
 def test_the_same_files_are_reported_once(settings, folder):
@@ -172,58 +167,3 @@ def test_the_schedule_is_that_of_the_optimizer(head_only, schedule, warmup):
         assert rates[0] == pytest.approx(0 if warmup else 0.01)
         assert 0 <= rates[-1] < 0.001
         assert int(np.argmax(rates)) == pytest.approx(warmup * dry_run.RATE_POINTS, abs=4)
-
-
-def test_a_schedule_in_a_line_of_text():
-    assert cli_check.sparkline([1.0, 0.5, 0.0], 3) == "█▅▁"
-    assert cli_check.sparkline([0.0, 0.0], 2) == "▁▁"
-
-
-@pytest.fixture
-def config_file(settings, tmp_path):
-    path = tmp_path / "colours.yaml"
-    path.write_text(dump_config(load_config(settings)))
-    return str(path)
-
-
-@pytest.mark.slow
-def test_the_command_lists_and_draws(config_file, tmp_path, capsys):
-    figures = tmp_path / "figures"
-    assert cli.main(["check", config_file, "--figures", str(figures)]) == 0
-    output = capsys.readouterr().out
-    for words in ("72 images, 3 classes (42 train", "40 x 36 pixels", "fine_tune: 8 images in", "█", "of features"):
-        assert words in output
-    assert f"finetune train {config_file}" in output.replace("\n", "")
-    assert (figures / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
-    assert cli.main(["check", config_file, "--figures", str(figures)]) == 2
-    assert cli.main(["check", config_file, "fine_tune=null", "--figures", str(figures), "--overwrite"]) == 0
-
-
-@pytest.mark.slow
-def test_the_command_for_programs(settings, folder, config_file, capsys):
-    assert cli.main(["check", config_file, "fine_tune=null", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["problems"] == []
-    assert facts["data"]["classes"][0] == {"name": "blue", "train": 14, "validation": 5, "test": 5}
-    assert facts["trial"]["phases"][0]["name"] == "head"
-    assert facts["trial"]["feature_pictures"] == [72]
-    (folder / "red" / "bad.png").write_bytes(b"no image")
-    assert cli.main(["check", config_file, "fine_tune=null", "--json"]) == 3
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["problems"][0]["kind"] == "DataError"
-    assert "bad.png" in captured.err
-
-
-def test_a_wrong_config_is_reported_as_in_training(config_file, capsys):
-    assert cli.main(["check", config_file, "head.epochs=-1", "model.bakbone=x"]) == 2
-    error = capsys.readouterr().err
-    assert "head.epochs" in error
-    assert "bakbone" in error
-
-
-def test_near_duplicates_are_drawn(head_only, folder, tmp_path):
-    add_near_duplicate(folder)
-    figures = tmp_path / "figures"
-    cli_check.show_check(load_config(head_only), "x.yaml", figures=figures, terminal=Terminal(quiet=True))
-    with Image.open(figures / "alike.png") as drawn:
-        assert drawn.width > drawn.height

@@ -1,0 +1,56 @@
+"""How commands print: JSON, tables, figures, and images that could not be read. Standard output is for results only."""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from finetune.utils import DataError, PartlyDone, printable
+
+if TYPE_CHECKING:
+    from finetune.models import Prediction
+
+LISTED_PROBLEMS = 20
+FIGURE_IMAGES = 12  # more on one sheet could not be read
+
+
+def make_console() -> Console:
+    """A console on standard output: no line is wrapped, no number is coloured."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def raise_for_unreadable(problems: "Sequence[Prediction]", count: int) -> None:
+    """Raise DataError if none of `count` images could be read, PartlyDone if some could not; `problems` says why."""
+    if not problems:
+        return
+    lines = [f"\n  {printable(problem.path)}: {problem.error}" for problem in problems[:LISTED_PROBLEMS]]
+    if len(problems) > LISTED_PROBLEMS:
+        lines.append(f"\n  ... and {len(problems) - LISTED_PROBLEMS} more")
+    if len(problems) == count:
+        raise DataError(f"none of the {count} images could be read:{''.join(lines)}")
+    read = count - len(problems)
+    raise PartlyDone(f"{read} of {count} images were predicted; these could not be read:{''.join(lines)}")
+
+
+def stack_figures(pngs: Sequence[bytes]) -> bytes:
+    """Several PNG figures as one PNG, one below the other. DataError if there are none."""
+    from PIL import Image
+
+    if not pngs:
+        raise DataError("there is no readable image to draw.")
+    images = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    width, height = max(image.width for image in images), sum(image.height for image in images)
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    target = io.BytesIO()
+    sheet.save(target, "PNG")
+    return target.getvalue()

@@ -1,0 +1,195 @@
+"""`finetune predict`: the classes of images, by a trained run or by an ImageNet network, in constant memory.
+
+Predictions are printed and written as they come (see `predict_output`). An interrupted `--csv` table is continued
+with `--resume`; `--shard` divides the images among machines, `--engine ray` among the workers of a cluster.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.cli.options import add_figure, add_json, add_model, add_overwrite, fraction, positive_int
+from finetune.cli.output import raise_for_unreadable
+from finetune.utils import Terminal, UsageError, csv_cell, refuse_existing, stop_on_signals
+
+if TYPE_CHECKING:
+    from finetune.models import Classifier, PartialTable, Prediction, PredictionRequest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: finetune predict photos/ --model runs/flowers-1"
+    which = parser.add_mutually_exclusive_group(required=True)
+    text = "images, also in s3://, gs:// and other buckets"
+    which.add_argument("inputs", nargs="*", default=[], metavar="IMAGE|FOLDER|GLOB|URL", help=text)
+    text = "a text file with the path of an image per line"
+    which.add_argument("--list", type=Path, metavar="FILE", help=text)
+    add_model(parser)
+    text = "classes per image (default: %(default)s)"
+    parser.add_argument("--top", type=positive_int, default=5, metavar="K", help=text)
+    text = "with a trained run: predict the 1000 ImageNet classes too"
+    parser.add_argument("--imagenet", action="store_true", help=text)
+    text = "also name the WordNet category of the likeliest ImageNet class"
+    parser.add_argument("--level", action="store_true", help=text)
+    text = 'predict "unknown" where the classifier is too unsure to be correct this often, such as 0.98'
+    parser.add_argument("--precision", type=fraction, metavar="P", help=text)
+    add_json(parser, "print one JSON array on standard output")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    text = "continue the --csv table of an interrupted predict"
+    parser.add_argument("--resume", action="store_true", help=text)
+    add_figure(parser, "draw the images with their predictions")
+    add_overwrite(parser)
+    text = "images per batch (default: %(default)s)"
+    parser.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help=text)
+    text = "only the i-th of n parts of the images, 1/n to n/n; all parts in order give the whole"
+    parser.add_argument("--shard", type=shard_position, metavar="i/n", help=text)
+    text = "ray: workers on the Ray cluster of RAY_ADDRESS, or on this machine (default: %(default)s)"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
+
+
+def shard_position(text: str) -> tuple[int, int]:
+    """`2/4` as (2, 4)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 1 to n, such as 1/4 to 4/4")
+    return int(number), int(count)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Raises PartlyDone if some images could not be read, DataError if none could, Stopped on Ctrl-C."""
+    from finetune.models import find_inputs, read_path_list, shard
+
+    # Before TensorFlow: a wrong path or option is reported at once.
+    paths = read_path_list(arguments.list) if arguments.list else find_inputs(arguments.inputs)
+    if arguments.shard:
+        paths = shard(paths, *arguments.shard)
+    _check_options(arguments)
+
+    from finetune.backbones import require_imagenet_ids
+    from finetune.cli.predict_output import open_outputs
+    from finetune.models import PredictionRequest, load_classifiers
+
+    terminal = Terminal(quiet=arguments.quiet)
+    classifiers = load_classifiers(arguments.model, imagenet=arguments.imagenet)
+    if arguments.level:
+        require_imagenet_ids(classifiers[0].ids)
+    request = PredictionRequest(
+        model=arguments.model,
+        top=arguments.top,
+        imagenet=arguments.imagenet,
+        level=arguments.level,
+        reject=_reject_below(classifiers[0], arguments.precision, terminal),
+        batch_size=arguments.batch_size,
+    )
+    for classifier in classifiers:
+        if classifier.warning:
+            terminal.warn(classifier.warning)
+    so_far = _rows_so_far(arguments, classifiers)
+    if arguments.resume:
+        terminal.say(f"{len(so_far.paths):,} of {len(paths):,} images have their row already")
+    problems = so_far.problems
+    with ExitStack() as stack:  # all files are closed, even if one of them cannot be written
+        outputs = open_outputs(stack, arguments, classifiers, so_far, detailed=len(paths) == 1)
+        remaining = [path for path in paths if not so_far.has(path)]
+        for prediction in _predictions(arguments, classifiers, remaining, request, terminal):
+            if prediction.error:
+                problems.append(prediction)
+            for write in outputs:
+                write(prediction)
+    for file in (arguments.csv, arguments.figure):
+        if file and file.exists():
+            terminal.say(f"Wrote {file}")
+    raise_for_unreadable(problems, len(paths))
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """UsageError for options that exclude each other, files that exist and packages that are missing."""
+    from finetune.cli.ray import require_ray
+    from finetune.models import partial_path
+
+    csv, may_exist = arguments.csv, arguments.overwrite or arguments.resume
+    if arguments.resume and (not csv or arguments.json or arguments.figure or arguments.overwrite):
+        raise UsageError("--resume continues a table: give --csv FILE, and none of --json, --figure, --overwrite.")
+    if arguments.engine == "ray":
+        require_ray()
+    refuse_existing(arguments.figure, arguments.overwrite)
+    refuse_existing(csv, may_exist)
+    if csv and partial_path(csv).exists() and not may_exist:
+        raise UsageError(
+            f"{partial_path(csv)} has the rows of an interrupted predict.",
+            hint="Continue it with --resume, or start again with --overwrite.",
+        )
+
+
+def _reject_below(classifier: "Classifier", precision: float | None, terminal: Terminal) -> float:
+    """The probability (0..1) below which a prediction is "unknown", so that the others reach `precision`."""
+    from finetune.evaluation import threshold_for_precision
+    from finetune.models import UNKNOWN
+
+    if precision is None:
+        return 0.0
+    if classifier.spec.multi_label:
+        raise UsageError(
+            f"{classifier.name} predicts any number of labels per image, each by a threshold of its own.",
+            hint="--precision is for one class per image. --json has the probabilities, to set other thresholds.",
+        )
+    if not classifier.spec.confidences:
+        raise UsageError(
+            f"{classifier.name} does not know how often its predictions are correct.",
+            hint="--precision needs a run that was trained with calibrate: true (the default).",
+        )
+    point = threshold_for_precision(classifier.spec.confidences, precision)
+    if point is None:
+        best = max(reached for _, reached, _ in classifier.spec.confidences)
+        raise UsageError(
+            f"{classifier.name} never reached a precision of {precision:.1%} on validation, at best {best:.1%}.",
+            hint="Ask for less, or train with more images.",
+        )
+    threshold, reached, coverage = point
+    terminal.say(
+        f"Predictions below {threshold:.3f} are {UNKNOWN}: on validation, {coverage:.1%} of the images were above it, "
+        f"{reached:.1%} of them correct"
+    )
+    return threshold
+
+
+def _rows_so_far(arguments: argparse.Namespace, classifiers: "Sequence[Classifier]") -> "PartialTable":
+    """With --resume, the rows of the interrupted table; none otherwise. UsageError if another model wrote them."""
+    from finetune.models import UNKNOWN, PartialTable, read_partial
+
+    if not arguments.resume:
+        return PartialTable()
+    first = classifiers[0]
+    so_far = read_partial(arguments.csv, arguments.top * len(classifiers), first.spec.multi_label)
+    unknown_classes = so_far.classes - {UNKNOWN, *map(csv_cell, first.classes)}
+    if unknown_classes:
+        raise UsageError(
+            f"{so_far.file} was written with another model: {first.name} has no class {min(unknown_classes)!r}.",
+            hint="Give the same --model as then, or start again with --overwrite.",
+        )
+    return so_far
+
+
+def _predictions(
+    arguments: argparse.Namespace,
+    classifiers: "Sequence[Classifier]",
+    paths: Sequence[str],
+    request: "PredictionRequest",
+    terminal: Terminal,
+) -> "Iterator[Prediction]":
+    """The predictions, with a progress bar; raises Stopped between two of them if a signal came."""
+    from finetune.models import partial_path, predict_jointly
+
+    if arguments.engine == "ray":
+        from finetune.cli.ray import ray_predictions
+
+        stream = ray_predictions(paths, request)
+    else:
+        stream = predict_jointly(classifiers, paths, request)
+    hint = f"Continue with the same command and --resume: {partial_path(arguments.csv)}" if arguments.csv else ""
+    with stop_on_signals() as stop, terminal.stage("Predicting") as update:
+        for number, prediction in enumerate(stream, 1):
+            yield prediction
+            update(number, len(paths))
+            stop.check(hint)

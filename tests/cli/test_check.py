@@ -1,0 +1,87 @@
+"""`finetune check` as it is typed: a list for people, JSON for programs, figures, one error for all problems."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli.check import combine_problems
+from finetune.cli.check_output import sparkline
+from finetune.config import dump_config, load_config
+from finetune.utils import ConfigError, DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+
+
+@pytest.fixture
+def folder(settings, images, tmp_path):
+    """A copy of the images, for tests that change some."""
+    copy = tmp_path / "photos"
+    shutil.copytree(images, copy)
+    settings["data"]["folder"] = str(copy)
+    return copy
+
+
+@pytest.fixture
+def config_file(folder, settings, tmp_path):
+    path = tmp_path / "colours.yaml"
+    path.write_text(dump_config(load_config(settings)))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_it_lists_and_draws(typed, config_file, folder, tmp_path):
+    shapes = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    photo = Image.fromarray(shapes).resize((320, 240), Image.Resampling.BICUBIC)
+    photo.save(folder / "red" / "photo.png")
+    photo.resize((240, 180)).save(folder / "blue" / "copy.jpg", quality=60)  # nearly the same, in another class
+    figures = tmp_path / "figures"
+    code, out, err = typed("check", config_file, "--figures", figures)
+    assert code == 0
+    for words in ("74 images, 3 classes (", "40 x 36 pixels", "fine_tune: 8 images in", "█", "of features"):
+        assert words in out
+    assert f"finetune train {config_file}" in out.replace("\n", "")
+    assert (figures / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
+    with Image.open(figures / "alike.png") as drawn:
+        assert drawn.width > drawn.height
+    assert "Wrote" in err
+    assert typed("check", config_file, "--figures", figures)[0] == 2
+    assert typed("check", config_file, "fine_tune=null", "--figures", figures, "--overwrite")[0] == 0
+
+
+@pytest.mark.slow
+def test_json_is_for_programs(typed, config_file, folder):
+    code, out, _ = typed("check", config_file, "fine_tune=null", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["problems"] == []
+    assert facts["data"]["classes"][0] == {"name": "blue", "train": 14, "validation": 5, "test": 5}
+    assert facts["trial"]["phases"][0]["name"] == "head"
+    assert facts["trial"]["feature_pictures"] == [72]
+    (folder / "red" / "bad.png").write_bytes(b"no image")
+    code, out, err = typed("check", config_file, "fine_tune=null", "--json")
+    assert code == 3
+    assert json.loads(out)["problems"][0]["kind"] == "DataError"
+    assert "bad.png" in err
+
+
+def test_a_wrong_config_is_reported_as_in_training(typed, config_file):
+    code, _, err = typed("check", config_file, "head.epochs=-1", "model.bakbone=x")
+    assert code == 2
+    assert "head.epochs" in err
+    assert "bakbone" in err
+
+
+def test_problems_are_one_error_of_the_kind_of_the_first():
+    problems = [DataError("bad.png is damaged"), ConfigError("no such layer")]
+    error = combine_problems(problems)
+    assert isinstance(error, DataError)
+    assert str(error) == "2 problems prevent this training\n1. bad.png is damaged\n2. no such layer"
+    assert combine_problems(problems[1:]) is problems[1]
+
+
+def test_a_schedule_in_a_line_of_text():
+    assert sparkline([1.0, 0.5, 0.0], 3) == "█▅▁"
+    assert sparkline([0.0, 0.0], 2) == "▁▁"
