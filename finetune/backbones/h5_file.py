@@ -1,12 +1,14 @@
-"""Looking through an HDF5 weight file before anything in it is believed.
+"""HDF5 weight files: checked before use, and read layer by layer.
 
-    vet_h5(path)           refuses what no honest weight file has, names what is damaged
+    check_h5(path)         refuses what no weight file of Keras has, names what is damaged
     layers_of(path)        the weights in it, layer by layer, as `keras.applications` publishes them
+    arrays_of(path)        the weights in it by name, as `model.save_weights` of Keras 3 writes them
 
-HDF5 can point to other files (external and soft links, virtual and external data), promise sizes that it does
-not hold and loop; h5py follows all that without asking.
+HDF5 can point to other files (external and soft links, virtual and external data), claim sizes that it does
+not hold and contain loops; h5py follows all that without a warning.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,16 +23,16 @@ from finetune.utils import WeightsError
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 20  # groups within groups; Keras needs about 6
-MAX_EXPANSION = 16  # bytes of arrays per byte of file; Keras does not compress, so an honest file has 1
+MAX_EXPANSION = 16  # bytes of arrays per byte of file; Keras does not compress, so its files have 1
 
 
 def shape_counts(shapes: Iterable[tuple[int, ...]]) -> Counter[tuple[int, ...]]:
-    """How many weights of each shape a network has, for `vet_h5`."""
+    """How many weights of each shape a network has, for `check_h5`."""
     return Counter(tuple(shape) for shape in shapes)
 
 
 def check_h5(path: Path, expected_shapes: Counter[tuple[int, ...]] | None = None) -> None:
-    """WeightsError unless `path` is a sound HDF5 file of plain, finite numbers.
+    """Raise WeightsError unless `path` is an undamaged HDF5 file of plain, finite numbers.
 
     Links, virtual or external data, sizes beyond what the file can hold and anything but numbers are
     refused before an array is allocated. With `expected_shapes`, each of them must be there, and at most
@@ -41,7 +43,7 @@ def check_h5(path: Path, expected_shapes: Counter[tuple[int, ...]] | None = None
         datasets = list(_datasets(file, path))
         size = sum(dataset.size * dataset.dtype.itemsize for dataset in datasets)
         if size > MAX_EXPANSION * path.stat().st_size:
-            raise WeightsError(f"{path}: promises {size} bytes of weights, more than such a file can hold")
+            raise WeightsError(f"{path}: claims {size} bytes of weights, more than such a file can hold")
         if expected_shapes is not None:
             _compare(path, Counter(dataset.shape for dataset in datasets), expected_shapes)
         for dataset in datasets:
@@ -107,20 +109,20 @@ def _check_header(dataset: Any, where: str) -> None:
     if dataset.dtype.kind not in "fiub":
         raise WeightsError(f"{where} holds {dataset.dtype}, not numbers")
     if dataset.size and not dataset.id.get_storage_size():
-        raise WeightsError(f"{where} promises {dataset.size} numbers and holds none")
+        raise WeightsError(f"{where} claims {dataset.size} numbers and holds none")
 
 
-def _compare(path: Path, found: Counter[tuple[int, ...]], expected: Counter[tuple[int, ...]]) -> None:
-    missing = expected - found
+def _compare(path: Path, shapes: Counter[tuple[int, ...]], expected: Counter[tuple[int, ...]]) -> None:
+    missing = expected - shapes
     if missing:
-        shapes = ", ".join(f"{count} of shape {shape}" for shape, count in list(missing.items())[:5])
-        raise WeightsError(f"{path}: its weights are not those of this network: missing {shapes}")
-    if _numbers(found - expected) > 3 * _numbers(expected) + 10_000:
+        listed = ", ".join(f"{count} of shape {shape}" for shape, count in list(missing.items())[:5])
+        raise WeightsError(f"{path}: its weights are not those of this network: missing {listed}")
+    if _total_size(shapes - expected) > 3 * _total_size(expected) + 10_000:
         raise WeightsError(f"{path}: holds far more than the weights of this network")
 
 
-def _numbers(counts: Counter[tuple[int, ...]]) -> int:
-    return sum(int(np.prod(shape, dtype=object)) * count for shape, count in counts.items())
+def _total_size(shapes: Counter[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) * count for shape, count in shapes.items())
 
 
 # ---------------------------------------------------------------------------------------------------- content
@@ -129,8 +131,8 @@ def _numbers(counts: Counter[tuple[int, ...]]) -> int:
 def layers_of(path: Path) -> list[tuple[str, list[Array]]]:
     """The layers that have weights, with their arrays, in the order of the network that was saved.
 
-    For the older of Keras' two formats, in which `keras.applications` publishes; vet the file first. A file
-    that holds a whole model, not only its weights, will do too.
+    For the older of Keras' two formats, in which `keras.applications` publishes; check the file first. A file
+    that holds a whole model, not only its weights, is accepted too.
     """
     with _opened(path) as file:
         root = _root(file)
@@ -138,17 +140,17 @@ def layers_of(path: Path) -> list[tuple[str, list[Array]]]:
         if not names:
             raise WeightsError(f"{path}: no weights in the layout of keras.applications")
         weights = {name: _names(root[name], "weight_names") for name in names}
-        return [(name, [root[name][each][()] for each in weights[name]]) for name in names if weights[name]]
+        return [(name, [root[name][weight][()] for weight in weights[name]]) for name in names if weights[name]]
 
 
 def arrays_of(path: Path) -> dict[str, Array]:
-    """The arrays of a file in the newer of Keras' two formats: {"conv2d_1/vars/0": ...}; vet it first."""
+    """The arrays of a file in the newer of Keras' two formats: {"conv2d_1/vars/0": ...}; check it first."""
     with _opened(path) as file:
         return {entry.name.removeprefix("/layers/"): entry[()] for entry in _datasets(_root(file), path)}
 
 
 def elements_of(path: Path) -> int:
-    """How many numbers the weights of the model have, without those of its optimizer."""
+    """The number of values in the weights of the model, without those of its optimizer."""
     with _opened(path) as file:
         return sum(int(dataset.size) for dataset in _datasets(_root(file), path))
 

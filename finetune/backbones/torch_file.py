@@ -1,6 +1,6 @@
-"""Torch weight files without torch, and without running the pickle they are.
+"""Torch weight files, read without torch and without running the pickle that they are.
 
-read_torch(path)    {"features.0.weight": array of shape (64, 3, 11, 11), ...}
+read_torch_file(path)    {"features.0.weight": array of shape (64, 3, 11, 11), ...}
 """
 
 import math
@@ -48,7 +48,7 @@ def read_torch_file(path: Path) -> dict[str, Array]:
     """
     try:
         loaded = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        if not isinstance(loaded, dict) or not all(isinstance(each, np.ndarray) for each in loaded.values()):
+        if not isinstance(loaded, dict) or not all(isinstance(value, np.ndarray) for value in loaded.values()):
             raise pickle.UnpicklingError("it holds more than a dictionary of tensors")
         if sum(value.nbytes for value in loaded.values()) > 2 * path.stat().st_size:
             raise pickle.UnpicklingError("its tensors are larger than the file")
@@ -75,7 +75,7 @@ class _TensorUnpickler(pickle.Unpickler):
             return lambda data, *_: data
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only tensors are admitted")
+        raise pickle.UnpicklingError(f"it uses {module}.{name}, and only tensors are allowed")
 
     def persistent_load(self, pid: Any) -> Array:
         kind, dtype, key, _location, count = pid[:5]
@@ -108,25 +108,25 @@ def _rebuild_tensor(storage: Array, offset: int, shape: tuple[int, ...], strides
 
 
 def _read_legacy(path: Path) -> Any:
-    """Before torch 1.6: four pickles, then the list of storages, then each with its length in front."""
+    """Before torch 1.6: four pickles, then the list of storages, then the storages, each after its length."""
     end = path.stat().st_size
     storages: dict[str, Array] = {}
 
-    def promise(key: str, dtype: str, count: int) -> Array:
+    def allocate(key: str, dtype: str, count: int) -> Array:
         size = count * np.dtype(dtype).itemsize
         if key not in storages:
             if count < 0 or size + sum(storage.nbytes for storage in storages.values()) > end:
-                raise pickle.UnpicklingError("it promises more than the file holds")
+                raise pickle.UnpicklingError("it claims more than the file holds")
             storages[key] = np.empty(count, dtype)  # filled below
         return storages[key]
 
     with path.open("rb") as file:
-        if _unpickle(file, promise) != LEGACY_MAGIC:
+        if _unpickle(file, allocate) != LEGACY_MAGIC:
             raise pickle.UnpicklingError("it does not begin as a torch file does")
-        _unpickle(file, promise)  # protocol version
-        _unpickle(file, promise)  # sizes of types on the machine that wrote it
-        loaded = _unpickle(file, promise)
-        for key in _unpickle(file, promise):
+        _unpickle(file, allocate)  # protocol version
+        _unpickle(file, allocate)  # sizes of types on the machine that wrote it
+        loaded = _unpickle(file, allocate)
+        for key in _unpickle(file, allocate):
             storage = storages.pop(str(key))
             count = int.from_bytes(file.read(8), "little")
             if count != storage.size or file.readinto(storage.view(np.uint8).data) != storage.nbytes:
@@ -151,7 +151,7 @@ def _read_zip(path: Path) -> Any:
             if key not in storages:
                 storages[key] = np.frombuffer(archive.read(f"{root}/data/{key}"), dtype)
             if storages[key].size != count or storages[key].dtype != np.dtype(dtype):
-                raise pickle.UnpicklingError(f"storage {key} is not as long as promised")
+                raise pickle.UnpicklingError(f"storage {key} is not as long as claimed")
             return storages[key]
 
         with archive.open(f"{root}/data.pkl") as file:

@@ -1,23 +1,21 @@
 """What the 1000 ImageNet classes have in common: poodles are dogs, dogs are animals.
 
-    levels(probabilities, ids, names)     # standard poodle 0.61 < poodle 0.87 < dog 0.99 < animal 1.00
+    wordnet_levels(probabilities, ids, names)     # standard poodle 0.61 < poodle 0.87 < dog 0.99 < animal 1.00
 
-A network that wavers between three poodles is sure of the dog; adding up what lies under each word of WordNet shows
-how far up one must go to be sure. `wordnet.csv` has the classes and all that is above them in WordNet 3.0 (Miller
-1995; its licence is in `wordnet_license.txt`), whose numbers are the ids of ImageNet; a test compares it with the
-original.
+A network that cannot decide between three poodles is sure of the dog. The probability of a word is the sum of those of
+all classes below it in WordNet; going up, it grows until one can be sure. `wordnet.csv` has the classes and all words
+above them in WordNet 3.0 (Miller 1995; its licence is in `wordnet_license.txt`), whose numbers are the ids of ImageNet.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.backbones.registry import read_table
 from finetune.utils import UsageError
 
 GAIN = 0.01  # a word that adds less than that to the one below says nothing new
@@ -42,7 +40,7 @@ class Synset(NamedTuple):
 
 
 class Level(NamedTuple):
-    """A word, and the probability that it is true of the image."""
+    """A word of WordNet, and the probability that it describes the image."""
 
     name: str
     id: str
@@ -55,24 +53,24 @@ class Level(NamedTuple):
 @cache
 def load_synsets() -> Mapping[str, Synset]:
     """All words of the table, by id."""
-    text = resources.files("finetune.backbones").joinpath("wordnet.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    found = (Synset(row["id"], row["name"], tuple(row["parents"].split())) for row in rows)
-    return MappingProxyType({synset.id: synset for synset in found})
+    synsets = {}
+    for row in read_table("wordnet.csv"):
+        synsets[row["id"]] = Synset(row["id"], row["name"], tuple(row.get("parents", "").split()))
+    return MappingProxyType(synsets)
 
 
 @cache
 def ancestors(synset: str) -> frozenset[str]:
-    """The ids of all that is above `synset`, by any way, and of itself."""
+    """The ids of all words above `synset`, by any path, and its own."""
     return frozenset((synset,)).union(*(ancestors(parent) for parent in load_synsets()[synset].parents))
 
 
 def lineage(synset: str) -> tuple[Synset, ...]:
-    """From `synset` up the usual way, to the last word that means something ("animal", "artifact")."""
-    found = [load_synsets()[synset]]
-    while found[-1].parents and found[-1].parents[0] not in EMPTY:
-        found.append(load_synsets()[found[-1].parents[0]])
-    return tuple(found)
+    """From `synset` up the most usual path, to the last word that means something ("animal", "artifact")."""
+    line = [load_synsets()[synset]]
+    while line[-1].parents and line[-1].parents[0] not in EMPTY:
+        line.append(load_synsets()[line[-1].parents[0]])
+    return tuple(line)
 
 
 def roll_up(probabilities: npt.NDArray[np.floating], ids: Sequence[str]) -> dict[str, float]:
@@ -93,26 +91,25 @@ def require_imagenet_ids(ids: Sequence[str]) -> None:
     if not all(synset in load_synsets() for synset in ids):
         raise UsageError(
             "only ImageNet classes have a place in WordNet, and this model has classes of its own.",
-            hint="Leave out --level, or take an ImageNet model: finetune predict IMAGE --level",
+            hint="Leave out --level, or use an ImageNet model: finetune predict IMAGE --level",
         )
 
 
 def wordnet_levels(
     probabilities: npt.NDArray[np.floating], ids: Sequence[str], names: Sequence[str]
 ) -> tuple[Level, ...]:
-    """From the likeliest class up: each word that gains at least `GAIN`, and the last that means something.
+    """From the most probable class up: each word that gains at least `GAIN`, and the last that means something.
 
-    `probabilities` (C,) belong to classes with these `ids` and `names`. UsageError as in `rollup`.
+    `probabilities` (C,) belong to classes with these `ids` and `names`. UsageError as in `roll_up`.
     """
     sums = roll_up(probabilities, ids)
     best = int(probabilities.argmax())
     line = lineage(ids[best])
-    found = [Level(names[best], ids[best], float(probabilities[best]))]
+    levels = [Level(names[best], ids[best], float(probabilities[best]))]
     for synset in line[1:]:
-        gained = sums[synset.id] - found[-1].probability >= GAIN
-        if gained or synset is line[-1]:
-            found.append(Level(synset.name, synset.id, sums[synset.id]))
-    return tuple(found)
+        if sums[synset.id] - levels[-1].probability >= GAIN or synset is line[-1]:
+            levels.append(Level(synset.name, synset.id, sums[synset.id]))
+    return tuple(levels)
 
 
 def levels_sentence(levels: Sequence[Level]) -> str:

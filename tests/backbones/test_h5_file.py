@@ -1,4 +1,4 @@
-"""HDF5 weight files, honest and hostile."""
+"""HDF5 weight files, sound and hostile."""
 
 import time
 import tracemalloc

@@ -56,6 +56,7 @@ def _images(size: int, count: int = 2) -> Any:
 # -------------------------------------------------------------------------------------------------- signature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [efficientnet_lite.EfficientNetLite0, alexnet.AlexNet, Tiny])
 def test_signature_is_that_of_keras_applications(build: Any) -> None:
     assert build(include_top=False, input_shape=(64, 64, 3)).output.shape[:1] == (None,)
@@ -71,6 +72,7 @@ def test_network_continues_the_callers_tensor() -> None:
     assert model.output.shape == (None, 4, 4, 32)
 
 
+@pytest.mark.slow
 def test_tiny_learns() -> None:
     model = Tiny(classes=2)
     images = np.concatenate([np.full((16, 32, 32, 3), -1.0), np.full((16, 32, 32, 3), 1.0)])
@@ -98,6 +100,7 @@ def test_lite_takes_every_tensor_of_its_file(name: str) -> None:
     assert np.array_equal(model.get_layer("top_bn").moving_variance, tensors["_bn1.running_var"])
 
 
+@pytest.mark.slow
 def test_lite0_knows_imagenet(shared: Path) -> None:
     """40 of the 1000 photos; on all of them top-1 was 86.9 %, top-5 97.3 %."""
     from PIL import Image
@@ -145,12 +148,12 @@ def test_mismatch_is_reported_layer_by_layer_and_changes_nothing() -> None:
     before = model.get_layer("stem_conv").get_weights()[0]
     with pytest.raises(WeightsError) as caught:
         networks.load_weights(model, found, row)
-    assert "predictions: wanted 1280x5, 5, found 1280x1000, 1000" in str(caught.value)
+    assert "predictions: expected 1280x5, 5, the file has 1280x1000, 1000" in str(caught.value)
     assert "stem_conv" not in str(caught.value)
     assert np.array_equal(model.get_layer("stem_conv").get_weights()[0], before)
 
     other = efficientnet_lite.EfficientNetLite2(include_top=False)
-    with pytest.raises(WeightsError, match=r"block3c_depthwise_bn: wanted .*found") as caught:
+    with pytest.raises(WeightsError, match=r"block3c_depthwise_bn: expected .*the file has") as caught:
         networks.load_weights(other, found, row)
     assert "layers more" in str(caught.value)
 
@@ -218,6 +221,7 @@ def test_alexnet_equals_torch(tmp_path: Path, zipped: bool) -> None:
     np.testing.assert_allclose(model(image), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_alexnet_without_top_takes_a_file_with_top() -> None:
     whole = alexnet.AlexNet()
     tensors = {}
@@ -239,6 +243,7 @@ def test_alexnet_without_top_takes_a_file_with_top() -> None:
 # ------------------------------------------------------------------------------------------------ keras files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_b0", "mobilenet_v3_small", "convnext_tiny"])
 def test_published_file_gives_what_keras_gives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras itself loads the file as weights="imagenet"; our network, with and without head, must agree."""
@@ -307,7 +312,7 @@ def test_wrong_keras_file_is_reported(shared: Path) -> None:
     path = shared / "weights" / "keras_home" / "models" / "mobilenet_2_5_224_tf.h5"
     row = catalog.find_backbone("mobilenet_050")
     model = keras.applications.MobileNet(weights=None, alpha=0.5, include_top=False, input_shape=(64, 64, 3))
-    with pytest.raises(WeightsError, match="conv1: wanted 3x3x3x16, found 3x3x3x8"):
+    with pytest.raises(WeightsError, match="conv1: expected 3x3x3x16, the file has 3x3x3x8"):
         networks.load_weights(model, _h5(path, has_top=True), row)
 
 
@@ -327,10 +332,11 @@ def test_users_keras3_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         backbone(image), keras.Model(author.input, author.get_layer("block3_add").output)(image)
     )
-    with pytest.raises(WeightsError, match="predictions: wanted 32x3, 3, found 32x1000, 1000"):
+    with pytest.raises(WeightsError, match="predictions: expected 32x3, 3, the file has 32x1000, 1000"):
         networks.load_weights(Tiny(classes=3), found, row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_tiny", "mobilenet_v2_035"])
 def test_keras3_file_gives_what_keras_gives(name: str, tmp_path: Path) -> None:
     row = catalog.find_backbone(name)

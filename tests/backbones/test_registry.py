@@ -2,16 +2,19 @@
 
 import csv
 import importlib
+import inspect
 import subprocess
 import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune.backbones import registry as catalog
-from finetune.backbones.registry import BACKBONES, Backbone
-from finetune.utils.errors import ConfigError
+from finetune.backbones import BACKBONES, Backbone, blocks_of, register_backbone, registry as catalog
+from finetune.utils import ConfigError, UsageError
 
 PREPROCESSING = {
     "MobileNet": "mobilenet",
@@ -45,7 +48,11 @@ def _keras_module(constructor: str) -> Any:
     return importlib.import_module(f"keras.applications.{name}")
 
 
-@pytest.mark.parametrize("row", BACKBONES.values(), ids=list(BACKBONES))
+QUICK = {"efficientnet_lite0", "mobilenet_v2", "tiny"}
+ROWS = [pytest.param(row, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, row in BACKBONES.items()]
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     import keras
 
@@ -54,8 +61,8 @@ def test_row_agrees_with_the_real_network(row: Backbone) -> None:
     shape = (row.size, row.size, 3)
     keras.backend.clear_session()  # Keras numbers some layers by how many there were before
     with keras.StatelessScope(initialize_variables=False):  # the graph alone: no memory for weights, 3x faster
-        backbone = _constructor(row)(weights=None, include_top=False, input_shape=shape, **row.arguments)
-        whole = _constructor(row)(weights=None, input_shape=shape, **row.arguments)
+        backbone = row.build(include_top=False, input_shape=shape)
+        whole = row.build(input_shape=shape)
     assert whole.count_params() == row.parameters
     assert backbone.count_params() == row.backbone_parameters
     assert len(whole.layers) == row.layers
@@ -94,14 +101,14 @@ def _check_block_table(backbone: Any, row: Backbone) -> None:
     assert blocks.blocks_of(row.name) == measured, f"blocks.csv should say\n{lines}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg16", "mobilenet", "xception", "inception_v3", "densenet121", "alexnet", "tiny"])
 def test_least_size_is_the_least(name: str) -> None:
     row = catalog.find_backbone(name)
-    build = _constructor(row)
-    build(weights=None, include_top=False, input_shape=(row.min_size, row.min_size, 3), **row.arguments)
+    row.build(include_top=False, input_shape=(row.min_size, row.min_size, 3))
     if row.constructor.startswith("keras"):
         with pytest.raises(ValueError, match=f"at least {row.min_size}"):
-            build(weights=None, include_top=False, input_shape=(row.min_size - 1,) * 2 + (3,), **row.arguments)
+            row.build(include_top=False, input_shape=(row.min_size - 1, row.min_size - 1, 3))
 
 
 @pytest.mark.parametrize("row", [row for row in BACKBONES.values() if row.constructor.startswith("keras")],
@@ -121,6 +128,7 @@ def test_every_constructor_of_keras_is_listed() -> None:
     assert public <= listed
 
 
+@pytest.mark.slow
 def test_files_are_named_as_keras_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras is asked for ImageNet weights, and what it would download is compared with the row."""
     import keras
@@ -213,6 +221,46 @@ def test_no_two_rows_answer_to_one_word() -> None:
     for row in BACKBONES.values():
         assert catalog.find_backbone(row.name) is row
         assert catalog.find_backbone(row.title) is row
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_registered_as_the_docstring_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
+) -> None:
+    import finetune
+
+    program = textwrap.dedent(inspect.getdoc(register_backbone).split("# mynet.py\n")[1].split("finetune.train(")[0])
+    (tmp_path / "mynet.py").write_text("from finetune.utils import keras\n" + program)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(catalog, "_backbones", dict(BACKBONES))
+    monkeypatch.setattr(catalog, "BACKBONES", catalog._backbones)
+    importlib.import_module("mynet")
+    row = catalog.find_backbone("MyNet")
+    network = row.build()
+    assert network.count_params() == row.parameters
+    assert row.build(include_top=False).count_params() == row.backbone_parameters
+    assert len(network.layers) == row.layers
+    assert [block.name for block in blocks_of("mynet")] == ["conv1", "conv2", "conv3"]
+    head = {"epochs": 1, "start": "random"}
+    run = {"output": str(tmp_path / "runs"), "data": {"folder": str(images)}, "head": head, "fine_tune": {"epochs": 1}}
+    result = finetune.train({**run, "model": {"backbone": "mynet", "weights": "none"}})
+    assert result.metrics.n > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "ResNet-50"}, "there is a backbone resnet50 already"),
+        ({"title": "VGG 16"}, "there is a backbone vgg16 already"),
+        ({"scaling": "zoom"}, "no scaling 'zoom'"),
+        ({"constructor": "tiny"}, "not of the form module:function"),
+    ],
+)
+def test_a_row_that_cannot_be_is_not_registered(changes: dict[str, Any], message: str) -> None:
+    row = replace(catalog.find_backbone("tiny"), name="mine", title="Mine")
+    with pytest.raises(UsageError, match=message):
+        register_backbone(replace(row, **changes))
+    assert "mine" not in BACKBONES
 
 
 def test_imagenet_classes() -> None:

@@ -1,4 +1,4 @@
-"""Torch files, honest and hostile. No torch is needed: the files are made by hand, as torch makes them."""
+"""Torch files, sound and hostile. No torch is needed: the files are made by hand, as torch makes them."""
 
 import io
 import os
@@ -156,8 +156,8 @@ def test_the_same_payload_does_run_in_pickle(tmp_path: Path) -> None:
         (_Tensor(_Storage(NUMBERS, "0"), (4,), (-1,), 22), "fit"),
         (_Tensor(_Storage(NUMBERS, "0"), (4,), (1,), -4), "fit"),
         (_Tensor(_Storage(NUMBERS, "0"), (1 << 40,), (0,)), "fit"),
-        (_Tensor(_Storage(NUMBERS, "0", count=1 << 40), (3,), (1,)), "promise"),
-        (_Tensor(_Storage(NUMBERS, "0", count=-1), (3,), (1,)), "promise"),
+        (_Tensor(_Storage(NUMBERS, "0", count=1 << 40), (3,), (1,)), "claim"),
+        (_Tensor(_Storage(NUMBERS, "0", count=-1), (3,), (1,)), "claim"),
         (_Tensor(_Storage(NUMBERS, "0", kind="UntypedStorage"), (3,), (1,)), "UntypedStorage"),
     ],
 )

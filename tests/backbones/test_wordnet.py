@@ -96,6 +96,7 @@ def test_classes_of_ones_own_have_no_level():
         wordnet.wordnet_levels(np.array([0.5, 0.5]), ["", ""], ["rose", "daisy"])
 
 
+@pytest.mark.slow
 def test_predict_shows_levels(shared, capsys):
     path = str(shared / "data/demo_images/mobilenet_caffe_cat.jpg")
     assert cli.main(["predict", path, "--level"]) == 0

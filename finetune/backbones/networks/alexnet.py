@@ -1,4 +1,4 @@
-"""AlexNet: the network that began it all, in the one-tower form of torchvision.
+"""AlexNet, which won ImageNet 2012, in the one-tower form of torchvision.
 
 Papers: https://papers.nips.cc/paper/4824 (2012, two towers) and https://arxiv.org/abs/1404.5997 (this form,
 2014). Input: images (N, H, W, 3), scaled outside with the mean and deviation of ImageNet ("torch").
@@ -67,11 +67,11 @@ def assign(model: "keras.Model", tensors: Mapping[str, Array]) -> None:
     otherwise.
     """
     keras_names = {torch: name for name, torch in TORCH_NAMES.items()}
-    found: dict[str, dict[str, Array]] = {}
+    layers: dict[str, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")
-        found.setdefault(keras_names.get(layer, layer), {})[part] = tensor
-    converted = {name: _convert(name, parts) for name, parts in found.items()}
+        layers.setdefault(keras_names.get(layer, layer), {})[part] = tensor
+    converted = {name: _convert(name, parts) for name, parts in layers.items()}
     set_weights(model, converted, what="the torch file", optional=["fc6", "fc7", "predictions"])
 
 

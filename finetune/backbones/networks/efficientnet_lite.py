@@ -1,6 +1,6 @@
 """EfficientNet-Lite 0, 1 and 2: EfficientNet for small devices (Google, 2020).
 
-Compared with EfficientNet: no squeeze-and-excitation, ReLU6 for swish, and stem, head and the number of
+Compared with EfficientNet: no squeeze-and-excitation, ReLU6 instead of swish, and stem, head and the number of
 blocks in the first and last stage are the same for every size. Padding is TensorFlow's "same" (asymmetric
 at stride 2). Source: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
 
@@ -108,7 +108,7 @@ def _features(x: Any, width: float, depth: float) -> Any:
 
 
 def _block(x: Any, name: str, stage: Stage, stride: int, filters: int, drop_path: float) -> Any:
-    """Inverted residual: 1x1 up, depthwise, 1x1 down, plus the input where shapes agree."""
+    """Inverted residual: 1x1 up, depthwise, 1x1 down, plus the input where the shapes are equal."""
     start, channels = x, x.shape[-1]
     if stage.expand > 1:
         x = keras.layers.Conv2D(channels * stage.expand, 1, use_bias=False, name=f"{name}_expand_conv")(x)
@@ -155,12 +155,12 @@ def assign(model: "keras.Model", tensors: Mapping[str, Array]) -> None:
     otherwise.
     """
     blocks = [layer.name.removesuffix("_project_conv") for layer in model.layers if "_project_conv" in layer.name]
-    found: dict[str, dict[str, Array]] = {}
+    layers: dict[str, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")
         if part != "num_batches_tracked":  # how often torch updated its statistics: no weight
-            found.setdefault(_layer_name(layer, blocks), {})[part] = tensor
-    converted = {name: _convert(name, parts) for name, parts in found.items()}
+            layers.setdefault(_layer_name(layer, blocks), {})[part] = tensor
+    converted = {name: _convert(name, parts) for name, parts in layers.items()}
     set_weights(model, converted, what="the torch file", optional=["predictions"])
 
 

@@ -1,6 +1,6 @@
 """The one place where weight files are put into networks.
 
-load_weights(model, weights, row)       what `resolve_weights` returned, into a model of that row
+load_weights(model, weights, row)       the file that `resolve_weights` returned, into a model of that row
 set_weights(model, arrays, what=...)    arrays by layer name, all or none
 """
 
@@ -12,53 +12,54 @@ from typing import Any
 
 import numpy as np
 
-from finetune.backbones.h5_file import arrays_of, check_h5, layers_of
+from finetune.backbones.h5_file import arrays_of, layers_of
 from finetune.backbones.registry import Backbone
 from finetune.backbones.torch_file import Array, read_torch_file
 from finetune.backbones.weights import Weights
 from finetune.utils import WeightsError, keras
 
+REPORTED = 20  # layers that do not fit, in a message
+
 
 def load_weights(model: "keras.Model", weights: Weights, row: Backbone) -> None:
     """Put `weights` into `model`: the layers that `row.constructor` makes, up to the features or to the head.
 
-    A file with a head goes into a model without. WeightsError reports what does not fit, layer by layer,
-    and then nothing in `model` has changed.
+    `weights` come from `resolve_weights`, which has checked the file. A file with a head can be loaded into a model
+    without. WeightsError reports what does not fit, layer by layer, and then nothing in `model` has changed.
     """
     if weights.format == "torch":
         module = importlib.import_module(row.constructor.partition(":")[0])
         module.assign(model, read_torch_file(weights.path))
         return
-    check_h5(weights.path)
-    found = _in_order(model, weights) if weights.format == "h5" else _keras3(model.layers, arrays_of(weights.path))
-    set_weights(model, found, what=str(weights.path))
+    if weights.format == "h5":
+        # As Keras does: the first layer with weights in the file is for the first in the model, and so on. Names do
+        # not count (Keras numbers some layers differently in every process); what is left over in the file is its head.
+        names = [layer.name for layer in model.layers if layer.weights]
+        layers = layers_of(weights.path)
+        arrays = {name: arrays for name, (_, arrays) in zip(names, layers, strict=False)}
+    else:
+        arrays = _by_layer_name(model.layers, arrays_of(weights.path))
+    set_weights(model, arrays, what=str(weights.path))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
-            _complete_efficientnet(layer)
+            _correct_efficientnet(layer)
 
 
-def _in_order(model: "keras.Model", weights: Weights) -> dict[str, list[Array]]:
-    """As Keras does: the first layer with weights in the file for the first in the model, and so on.
-
-    Names do not matter (Keras numbers some layers anew in every process); what the file has more is its head.
-    """
-    wanted = [layer.name for layer in model.layers if layer.weights]
-    return {name: arrays for name, (_, arrays) in zip(wanted, layers_of(weights.path), strict=False)}
-
-
-def _keras3(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = "") -> dict[str, list[Array]]:
-    """The newer files call a layer by its class and a number: conv2d, conv2d_1, ..."""
+def _by_layer_name(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = "") -> dict[str, list[Array]]:
+    """The arrays of a Keras 3 file, which calls a layer by its class and a number (conv2d, conv2d_1), by layer name."""
     counts: Counter[str] = Counter()
-    found = {}
+    by_name = {}
     for layer in layers:
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
         place = f"{prefix}{kind}_{counts[kind]}" if counts[kind] else f"{prefix}{kind}"
         counts[kind] += 1
-        own = [arrays[f"{place}/vars/{i}"] for i in range(len(layer.weights)) if f"{place}/vars/{i}" in arrays]
-        inner = _keras3(getattr(layer, "layers", ()), arrays, f"{place}/layers/")
-        if own or inner:
-            found[layer.name] = [*own, *(array for part in inner.values() for array in part)]
-    return found
+        keys = [f"{place}/vars/{number}" for number in range(len(layer.weights))]
+        own = [arrays[key] for key in keys if key in arrays]
+        for inner in _by_layer_name(getattr(layer, "layers", ()), arrays, f"{place}/layers/").values():
+            own += inner
+        if own:
+            by_name[layer.name] = own
+    return by_name
 
 
 # EfficientNet B0 to B7 were published with the standard deviation of ImageNet where Keras' Normalization
@@ -68,7 +69,7 @@ def _keras3(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = ""
 DEVIATION = (0.229, 0.224, 0.225)
 
 
-def _complete_efficientnet(layer: Any) -> None:
+def _correct_efficientnet(layer: Any) -> None:
     mean, variance, *rest = layer.get_weights()
     if np.allclose(np.ravel(variance), DEVIATION, atol=1e-4):
         layer.set_weights([mean, variance**2, *rest])
@@ -76,52 +77,50 @@ def _complete_efficientnet(layer: Any) -> None:
 
 
 def set_weights(
-    model: "keras.Model", found: Mapping[str, Sequence[Array]], *, what: str, optional: Collection[str] = ()
+    model: "keras.Model", arrays: Mapping[str, Sequence[Array]], *, what: str, optional: Collection[str] = ()
 ) -> None:
-    """Give every layer of `model` its arrays in `found`, or change nothing and report every difference.
+    """Give every layer of `model` its arrays, by layer name, or change nothing and report every difference.
 
-    Layers named in `optional` may be left over in `found` (a file with a head, a model without). An array
-    with NaN, infinity, or a kernel of nothing but zeros does not count as weights.
+    Layers named in `optional` may be absent in the model (a file with a head, a model without). An array
+    with NaN, infinity, or a kernel of nothing but zeros does not count as weights. `what` is the file, for the report.
     """
-    wanted = {layer.name: _variables(layer) for layer in model.layers if layer.weights}
-    left_over = [name for name in found if name not in wanted and name not in optional]
-    problems = [_problem(name, wanted.get(name), found.get(name)) for name in [*wanted, *left_over]]
-    if any(problems):
-        raise WeightsError(_report(what, model.name, [problem for problem in problems if problem]))
-    for layer in model.layers:
-        for variable, array in zip(wanted.get(layer.name, ()), found.get(layer.name, ()), strict=False):
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    # in the order of weight files
+    variables = {name: [*layer.trainable_weights, *layer.non_trainable_weights] for name, layer in layers.items()}
+    left_over = [name for name in arrays if name not in layers and name not in optional]
+    problems = []
+    for name in [*layers, *left_over]:
+        if problem := _mismatch(variables.get(name), arrays.get(name)):
+            problems.append(f"{name}: {problem}")
+    if problems:
+        shown = problems[:REPORTED]
+        if len(problems) > len(shown):
+            shown.append(f"... and {len(problems) - len(shown)} layers more")
+        raise WeightsError("\n    ".join([f"{what}: its weights are not those of {model.name}:", *shown]))
+    for name, layer in layers.items():
+        for variable, array in zip(variables[name], arrays[name], strict=True):
             variable.assign(array)
-        if hasattr(layer, "finalize_state") and layer.name in wanted:
+        if hasattr(layer, "finalize_state"):
             layer.finalize_state()
 
 
-def _variables(layer: Any) -> list[Any]:
-    """In the order of weight files."""
-    return [*layer.trainable_weights, *layer.non_trainable_weights]
-
-
-def _problem(name: str, wanted: Sequence[Any] | None, found: Sequence[Array] | None) -> str | None:
-    """One line of the report, None if the arrays fit the variables."""
-    shapes = None if wanted is None else [tuple(variable.shape) for variable in wanted]
-    given = None if found is None else [tuple(array.shape) for array in found]
-    if shapes != given:
-        return f"{name}: wanted {_text(shapes)}, found {_text(given)}"
-    for array in found or ():
+def _mismatch(variables: Sequence[Any] | None, arrays: Sequence[Array] | None) -> str | None:
+    """Why the arrays of a layer do not fit its variables, None if they do."""
+    expected, given = _shapes(variables), _shapes(arrays)
+    if expected != given:
+        return f"expected {expected}, the file has {given}"
+    for array in arrays or ():
         if array.dtype.kind not in "fiu":
-            return f"{name}: {array.dtype} in place of numbers"
+            return f"{array.dtype} in place of numbers"
         if not np.isfinite(array).all():
-            return f"{name}: NaN or infinity among its weights"
+            return "NaN or infinity among its weights"
         if array.ndim > 1 and not array.any():
-            return f"{name}: nothing but zeros in its kernel"
+            return "nothing but zeros in its kernel"
     return None
 
 
-def _text(shapes: list[tuple[int, ...]] | None) -> str:
-    if shapes is None:
+def _shapes(arrays: Sequence[Any] | None) -> str:
+    """`3x3x3x32, 32`"""
+    if arrays is None:
         return "no such layer"
-    return ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes)
-
-
-def _report(what: str, model: str, problems: list[str], limit: int = 20) -> str:
-    rest = [f"... and {len(problems) - limit} layers more"] if len(problems) > limit else []
-    return "\n    ".join([f"{what}: its weights are not those of {model}:", *problems[:limit], *rest])
+    return ", ".join("x".join(map(str, array.shape)) or "a number" for array in arrays)
