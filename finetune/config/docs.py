@@ -1,4 +1,4 @@
-"""Every key of a config file in one Markdown table, from the same models that check the files: docs/config.md.
+"""Every key of a config file in one Markdown table, from the models that check the files: docs/config.md.
 
 finetune schema --markdown > docs/config.md
 """
@@ -28,36 +28,27 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 def config_reference() -> str:
     """The page: a row for every key, in the order of the models."""
     schema = json_schema()
-    rows = _rows("", schema, schema["$defs"])
-    return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in _rows("", schema, schema["$defs"]))
 
 
 def _rows(prefix: str, section: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Key, value, default and meaning of every key of `section`, and of the sections inside it."""
     for key, facts in section["properties"].items():
-        below = _section(facts)
-        if below:
+        forms = facts.get("anyOf", [facts])  # a key may have several, such as a single mapping or a list of them
+        references = [form.get("$ref") or form.get("items", {}).get("$ref") for form in (facts, *forms)]
+        inner = next((reference.rpartition("/")[2] for reference in references if reference), None)
+        if inner:
             yield f"**`{prefix}{key}`**", "", "", f"**{facts['description']}**"
-            yield from _rows(f"{prefix}{key}.", sections[below], sections)
-        else:
-            default = facts.get("default")
-            shown = "" if default is None else f"`{default if isinstance(default, str) else json.dumps(default)}`"
-            yield f"`{prefix}{key}`", _value(facts), shown, facts["description"]
+            yield from _rows(f"{prefix}{key}.", sections[inner], sections)
+            continue
+        default = facts.get("default")
+        written = default if isinstance(default, str) else json.dumps(default)
+        values = dict.fromkeys(_describe_form(form) for form in forms if form.get("type") != "null")
+        yield f"`{prefix}{key}`", " or ".join(values), "" if default is None else f"`{written}`", facts["description"]
 
 
-def _section(facts: Mapping[str, Any]) -> str | None:
-    """The name of the section that a key holds, if it holds one: by itself, in one of several forms, or in a list."""
-    for form in (facts, *facts.get("anyOf", ())):
-        if reference := form.get("$ref") or form.get("items", {}).get("$ref"):
-            return str(reference).rpartition("/")[2]
-    return None
-
-
-def _value(facts: Mapping[str, Any]) -> str:
-    forms = [one for one in facts.get("anyOf", [facts]) if one.get("type") != "null"]
-    return " or ".join(dict.fromkeys(map(_form, forms)))
-
-
-def _form(form: Mapping[str, Any]) -> str:
+def _describe_form(form: Mapping[str, Any]) -> str:
+    """`whole number from 1`, `path`, or the legal words."""
     words = form.get("enum") or ([form["const"]] if "const" in form else [])
     if words:
         return ", ".join(f"`{word}`" for word in words)

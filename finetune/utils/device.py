@@ -1,8 +1,8 @@
 """TensorFlow and Keras, started in one place: at their first use, quietly, and set up for the machine at hand.
 
-Every other module says `from finetune.utils import keras, tf`. That costs nothing; the first attribute that is asked
-of either (`tf.function`, `keras.Model`) imports both, which takes some three seconds. So a wrong path, a mistake in a
-config or `--help` answers at once.
+Every other module says `from finetune.utils import keras, tf`. That costs nothing; the first use of an attribute
+(`tf.function`, `keras.Model`) imports both, which takes some three seconds. So a wrong path, a mistake in a config or
+`--help` is answered at once.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ tf: Any = LazyModule("tensorflow")
 
 @cache
 def initialize() -> None:
-    """Imports TensorFlow and Keras and sets them up; once in a process, whoever comes first.
+    """Import TensorFlow and Keras and set them up; only the first call in a process does anything.
 
     Raises UsageError for Keras on another backend, ResourceError for Keras 2.
     """
@@ -48,9 +48,9 @@ def initialize() -> None:
             f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
             hint="unset KERAS_BACKEND",
         )
-    # TensorFlow's allocator for GPUs, used for main memory too: it keeps what it has once got. The default gives every
-    # large tensor back to the system, which clears the pages again for the next one; without that a forward pass is up
-    # to twice as fast (benchmarks/RESULTS.md).
+    # TensorFlow's allocator for GPUs, used for main memory too, keeps memory for later tensors. The default gives every
+    # large tensor back to the system, which has to clear the pages again; without that a forward pass is up to twice
+    # as fast (benchmarks/RESULTS.md).
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     if not is_debugging():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -61,7 +61,7 @@ def initialize() -> None:
     if not is_debugging():
         tensorflow.get_logger().setLevel("ERROR")
     for gpu in gpus:
-        # TensorFlow otherwise takes all memory of the device at once, from everybody else too.
+        # Otherwise TensorFlow takes all memory of the device at once, from other processes too.
         with contextlib.suppress(RuntimeError):  # already started by the program that imported us
             tensorflow.config.experimental.set_memory_growth(gpu, True)
     if backend.backend.backend() != "tensorflow":  # imported before us, and set up otherwise
@@ -74,7 +74,7 @@ def initialize() -> None:
 
 @contextlib.contextmanager
 def silence_cpp_logs() -> Iterator[None]:
-    """What C++ libraries write to stderr goes nowhere, whatever their log level; with --debug it is shown."""
+    """Discard what C++ libraries write to stderr in the block, whatever their log level; with --debug it is shown."""
     sys.stderr.flush()
     try:
         saved = None if is_debugging() else os.dup(2)
@@ -93,7 +93,7 @@ def silence_cpp_logs() -> Iterator[None]:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow has a GPU to use; where there is no driver for one, it need not be started to know."""
+    """Whether TensorFlow can use a GPU; without a GPU driver this is answered without starting TensorFlow."""
     if sys.platform == "linux" and not any(os.path.exists(driver) for driver in GPU_DRIVERS):
         return False
     return bool(visible_gpus())
@@ -105,44 +105,49 @@ def visible_gpus() -> list[Any]:
 
 
 @contextlib.contextmanager
-def deterministic_ops(wanted: bool) -> Iterator[None]:
-    """The block's operations give the same bits each time, if that is `wanted`; afterwards all is as it was."""
+def deterministic_ops(enabled: bool) -> Iterator[None]:
+    """If `enabled`, the operations of the block give the same bits each time; afterwards the setting is restored."""
     initialize()
     from tensorflow.python.framework import config  # switching it off again has no public name
 
     before = config.is_op_determinism_enabled()
-    if wanted:
+    if enabled:
         tf.config.experimental.enable_op_determinism()
     try:
         yield
     finally:
-        if wanted and not before:
+        if enabled and not before:
             config.disable_op_determinism()
 
 
-def select_devices(wanted: str, number: int = 0) -> None:
-    """Lets TensorFlow see what `device: wanted` names: `cpu`, one GPU (`auto`, if there is any, or `gpu`), or `all`.
+def select_devices(device: str, number: int = 0) -> None:
+    """Show TensorFlow only the GPUs that the config's `device` names.
 
-    `number` tells processes of one machine apart: each takes another GPU. ResourceError for a GPU that is not there.
+    `cpu`: none; `all`: all; `gpu`: one, and ResourceError if there is none; `auto`: one if there is any. `number`
+    distinguishes the processes of one machine: each takes another GPU.
     """
     gpus = visible_gpus()
-    if wanted == "gpu" and not gpus:
+    if device == "gpu" and not gpus:
         raise ResourceError("device: gpu, but TensorFlow finds no GPU here.", hint="Use device=auto or device=cpu.")
-    one = [gpus[number % len(gpus)]] if gpus else []
-    chosen = {"cpu": [], "all": gpus}.get(wanted, one)
-    if chosen == gpus:
+    if device == "all":
+        selected = gpus
+    elif device == "cpu" or not gpus:
+        selected = []
+    else:
+        selected = [gpus[number % len(gpus)]]
+    if selected == gpus:
         return
     try:
-        tf.config.set_visible_devices(chosen, "GPU")
-    except RuntimeError as error:  # this process has computed on them already
+        tf.config.set_visible_devices(selected, "GPU")
+    except RuntimeError as error:  # this process has already computed on them
         raise ResourceError(
-            f"device: {wanted} comes too late: this process already uses {len(gpus)} GPU(s).",
+            f"device: {device} comes too late: this process already uses {len(gpus)} GPU(s).",
             hint="Choose the device in the first training of a process.",
         ) from error
 
 
 def dtype_policy() -> str:
-    """The Keras dtype policy that pays on this device.
+    """The fastest Keras dtype policy on this device: `mixed_bfloat16` or `float32`.
 
     bfloat16 halves traffic and feeds the tensor cores of NVIDIA chips from Ampere (compute capability 8) on, with the
     range of float32, so no loss scaling is needed. On CPUs it was measured slower than float32.
@@ -156,11 +161,13 @@ def dtype_policy() -> str:
 
 def describe_device() -> str:
     """One line for people: `CPU, 2 cores` or `GPU NVIDIA H200, mixed_bfloat16`."""
-    if gpus := visible_gpus():
+    gpus = visible_gpus()
+    if gpus:
         names = {tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus}
         return f"{len(gpus)} x GPU {', '.join(sorted(names))}, {dtype_policy()}"
     return f"CPU, {available_cores()} cores"
 
 
 def library_versions() -> dict[str, str]:
+    """Versions of TensorFlow, Keras and Python, for run.json and the keys of caches."""
     return {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]}
