@@ -71,7 +71,7 @@ def slow(owner, name, seconds=0.05):
         return real(*args, **more)
     setattr(owner, name, fake)
 import finetune.data.dataset as dataset, finetune.data.images as images, finetune.data.scan as scan
-import finetune.models.features as features
+import finetune.models.feature_cache as feature_cache
 import finetune.training.callbacks as callbacks, finetune.training.experiment as experiment
 import finetune.training.trainer as trainer
 import finetune.runs.run as run, finetune.utils.device as device

@@ -21,7 +21,14 @@ from finetune.config import AugmentConfig, DataConfig, ModelConfig
 from finetune.data import Dataset, list_source, scan_images
 from finetune.evaluation.linear_probe import cross_validate_probe, sample_per_class
 from finetune.evaluation.metrics import Proportion, wilson_interval
-from finetune.models import FEATURE_BATCH, Classifier, FeatureExtractor, build_classifier, prepare_features
+from finetune.models import (
+    FEATURE_BATCH,
+    Classifier,
+    FeatureExtractor,
+    FeatureRequest,
+    build_classifier,
+    prepare_features,
+)
 from finetune.utils import (
     DataError,
     ProgressCallback,
@@ -147,7 +154,7 @@ def _probe_accuracy(
         hashes=dataset.hashes[:count],
     )
     (source,) = prepare_features(
-        network, part, [network.head_input], augment=AugmentConfig(), seed=seed, progress=update
+        FeatureRequest(network, part, [network.head_input], AugmentConfig(), seed), progress=update
     )
     features = np.concatenate(list(source.batches(np.arange(count), None, FEATURE_BATCH)))
     correct = cross_validate_probe(features, labels, seed=seed)

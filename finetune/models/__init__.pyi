@@ -7,14 +7,22 @@ from .classifier import (
     load_classifier as load_classifier,
     transform_of as transform_of,
 )
+from .feature_cache import (
+    compute_features as compute_features,
+    describe_pace as describe_pace,
+    open_features as open_features,
+    prepare_features as prepare_features,
+    remove_feature_leftovers as remove_feature_leftovers,
+)
+from .feature_files import features_folder as features_folder
+from .feature_plan import FeaturePlan as FeaturePlan, FeatureRequest as FeatureRequest, plan_features as plan_features
 from .features import (
     FEATURE_BATCH as FEATURE_BATCH,
     CachedFeatures as CachedFeatures,
     FeatureExtractor as FeatureExtractor,
     FeatureSource as FeatureSource,
+    LiveFeatures as LiveFeatures,
     all_rows as all_rows,
-    plan_features as plan_features,
-    prepare_features as prepare_features,
     refuse_unreadable as refuse_unreadable,
 )
 from .joint import (

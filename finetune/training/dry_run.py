@@ -25,6 +25,7 @@ from finetune.models import (
     CachedFeatures,
     Classifier,
     FeatureExtractor,
+    FeatureRequest,
     build_classifier,
     plan_features,
     prepare_features,
@@ -104,10 +105,8 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
     classifier, phases = build_and_plan(config, dataset.classes)
     refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
     # Before any step: the cache key of features holds the weights that they were made with.
-    plan = plan_features(
-        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
-        policy=config.cache,
-    )  # fmt: skip
+    plan = plan_features(_features_of(classifier, dataset, phases, config), policy=config.cache)
+    feature_files = tuple(tuple(map(str, row)) for row in plan.paths)
     progress(1, total)
     with _explain_out_of_memory("the frozen part of the network", "model.image_size"):
         reading_rate, feature_rate, features = _measure_features(classifier, dataset, phases)
@@ -132,7 +131,7 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
         feature_place=plan.place,
         feature_size=plan.size,
         feature_pictures=plan.images,
-        feature_files=tuple(tuple(map(str, row)) for row in plan.files),
+        feature_files=feature_files,
         phases=tuple(phase_results),
     )
 
@@ -146,10 +145,11 @@ def build_and_plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, 
 def compute_all_features(config: Config, dataset: Dataset, *, progress: ProgressCallback) -> None:
     """Compute and cache the features that a training of `config` begins with; the training will find them."""
     classifier, phases = build_and_plan(config, dataset.classes)
-    prepare_features(
-        classifier, dataset, [phase.cut for phase in phases], augment=config.augment, seed=config.seed,
-        policy=config.cache, progress=progress,
-    )  # fmt: skip
+    prepare_features(_features_of(classifier, dataset, phases, config), policy=config.cache, progress=progress)
+
+
+def _features_of(classifier: Classifier, dataset: Dataset, phases: Sequence[Phase], config: Config) -> FeatureRequest:
+    return FeatureRequest(classifier, dataset, [phase.cut for phase in phases], config.augment, config.seed)
 
 
 def _measure_features(

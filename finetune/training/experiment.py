@@ -36,10 +36,11 @@ from finetune.evaluation import (
     task_for,
     write_report,
 )
-from finetune.models import FEATURE_BATCH, Classifier, FeatureSource, build_classifier, prepare_features
+from finetune.models import FEATURE_BATCH, Classifier, FeatureRequest, FeatureSource, build_classifier
 from finetune.runs import Checkpoint, ReadOnlyRun, Run, create_run
 from finetune.training.baseline import probe_head_features, set_head_weights
 from finetune.training.callbacks import CallbackList, Profiler, ProgressLogger, TensorBoard, write_hparams
+from finetune.training.distributed.features import prepare_shared_features
 from finetune.training.distributed.group import ProcessGroup, process_group, use_devices
 from finetune.training.lr_finder import find_learning_rate, seconds_per_epoch
 from finetune.training.trainer import (
@@ -290,15 +291,12 @@ def _train_all(job: Job) -> tuple[Classifier, np.ndarray | None]:
             _try_one_batch(job, classifier)
     _agree(group, classifier, dataset, checkpoint)
     with job.stage("features", "Features") as update:
-        sources = prepare_features(
-            classifier,
-            dataset,
-            [phase.cut for phase in phases],
-            augment=config.augment,
-            seed=config.seed,
+        sources = prepare_shared_features(
+            group,
+            FeatureRequest(classifier, dataset, [phase.cut for phase in phases], config.augment, config.seed),
             policy=config.cache,
-            numbers=group.tell(read_run_facts(run).get("features")),
-            note=lambda numbers: write_run_facts(run, features=numbers),
+            numerics=group.tell(read_run_facts(run).get("features")),
+            note=lambda numerics: write_run_facts(run, features=numerics),
             progress=update,
             say=job.terminal.say,
         )

@@ -19,7 +19,14 @@ import numpy as np
 from finetune.config import Config, PhaseConfig
 from finetune.data import Dataset
 from finetune.evaluation import LinearProbe, ValidationScores
-from finetune.models import CachedFeatures, Classifier, FeatureSource, build_classifier, prepare_features
+from finetune.models import (
+    CachedFeatures,
+    Classifier,
+    FeatureRequest,
+    FeatureSource,
+    build_classifier,
+    prepare_features,
+)
 from finetune.training.baseline import probe_head_features, set_head_weights
 from finetune.training.lr_finder import find_learning_rate
 from finetune.training.trainer import (
@@ -121,13 +128,9 @@ class Bench:
         if self._sources is None or self._sources[0] != key:
             self._sources = None  # before there are two of them in memory
             found = prepare_features(
-                classifier,
-                self.dataset,
-                [phase.cut for phase in phases],
-                augment=config.augment,
-                seed=config.seed,
+                FeatureRequest(classifier, self.dataset, [phase.cut for phase in phases], config.augment, config.seed),
                 policy=config.cache,
-                progress=self.progress,
+                progress=self.progress or (lambda done, total: None),
                 say=self.say,
             )
             if not all(isinstance(source, CachedFeatures) for source in found):

@@ -9,11 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import config
-from finetune.config import AugmentConfig
-from finetune.data import batches as pipeline, dataset as data
-from finetune.models import classifier as classifiers, features
-from finetune.utils.errors import DataError, ResourceError
+from finetune.config import AugmentConfig, DataConfig, ModelConfig
+from finetune.data import image_reader, open_dataset
+from finetune.models import (
+    FEATURE_BATCH,
+    CachedFeatures,
+    FeatureExtractor,
+    FeatureRequest,
+    LiveFeatures,
+    build_classifier,
+    compute_features,
+    feature_plan,
+    features_folder,
+    open_features,
+    plan_features,
+    prepare_features,
+)
+from finetune.utils import DataError, ResourceError
 
 TINY = {"backbone": "tiny", "weights": "none"}
 NONE, VIEWS = AugmentConfig(), AugmentConfig(preset="light", views=2)
@@ -38,11 +50,11 @@ def dataset(folder, tmp_path_factory):
 
 def opened(folder, seed=0):
     shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
-    return data.open_dataset(config.DataConfig(folder=folder, split=shares), seed=seed)
+    return open_dataset(DataConfig(folder=folder, split=shares), seed=seed)
 
 
 def built(**changes):
-    return classifiers.build_classifier(config.ModelConfig(**{**TINY, **changes}), ("a", "b", "c"))
+    return build_classifier(ModelConfig(**{**TINY, **changes}), ("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +66,7 @@ def tiny():
 def reads(monkeypatch):
     """The files that were read, in order."""
     seen = []
-    real = pipeline.image_reader
+    real = image_reader
 
     def counting(paths, transform):
         read = real(paths, transform)
@@ -65,13 +77,13 @@ def reads(monkeypatch):
 
         return count
 
-    monkeypatch.setattr(pipeline, "reader", counting)
+    monkeypatch.setattr(feature_plan, "image_reader", counting)
     return seen
 
 
 def prepare(classifier, dataset, cuts=None, augment=NONE, seed=0, **how):
     cuts = [classifier.head_input] if cuts is None else cuts
-    return features.prepare_features(classifier, dataset, cuts, augment=augment, seed=seed, **how)
+    return prepare_features(FeatureRequest(classifier, dataset, cuts, augment, seed), **how)
 
 
 def rows(source, dataset, epoch=None, split=None):
@@ -112,7 +124,8 @@ def other_weights(tiny, dataset):
 
 
 def other_image(tiny, dataset):
-    return tiny, dataclasses.replace(dataset, hashes=("0" * 64, *dataset.hashes[1:]))
+    names, hashes = ((values[-1], *values[1:]) for values in (dataset.names, dataset.hashes))
+    return tiny, dataclasses.replace(dataset, names=names, hashes=hashes)
 
 
 CHANGES = {
@@ -128,7 +141,6 @@ CHANGES = {
 def test_whatever_changes_the_features_is_computed_anew(tiny, dataset, reads, change, monkeypatch):
     prepare(tiny, dataset)
     del reads[:]
-    monkeypatch.setattr(features, "_refuse_changes", lambda *_: None)  # of the hash that was made up
     prepare(*change(tiny, dataset))
     assert len(reads) == len(dataset)
 
@@ -163,7 +175,7 @@ def overwritten(content):
 @pytest.mark.parametrize("damage", [emptied, cut_short, overwritten])
 def test_a_damaged_file_is_made_again(tiny, dataset, reads, damage):
     before = rows(prepare(tiny, dataset)[0], dataset)
-    (file,) = features.features_folder().glob("*.npy")
+    (file,) = features_folder().glob("*.npy")
     file.write_bytes(damage(file.read_bytes()))
     del reads[:]
     np.testing.assert_array_equal(rows(prepare(tiny, dataset)[0], dataset), before)
@@ -176,7 +188,7 @@ def test_a_killed_extraction_leaves_nothing_behind(tiny, dataset, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(tiny, dataset, progress=stop)
-    assert list(features.features_folder().iterdir()) == []
+    assert list(features_folder().iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------ where it goes
@@ -202,7 +214,7 @@ def full(tiny, dataset):
     ],
 )
 def test_auto_takes_what_there_is_room_for(tiny, dataset, full, monkeypatch, disk, memory, place, dtype, sentence):
-    monkeypatch.setattr(features, "available_memory", lambda: int(memory))
+    monkeypatch.setattr(feature_plan, "available_memory", lambda: int(memory))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12 - disk, disk))
     said = []
     (source,) = prepare(tiny, dataset, say=said.append)
@@ -215,11 +227,11 @@ def test_auto_takes_what_there_is_room_for(tiny, dataset, full, monkeypatch, dis
 
 
 def test_without_any_room_every_epoch_goes_through_the_network(tiny, dataset, monkeypatch):
-    monkeypatch.setattr(features, "available_memory", lambda: LACK)
+    monkeypatch.setattr(feature_plan, "available_memory", lambda: LACK)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12, LACK))
     said = []
     (source,) = prepare(tiny, dataset, say=said.append)
-    assert isinstance(source, features.LiveFeatures)
+    assert isinstance(source, LiveFeatures)
     assert len(said) == 1
     assert "every epoch goes through the whole network" in said[0]
 
@@ -227,47 +239,49 @@ def test_without_any_room_every_epoch_goes_through_the_network(tiny, dataset, mo
 ROOM = 10**9
 
 
-def noted(tiny, dataset, monkeypatch, disk, memory, numbers=None, **how):
+def planned(tiny, dataset, monkeypatch, disk, memory, numerics=None, augment=NONE, **how):
     """The source, and what a run would note of it, with so much room."""
-    monkeypatch.setattr(features, "available_memory", lambda: int(memory))
+    monkeypatch.setattr(feature_plan, "available_memory", lambda: int(memory))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12 - disk, int(disk)))
-    notes = []
-    (source,) = prepare(tiny, dataset, numbers=numbers, note=notes.append, **how)
-    return source, notes[0]
+    plan = plan_features(FeatureRequest(tiny, dataset, [tiny.head_input], augment, 0), numerics=numerics, **how)
+    for view in plan.missing_views():
+        list(compute_features(plan, view))
+    (source,) = open_features(plan)
+    return source, plan.numerics
 
 
 def test_a_resumed_run_sees_the_numbers_it_began_with_whatever_the_room(tiny, dataset, full, monkeypatch):
-    source, numbers = noted(tiny, dataset, monkeypatch, HALF, LACK)
-    assert numbers == "float16"
+    source, numerics = planned(tiny, dataset, monkeypatch, HALF, LACK)
+    assert numerics == "float16"
     half = rows(source, dataset)
     assert (half != full).any()
-    shutil.rmtree(features.features_folder())
-    again, numbers = noted(tiny, dataset, monkeypatch, ROOM, ROOM, numbers)
-    assert numbers == "float16"
+    shutil.rmtree(features_folder())
+    again, numerics = planned(tiny, dataset, monkeypatch, ROOM, ROOM, numerics)
+    assert numerics == "float16"
     np.testing.assert_array_equal(rows(again, dataset), half)
 
-    source, numbers = noted(tiny, dataset, monkeypatch, ROOM, ROOM)
-    assert numbers == "float32"
-    again, _ = noted(tiny, dataset, monkeypatch, LACK, LACK, numbers)  # they are on the disk, and need no room
+    source, numerics = planned(tiny, dataset, monkeypatch, ROOM, ROOM)
+    assert numerics == "float32"
+    again, _ = planned(tiny, dataset, monkeypatch, LACK, LACK, numerics)  # they are on the disk, and need no room
     assert again.views[0].dtype == "float32"
-    shutil.rmtree(features.features_folder())
-    again, _ = noted(tiny, dataset, monkeypatch, LACK, LACK, numbers)  # computed anew they are the same
-    assert isinstance(again, features.LiveFeatures)
+    shutil.rmtree(features_folder())
+    again, _ = planned(tiny, dataset, monkeypatch, LACK, LACK, numerics)  # computed anew they are the same
+    assert isinstance(again, LiveFeatures)
     np.testing.assert_array_equal(rows(again, dataset), full)
 
 
 def test_a_resumed_run_that_cannot_see_them_is_refused(tiny, dataset, monkeypatch):
     with pytest.raises(ResourceError, match=r"kept in float16 .* with cache=disk there is no room"):
-        noted(tiny, dataset, monkeypatch, LACK, ROOM, "float16", policy="disk")
+        planned(tiny, dataset, monkeypatch, LACK, ROOM, "float16", policy="disk")
     for room, policy in ((ROOM, "off"), (LACK, "auto")):
         with pytest.raises(ResourceError, match="kept in float32"):
-            noted(tiny, dataset, monkeypatch, room, room, "float32", policy=policy, augment=VIEWS)
+            planned(tiny, dataset, monkeypatch, room, room, "float32", policy=policy, augment=VIEWS)
 
 
 def test_a_run_that_began_without_keeping_augmented_views_goes_on_without(tiny, dataset, monkeypatch):
-    source, numbers = noted(tiny, dataset, monkeypatch, LACK, LACK, augment=VIEWS)
-    assert numbers == "live"
-    again, _ = noted(tiny, dataset, monkeypatch, ROOM, ROOM, numbers, augment=VIEWS)
+    source, numerics = planned(tiny, dataset, monkeypatch, LACK, LACK, augment=VIEWS)
+    assert numerics == "live"
+    again, _ = planned(tiny, dataset, monkeypatch, ROOM, ROOM, numerics, augment=VIEWS)
     np.testing.assert_array_equal(
         rows(again, dataset, epoch=3, split="train"), rows(source, dataset, epoch=3, split="train")
     )
@@ -277,7 +291,7 @@ def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):
     cuts = [tiny.head_input, tiny.blocks()[-1].input]
     disk = prepare(tiny, dataset, cuts, VIEWS, policy="disk")
     memory = prepare(tiny, dataset, cuts, VIEWS, policy="memory")
-    assert len(list(features.features_folder().iterdir())) == 2 * 3  # cuts and views; memory leaves no file
+    assert len(list(features_folder().iterdir())) == 2 * 3  # cuts and views; memory leaves no file
     for one, other in zip(disk, memory, strict=True):
         assert isinstance(one.views[0], np.memmap)
         assert not isinstance(other.views[0], np.memmap)
@@ -323,7 +337,7 @@ def test_live_views_are_new_in_every_epoch(tiny, dataset, augment):
 
 def test_live_without_any_augmentation_is_cached(tiny, dataset):
     (source,) = prepare(tiny, dataset, augment=AugmentConfig(views="live"))
-    assert isinstance(source, features.CachedFeatures)
+    assert isinstance(source, CachedFeatures)
 
 
 # ------------------------------------------------------------------------------------------------- the images
@@ -332,15 +346,15 @@ def test_live_without_any_augmentation_is_cached(tiny, dataset):
 def test_features_do_not_depend_on_neighbours(tiny, images):
     """Bit for bit: in which order, and in how large groups, images go through the network says nothing."""
     paths = [str(path) for path in sorted(images.glob("*/*.png"))[:40]]
-    read = pipeline.image_reader(paths, tiny.transform)
+    read = image_reader(paths, tiny.transform)
     whole = np.stack([read(index) for index in range(40)])
-    extract = features.FeatureExtractor(tiny, [tiny.blocks()[-1].input, tiny.head_input])
+    extract = FeatureExtractor(tiny, [tiny.blocks()[-1].input, tiny.head_input])
 
     def extracted(stack, size):
         parts = [extract(stack[start : start + size]) for start in range(0, len(stack), size)]
         return [np.concatenate(cut) for cut in zip(*parts, strict=True)]
 
-    reference = extracted(whole, features.FEATURE_BATCH)
+    reference = extracted(whole, FEATURE_BATCH)
     order = np.random.default_rng(0).permutation(40)
     for cut, mixed in zip(reference, extracted(whole[order], 13), strict=True):
         np.testing.assert_array_equal(mixed, cut[order])
@@ -367,37 +381,48 @@ def test_a_image_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_pat
     change(tmp_path / "pictures" / "green" / "03.png")
     with pytest.raises(DataError, match=r"(?s)green/03\.png can no longer be read.*Start again"):
         rows(prepare(tiny, dataset, policy=policy)[0], dataset)
-    assert not list(features.features_folder().glob("*.npy"))
+    assert not list(features_folder().glob("*.npy"))
 
 
 def test_features_of_a_image_that_was_replaced_never_pass_for_those_of_the_old_one(tiny, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")
     replaced(tmp_path / "pictures" / "green" / "03.png")
-    with pytest.raises(DataError, match=r"(?s)green/03\.png is not the image that it was.*Start again"):
+    with pytest.raises(DataError, match=r"(?s)green/03\.png is not the image that was checked.*Start again"):
         prepare(tiny, dataset)
-    assert not list(features.features_folder().glob("*.npy"))
+    assert not list(features_folder().glob("*.npy"))
 
 
-def test_parts_are_read_as_one():
-    whole = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
-    parts = features.ConcatenatedArrays([whole[:4], whole[4:5], whole[5:]])
-    rows = np.array([9, 0, 4, 4, 3, 5])
-    assert (parts[rows] == whole[rows]).all()
-    assert parts[rows[:0]].shape == (0, 2, 3)
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_are_read_as_one(tiny, images, private_cache, reads, parts):
+    """72 images are three batches: one part has the last rows, and of five parts two have none."""
+    dataset = opened(images)
+    request = FeatureRequest(tiny, dataset, [tiny.head_input], VIEWS, 0)
+    plan = plan_features(request)
+    for view in plan.missing_views():
+        for part in range(parts):
+            list(compute_features(plan, view, part, parts))
+    assert len(reads) == len(dataset) + 2 * len(dataset.indices("train"))
+    assert plan.missing_views() == []
+    (source,) = open_features(plan)
+    shuffled = np.random.default_rng(0).permutation(dataset.indices("train"))
+    assert next(source.batches(shuffled[:0], None, 4), None) is None
+
+    (whole,) = prepare_features(request, policy="memory")
+    for epoch in (None, 0, 1):
+        values = [np.concatenate(list(each.batches(shuffled, epoch, 7))) for each in (source, whole)]
+        np.testing.assert_array_equal(*values)
 
 
-def test_parts_of_a_group_serve_a_later_run_alone(tiny, dataset, private_cache, reads):
-    prepare(tiny, dataset)
-    (file,) = (private_cache / "features").iterdir()
-    array = np.load(file)
-    for number, rows in enumerate((array[:7], array[7:])):
-        np.save(file.with_name(f"{file.stem}.{number}-of-2.npy"), rows)
-    file.unlink()
+def test_incomplete_parts_are_computed_again(tiny, images, private_cache, reads):
+    dataset = opened(images)
+    plan = plan_features(FeatureRequest(tiny, dataset, [tiny.head_input], NONE, 0))
+    for part in range(2):
+        list(compute_features(plan, 0, part, 2))
+    next((private_cache / "features").glob("*.1-of-2.npy")).unlink()
+    assert plan.missing_views() == [0]
+    with pytest.raises(ResourceError, match="missing"):
+        open_features(plan)
     reads.clear()
-    (again,) = prepare(tiny, dataset)
-    assert not reads
-    assert (next(again.batches(np.arange(18), None, 18)) == array).all()
-    file.with_name(f"{file.stem}.1-of-2.npy").unlink()  # half of them is none
     prepare(tiny, dataset)
-    assert len(reads) == 18
+    assert len(reads) == len(dataset)

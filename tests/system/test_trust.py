@@ -48,7 +48,7 @@ def output(forge: Forge, tmp_path: Path) -> Path:
 MOMENTS = {
     "scan": "at(scan._Cache, 'keep')",
     "naming the splits": "at(os, 'replace', when=lambda old, new: new.name == 'splits.csv')",
-    "features": "at(features._Sink, 'commit')",
+    "features": "at(feature_cache.FeatureWriter, 'commit')",
     "first batch": "at(Trainer, 'train_batch')",
     "mid-epoch, saved before": EAGER + "at(Trainer, 'train_batch', 9)",
     "half of a checkpoint": EAGER
@@ -231,7 +231,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     "moment",
-    ["at(Trainer, 'train_batch', 9, act=fill)", "at(features, '_extract', act=fill)"],
+    ["at(Trainer, 'train_batch', 9, act=fill)", "at(feature_cache, 'image_batches', act=fill)"],
 )
 def test_a_disk_that_is_really_full(forge: Forge, unbroken: dict, small_disk: Path, moment: str) -> None:
     command = ("train", "cfg.yaml", "--output", small_disk / "runs", "--resume")

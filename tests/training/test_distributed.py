@@ -32,7 +32,8 @@ import tensorflow
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
 """
 COUNTING = """
-read, prepare = images.read_square, features.prepare
+import finetune.data.batches as batches
+read, prepare = batches.read_square, experiment.prepare_shared_features
 counted = []
 def counting(path, transform):
     counted.append(path)
@@ -42,7 +43,7 @@ def announced(*args, **more):
     found = prepare(*args, **more)
     os.write(2, f"read {len(counted)} images\\n".encode())
     return found
-images.read_square, features.prepare = counting, announced
+batches.read_square, experiment.prepare_shared_features = counting, announced
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from finetune import config
 from finetune.data import dataset as data
-from finetune.models import classifier, features
+from finetune.models import FeatureRequest, classifier, prepare_features
 from finetune.training import trainer as training
 from finetune.utils import ConfigError, FinetuneError, Stopped, TrainingDiverged, keras, sha256_of
 
@@ -21,12 +21,14 @@ class Bench:
         self.dataset = data.open_dataset(self.config.data, seed=self.config.seed)
         self.classifier = classifier.build_classifier(self.config.model, self.dataset.classes, seed=self.config.seed)
         self.phases = training.plan_phases(self.config, self.classifier)
-        self.sources = features.prepare_features(
-            self.classifier,
-            self.dataset,
-            [phase.cut for phase in self.phases],
-            augment=self.config.augment,
-            seed=self.config.seed,
+        self.sources = prepare_features(
+            FeatureRequest(
+                self.classifier,
+                self.dataset,
+                [phase.cut for phase in self.phases],
+                self.config.augment,
+                self.config.seed,
+            ),
             policy=self.config.cache,
         )
 

@@ -1,0 +1,97 @@
+"""The feature cache of several processes that train together.
+
+Rank 0 decides where the features are kept and in which precision. Each process computes its part of the images and
+writes it to files of its own, in a folder that all can read; after each batch all of them meet, so that they stop
+together. Then each waits until it sees the files of the others.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from finetune.data import WaitMeter
+from finetune.models import (
+    FEATURE_BATCH,
+    FeaturePlan,
+    FeatureRequest,
+    FeatureSource,
+    compute_features,
+    describe_pace,
+    features_folder,
+    open_features,
+    plan_features,
+    remove_feature_leftovers,
+)
+from finetune.training.distributed.group import ProcessGroup, refuse_mixing
+from finetune.utils import ConfigError, ProgressCallback, ResourceError
+
+VISIBLE_SECONDS = 90  # that a network drive may take to show a new file to another machine
+
+
+def prepare_shared_features(
+    group: ProcessGroup,
+    request: FeatureRequest,
+    *,
+    policy: str,
+    numerics: str | None,
+    note: Callable[[str], None],
+    progress: ProgressCallback,
+    say: Callable[[str], None],
+) -> list[FeatureSource]:
+    """One feature source for each cut of `request`, computed by all processes of `group`.
+
+    `numerics` is what an interrupted run has noted; `note` receives what this run must note before it begins (see
+    `plan_features`). Raises what `prepare_features` raises, and ConfigError for what several processes cannot do.
+    """
+    plan = _plan(group, request, policy, numerics, say)
+    note(plan.numerics)
+    if plan.place == "off":
+        refuse_mixing(group, request.augment)
+    missing = group.tell(plan.missing_views())
+    total = sum(plan.images[view] for view in missing)
+    computed, started, meter = 0, time.monotonic(), WaitMeter()
+    for view in missing:
+        done = 0
+        with closing(compute_features(plan, view, group.rank, group.size, meter=meter)) as batches:
+            for _ in range(group.rounds(plan.images[view], FEATURE_BATCH) + 1):  # the last round completes the files
+                with group.together():
+                    done = next(batches, done)
+                    progress(min(total, computed + done * group.size), total)
+        computed += plan.images[view]
+    if total:
+        say(describe_pace(total, time.monotonic() - started, meter.seconds))
+    with group.together():
+        _await_files(group, plan)
+        return open_features(plan)
+
+
+def _plan(
+    group: ProcessGroup, request: FeatureRequest, policy: str, numerics: str | None, say: Callable[[str], None]
+) -> FeaturePlan:
+    """The plan of rank 0, on every process."""
+    if group.size > 1 and policy == "memory":
+        raise ConfigError("cache=memory is for one process: others could not read it.", hint="Use cache=disk.")
+    if group.size > 1 and policy == "auto":
+        policy = "disk"
+    place, dtype = "", ""
+    plan = None
+    with group.together():
+        if group.chief:
+            remove_feature_leftovers()
+            plan = plan_features(request, policy=policy, numerics=numerics)
+            place, dtype = plan.place, plan.dtype
+            if plan.message:
+                say(plan.message)
+    place, dtype = group.tell((place, dtype))
+    return plan or FeaturePlan(request, place, dtype)  # type: ignore[arg-type]
+
+
+def _await_files(group: ProcessGroup, plan: FeaturePlan) -> None:
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while group.size > 1 and plan.missing_views():
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"{features_folder()} does not show the features that the other processes have kept.",
+                hint="FINETUNE_CACHE must name a folder that all machines share.",
+            )
+        time.sleep(0.5)
