@@ -59,7 +59,7 @@ def savez(path, **arrays):
     die()
 at(Trainer, 'train_batch', 2, act=lambda: setattr(numpy, 'savez', savez))
 """,
-    "before the pointer": EAGER + "at(run, 'write_text', when=lambda path, _: path.name == 'LAST')",
+    "before the pointer": EAGER + "at(os, 'replace', when=lambda old, new: new.name == 'LAST')",
     "validation": "at(Trainer, 'validate')",
     "history without its checkpoint": EAGER + "at(Run, 'append_history', after=True)",
     "the end of a phase": "at(Run, 'finish_phase', after=True)",

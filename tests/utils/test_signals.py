@@ -106,6 +106,21 @@ def test_third_interrupt_ends_the_process_at_once() -> None:
     assert end(worker) == (-signal.SIGINT, "")
 
 
+def test_a_save_that_is_going_on_ends_whole(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from finetune.utils import atomic_write, stop_on_signals
+with stop_on_signals():
+    print("step", flush=True)
+    atomic_write(Path(sys.argv[1]), lambda new: (time.sleep(0.5), new.write_text("whole")))
+"""
+    worker = start(code, tmp_path / "target")
+    worker.send_signal(signal.SIGTERM)
+    end(worker)
+    assert (tmp_path / "target").read_text() == "whole"
+
+
 def test_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     worker = start(WORKER, tmp_path, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     for _ in range(3):
