@@ -21,7 +21,7 @@ from finetune.backbones import (
 )
 from finetune.cli.options import add_figure, add_json, add_overwrite
 from finetune.cli.output import print_json
-from finetune.utils import Terminal, describe_device, refuse_existing, write_bytes
+from finetune.utils import Terminal, describe_device, format_bytes, refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from finetune.evaluation import Ranked
@@ -112,7 +112,7 @@ def _print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
         "resizing": f"{row.interpolation}, central {row.crop:g} of the shorter side",
         "layers": f"{row.layers}, in {len(blocks)} blocks and the head",
         "parameters": f"{row.parameters:,} with the 1000-class head, {row.backbone_parameters:,} without",
-        "size": f"{row.parameters * 4 / 1e6:.0f} MB of weights",
+        "size": f"{format_bytes(row.parameters * 4)} of weights",
         "ImageNet top-1": f"{_percent(row.top1)} %" if row.top1 else "not published",
         "ImageNet top-5": f"{_percent(row.top5)} %" if row.top5 else "not published",
         "last feature map": row.features or "the network's output",

@@ -36,7 +36,7 @@ from PIL import Image
 
 from finetune.data.buckets import is_bucket_url, read_bucket_file
 from finetune.data.image_formats import CONVERT_HINT, FORMAT_SUFFIXES, FORMATS, IMAGE_SUFFIXES, identify_format
-from finetune.utils import DataError, ImageError, printable
+from finetune.utils import DataError, ImageError, format_bytes, printable
 
 MAX_PIXELS = 120_000_000  # real cameras reach 100 megapixels; 120 take 360 MB as RGB
 MAX_BYTES = 1 << 30
@@ -242,7 +242,7 @@ def _read_regular(path: str | Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise ImageError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
     if status.st_size > MAX_BYTES:
-        raise ImageError(f"too large: {status.st_size / 1e9:.1f} GB")
+        raise ImageError(f"too large: {format_bytes(status.st_size)}")
     with open(path, "rb") as file:
         head = file.read(4096)
         identify_format(head)  # before the rest of something that is no image is read

@@ -30,6 +30,7 @@ from finetune.utils import (
     cache_folder,
     did_you_mean,
     explain_os_errors,
+    format_bytes,
     is_offline,
     printable,
     remove_leftovers,
@@ -132,7 +133,7 @@ def _leftovers(folder: Path) -> Iterator[str]:
     size = sum(path.stat().st_size for left in found for path in left.rglob("*") if path.is_file())
     if found:
         names = ", ".join(printable(path) for path in found[:3])
-        yield f"{size / 1e6:.1f} MB are left of a broken preparation; if no `tfds build` runs, delete {names}"
+        yield f"{format_bytes(size)} are left of a broken preparation; if no `tfds build` runs, delete {names}"
 
 
 def _builder(name: str, data_dir: Path) -> Any:
