@@ -1,5 +1,4 @@
 from .checkpoints import Checkpoint as Checkpoint, HistoryRow as HistoryRow
-from .lock import hold_lock as hold_lock
 from .run import (
     ReadOnlyRun as ReadOnlyRun,
     Run as Run,

@@ -18,9 +18,7 @@ from .device import (
 )
 from .environment import (
     available_cores as available_cores,
-    is_debugging as is_debugging,
     is_offline as is_offline,
-    is_other_process as is_other_process,
     peak_memory_mb as peak_memory_mb,
 )
 from .errors import (
