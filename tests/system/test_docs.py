@@ -20,11 +20,11 @@ COMMAND = re.compile(r"(?:^|`|&& |^#\s+)(finetune(?: [^`\n]*)?)", re.MULTILINE)
 SHORT = ["model.backbone=tiny", "model.weights=none", "head.epochs=1", "head.batch_size=8", "fine_tune=null"]
 TFDS = ["data.tfds=null", "data.folder=flower_photos/"]  # that data set cannot be had without a network
 ELSEWHERE = {  # run by another test (with fewer processes), and too long to be run twice
-    ("train", "photos.yaml", "--nproc", "8"): "test_distribution.py",
-    ("backbones", "--compare", "photos/"): "test_ranking.py",
-    ("export", "efficientnet_lite0", "--format", "onnx"): "test_export.py",
-    ("train", "digits"): "test_trust.py",
-    ("zeroshot", "photos/"): "test_trust.py",
+    ("train", "photos.yaml", "--nproc", "8"): "training/test_distributed.py",
+    ("backbones", "--compare", "photos/"): "evaluation/test_ranking.py",
+    ("export", "efficientnet_lite0", "--format", "onnx"): "export/test_exporter.py",
+    ("train", "digits"): "system/test_trust.py",
+    ("zeroshot", "photos/"): "system/test_trust.py",
 }
 TAGS = ("beach", "dog", "sunset")
 RUN = """
@@ -64,14 +64,14 @@ def test_a_command_that_is_named_has_a_help(words, capsys):
 def test_a_command_that_runs_elsewhere_is_told_and_understood(words):
     assert words in told()
     assert cli.parse(words).command
-    assert f'"{words[0]}"' in (Path(__file__).parent / ELSEWHERE[words]).read_text("utf-8")
+    assert f'"{words[0]}"' in (Path(__file__).parents[1] / ELSEWHERE[words]).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory, images):
     """A folder with all that the documents speak of: images, tables, configs, finished runs and a broken one."""
     folder = tmp_path_factory.mktemp("documents")
-    for name in ("photos", "pictures", "new_photos", "flower_photos"):
+    for name in ("photos", "images", "new_photos", "flower_photos"):
         shutil.copytree(images, folder / name)
     for name in ("dog.jpg", "image.jpg"):
         Image.open(images / "red" / "00.png").save(folder / name)
