@@ -7,32 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from finetune.backbones import (
-    BACKBONES,
-    Backbone,
-    BlockFacts,
-    WeightFile,
-    blocks_of,
-    find_backbone,
-    list_weights,
-)
+from finetune.backbones import BACKBONES, Backbone, blocks_of, find_backbone
+from finetune.cli.backbones_output import format_accuracy, print_description
 from finetune.cli.options import add_figure, add_json, add_overwrite
 from finetune.cli.output import print_json
-from finetune.utils import Terminal, describe_device, format_bytes, refuse_existing, write_bytes
+from finetune.utils import Terminal, describe_device, refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from finetune.evaluation import Ranked
-
-SCALING = {
-    "none": "inside the network",
-    "tf": "pixel / 127.5 - 1",
-    "lite": "(pixel - 127) / 128",
-    "torch": "pixel / 255, less the ImageNet mean, over its standard deviation",
-    "caffe": "RGB to BGR, less the ImageNet mean",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
+    from finetune.backbones import list_weights
+
     rows = list(BACKBONES.values())
     if arguments.json:
         print_json([_facts(row) for row in rows])
@@ -70,7 +56,7 @@ def _list(arguments: argparse.Namespace) -> None:
     table.add_column("weights")
     for row in rows:
         place = "[green]here[/]" if row.name in on_disk else "download" if row.top and row.top.url else "extra"
-        parameters, top1, top5 = f"{row.parameters / 1e6:.1f} M", _percent(row.top1), _percent(row.top5)
+        parameters, top1, top5 = f"{row.parameters / 1e6:.1f} M", format_accuracy(row.top1), format_accuracy(row.top5)
         table.add_row(row.name, str(row.size), str(row.layers), parameters, top1, top5, place)
     console = Console(highlight=False)
     console.print(table)
@@ -79,10 +65,6 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _facts(row: Backbone) -> dict[str, Any]:
     return {**asdict(row), "arguments": dict(row.arguments)}
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 # ------------------------------------------------------------------------------------------------------ one network
@@ -100,74 +82,7 @@ def _describe(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({**_facts(row), "blocks": [block._asdict() for block in blocks]})
     else:
-        _print_description(row, blocks)
-
-
-def _print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
-    facts = {
-        "name in configs": row.name,
-        "trained on": row.trained_on,
-        "input": f"{row.size} x {row.size} RGB (at least {row.min_size} x {row.min_size})",
-        "scaling": SCALING[row.scaling],
-        "resizing": f"{row.interpolation}, central {row.crop:g} of the shorter side",
-        "layers": f"{row.layers}, in {len(blocks)} blocks and the head",
-        "parameters": f"{row.parameters:,} with the 1000-class head, {row.backbone_parameters:,} without",
-        "size": f"{format_bytes(row.parameters * 4)} of weights",
-        "ImageNet top-1": f"{_percent(row.top1)} %" if row.top1 else "not published",
-        "ImageNet top-5": f"{_percent(row.top5)} %" if row.top5 else "not published",
-        "last feature map": row.features or "the network's output",
-        "built by": row.constructor.replace(":", "."),
-        "paper": row.paper,
-        "licence": row.license,
-    }
-    for title, file in (("weights, 1000 classes", row.top), ("weights, no head", row.no_top)):
-        if file:
-            facts[title] = _where(row, file)
-    table = Table(box=None, show_header=False, title=row.title, title_justify="left", title_style="bold")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a URL that is cut is no use
-    for key, value in facts.items():
-        table.add_row(f"[dim]{key}[/]", escape(value))
-    console = Console(highlight=False)
-    console.print(table, "", _block_table(blocks), "", sep="\n")
-    usage = {
-        "To unfreeze:": "finetune train CONFIG fine_tune.unfreeze='3 blocks'",
-        "or from a layer:": f"finetune train CONFIG fine_tune.unfreeze={blocks[-1].name}",
-        "As backbone:": f"finetune train CONFIG model.backbone={row.name}",
-        "As it is:": f"finetune predict dog.jpg --model {row.name}",
-    }
-    if row.top and row.top.url:
-        usage["Without network:"] = (
-            f"finetune weights fetch {row.name} on a machine that has one, then copy the files it names "
-            f"to this path here"
-        )
-    for title, command in usage.items():
-        console.print(f"[dim]{title:<18}[/]{command}", soft_wrap=True)
-
-
-def _where(row: Backbone, file: WeightFile) -> str:
-    """Where a weight file is on this machine or can be had, and its hash."""
-    for stored in list_weights():
-        if stored.path and stored.backbone == row.name and stored.file == file:
-            return f"{stored.path}\n{file.hash or ''}"
-    if file.extra:
-        return f"pip install 'finetune[{file.extra}]'\n{file.hash or ''}"
-    return f"{file.url}\n{file.hash or 'no hash published'}"
-
-
-def _block_table(blocks: Sequence[BlockFacts]) -> Table:
-    """A line per block, the last one first: that is the order in which they are unfrozen."""
-    table = Table(title="Blocks, from the head down", title_justify="left", box=None, header_style="dim")
-    table.add_column("blocks", justify="right")
-    table.add_column("from layer", no_wrap=True, min_width=max(len(block.name) for block in blocks))
-    for title in ("layers", "parameters", "in all", "output"):
-        table.add_column(title, justify="right")
-    total = 0
-    for number, block in enumerate(reversed(blocks), 1):
-        total += block.parameters
-        size = f"{block.height} x {block.width} x {block.channels}"
-        table.add_row(str(number), escape(block.name), str(block.layers), f"{block.parameters:,}", f"{total:,}", size)
-    return table
+        print_description(row, blocks)
 
 
 # ------------------------------------------------------------------------------------------------------- side by side
@@ -191,7 +106,7 @@ def _print_ranking(ranking: "Sequence[Ranked]", with_accuracy: bool) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row in ranking:
         rate = f"{row.rate:.1f}" if row.rate < 10 else f"{row.rate:.0f}"
-        facts = (rate, str(row.size), f"{row.parameters / 1e6:.1f} M", _percent(row.top1))
+        facts = (rate, str(row.size), f"{row.parameters / 1e6:.1f} M", format_accuracy(row.top1))
         table.add_row(row.name, *((_accuracy(row), f"{row.n:,}") if with_accuracy else ()), *facts)
     console = Console(highlight=False)
     console.print(table)

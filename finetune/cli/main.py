@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import version
 
+import finetune
 from finetune.cli.options import add_common
 from finetune.utils import FinetuneError, PartlyDone, ResourceError, exits_at_once
 
@@ -30,27 +30,27 @@ COMMANDS = {
     "compare": "compare finished runs",
     "check": "find what could go wrong, without training",
     "preview": "draw what goes into a training, a sheet per class",
-    "zeroshot": "measure what a network knows of your folders untrained",
+    "zeroshot": "see what an ImageNet network knows of your folders",
     "backbones": "list the pretrained networks, or describe one",
     "init": "write a config for a folder of images",
     "tensorboard": "show the progress of runs in the browser",
     "cache": "list or clear what is cached",
-    "weights": "bring ImageNet weights to a machine without a network",
+    "weights": "list, fetch and verify the weights of networks",
     "schema": "print the JSON schema of config files",
 }
 EXAMPLES = """examples:
-  finetune train digits                              a first run: real data, real weights, no download
-  finetune init photos/                              write a config for a folder of images
-  finetune check photos.yaml                         what could go wrong, and how long it will take
-  finetune train photos.yaml head.epochs=5           train with it; any value can be overridden
-  finetune train --resume runs/photos-1              continue after an interruption
+  finetune train digits                       a first run, without a download
+  finetune init photos/                       a config for a folder of images
+  finetune check photos.yaml                  problems, and how long it will take
+  finetune train photos.yaml head.epochs=5    any value can be overridden
+  finetune train --resume runs/photos-1       continue after an interruption
   finetune sweep photos.yaml --set head.learning_rate=1e-4..1e-2 --trials 20
-  finetune predict dog.jpg                           1000 ImageNet classes, no training
-  finetune predict images/ --model runs/photos-1 --json
-  finetune explain dog.jpg --class beagle            where in the image it was seen
+  finetune predict dog.jpg                    1000 ImageNet classes, no training
+  finetune predict photos/ --model runs/photos-1 --json
+  finetune explain dog.jpg --class beagle     where in the image it was seen
   finetune evaluate runs/photos-1
   finetune export runs/photos-1 --format litert --quantize int8
-  finetune demo runs/photos-1                        a page in the browser: drop images, see predictions
+  finetune demo runs/photos-1                 a page in the browser
   finetune backbones resnet50
   finetune tensorboard
 """
@@ -104,7 +104,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def _run(arguments: argparse.Namespace) -> int:
     """Run the command; every exception becomes a message on standard error and an exit code."""
     if arguments.version:
-        print(f"finetune {version('finetune')}")
+        print(f"finetune {finetune.__version__}")
         return 0
     if not arguments.command:
         build_parser([]).print_help()
@@ -158,7 +158,7 @@ def _report_bug(error: Exception) -> int:
     details = "To see the details, add --debug to the command."
     with suppress(OSError):  # a full disk, say
         with tempfile.NamedTemporaryFile("w", prefix="finetune-bug-", suffix=".txt", delete=False) as file:
-            file.write(f"finetune {version('finetune')}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
+            file.write(f"finetune {finetune.__version__}, Python {sys.version}\ncommand: {sys.argv[1:2]}\n\n")
             file.write("".join(traceback.format_exception(error)))
         details = f"The details are in {file.name}; --debug shows them here."
     _print_error(f"error: this is a bug in finetune: {type(error).__name__}: {error}\n  {details}")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imagenet", action="store_true", help=text)
     text = "also name the WordNet category of the likeliest ImageNet class"
     parser.add_argument("--level", action="store_true", help=text)
-    text = 'predict "unknown" where the classifier is too unsure to be correct this often, such as 0.98'
+    text = 'predict "unknown" where it is less sure than a precision of P needs, such as 0.98'
     parser.add_argument("--precision", type=fraction, metavar="P", help=text)
     add_json(parser, "print one JSON array on standard output")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table")

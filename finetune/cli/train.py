@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="the folder of the run folders (default: runs)")
     text = "resume although another computer seems to use the run"
     parser.add_argument("--break-lock", action="store_true", help=text)
-    text = "train in N processes on this machine, as a trial; for several machines, see docs/scale.md"
+    text = "train with N processes on this machine, to try it out; for several machines, see docs/scale.md"
     parser.add_argument("--nproc", type=positive_int, default=1, metavar="N", help=text)
     parser.add_argument("--accept-data-change", action="store_true", help="resume although images have changed")
     add_assert_accuracy(parser)

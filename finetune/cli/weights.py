@@ -2,7 +2,6 @@
 
 import argparse
 
-from finetune.backbones import fetch_weights, find_backbone, list_weights, verify_weights
 from finetune.utils import Terminal, UsageError, cache_folder
 
 
@@ -14,40 +13,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.action in ("fetch", "path") and arguments.name is None:
-        raise UsageError("which network?", hint=f"For example: finetune weights {arguments.action} resnet50")
-    if arguments.action == "fetch":
-        _fetch(arguments.name, Terminal(quiet=arguments.quiet))
-    elif arguments.action == "path":
-        _print_paths(arguments.name)
-    elif arguments.action == "verify":
-        _verify()
-    else:
-        _print_list()
+    from finetune.backbones import fetch_weights, find_backbone, list_weights, verify_weights
 
-
-def _print_list() -> None:
-    for stored in list_weights():
-        if stored.path:
-            print(f"{stored.backbone:<24} {stored.place:<8} {stored.path}")
-    print("Others are downloaded when they are first needed, or now: finetune weights fetch NAME")
-
-
-def _fetch(name: str, terminal: Terminal) -> None:
-    with terminal.stage(f"Fetching {name}") as update:
-        fetched = fetch_weights(name, progress=update)
-    for file in fetched:
-        print(file.path)
-
-
-def _verify() -> None:
-    for stored, problem in verify_weights():
-        print(f"ok  {stored.path}" if problem is None else f"BAD {stored.path}  {problem}")
-
-
-def _print_paths(name: str) -> None:
-    """Where the files of one network are, or would be."""
-    row = find_backbone(name)
-    for stored in list_weights():
-        if stored.backbone == row.name:
-            print(stored.path or cache_folder() / "weights" / stored.file.name)
+    action, name = arguments.action, arguments.name
+    if action in ("fetch", "path") and name is None:
+        raise UsageError("which network?", hint=f"For example: finetune weights {action} resnet50")
+    if action == "list":
+        for stored in list_weights():
+            if stored.path:
+                print(f"{stored.backbone:<24} {stored.place:<8} {stored.path}")
+        print("Others are downloaded when they are first needed, or now: finetune weights fetch NAME")
+    elif action == "fetch":
+        with Terminal(quiet=arguments.quiet).stage(f"Fetching {name}") as update:
+            fetched = fetch_weights(name, progress=update)
+        for file in fetched:
+            print(file.path)
+    elif action == "verify":
+        for stored, problem in verify_weights():
+            print(f"ok  {stored.path}" if problem is None else f"BAD {stored.path}  {problem}")
+    else:  # where the files are, or would be
+        row = find_backbone(name)
+        for stored in list_weights():
+            if stored.backbone == row.name:
+                print(stored.path or cache_folder() / "weights" / stored.file.name)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from finetune.config import Config, load_config
 from finetune.training.distributed.cluster import ProcessPlace, find_process_place
 from finetune.training.distributed.launch import run_local_processes
-from finetune.training.resume import config_to_resume, find_run_to_resume
 from finetune.utils import (
     FinetuneError,
     Stop,
@@ -48,6 +47,8 @@ class TrainingRequest:
         if self.resume is None and not self.config:
             raise UsageError("train needs a config.", hint="For example: finetune train digits")
         if self.resume is not None:
+            from finetune.training.resume import find_run_to_resume  # with NumPy: a wrong config is reported at once
+
             run = find_run_to_resume(self.resume or None, self.config, self.overrides, break_lock=self.break_lock)
             if run is not None:
                 return run
@@ -55,6 +56,8 @@ class TrainingRequest:
 
     def requested_config(self) -> "Config | None":
         """The config that the words name, None where they name a run."""
+        from finetune.training.resume import config_to_resume
+
         return config_to_resume(self.resume, self.config, self.overrides)
 
 
