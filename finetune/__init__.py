@@ -7,27 +7,17 @@ finetune.load("runs/flowers-1").predict(["rose.jpg"])
 finetune.load("resnet50").predict(["dog.jpg"])                     # 1000 ImageNet classes, no training
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from finetune.api import check, evaluate, load, train
+import lazy_loader
 
-__version__: str
-__all__ = ["check", "evaluate", "load", "train"]
+# The functions of `api` are imported when they are first used: TensorFlow takes seconds.
+_load_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """TensorFlow takes seconds to import, so the public names come when they are first asked for."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("finetune")
-    if name not in __all__:
-        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
-    from finetune import api
-
-    return getattr(api, name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return _load_public_name(name)

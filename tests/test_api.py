@@ -1,4 +1,4 @@
-"""`import finetune`: at once, without TensorFlow, with four public names and a version."""
+"""`import finetune`: at once, without TensorFlow, with its public names and a version."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from importlib.metadata import version
 import pytest
 
 import finetune
+from finetune.utils import UsageError
 
 CHILD = """
 import json, sys
@@ -28,12 +29,12 @@ def test_the_import_is_light():
     assert done.returncode == 0, done.stderr
     heavy, names, missing, after = json.loads(done.stdout)
     assert heavy == after == []
-    assert names == sorted([*finetune.__all__, "__version__"])
+    assert names == finetune.__all__
     assert "trian" in missing
 
 
 def test_the_public_names_are_these():
-    assert finetune.__all__ == ["check", "evaluate", "load", "train"]
+    assert finetune.__all__ == ["check", "compare", "evaluate", "load", "register_backbone", "train"]
     assert finetune.__version__ == version("finetune")
     for name in finetune.__all__:
         assert callable(getattr(finetune, name))
@@ -41,10 +42,23 @@ def test_the_public_names_are_these():
 
 
 def test_errors_reach_the_caller_as_they_are():
-    from finetune.utils.errors import ConfigError, FinetuneError
+    from finetune.utils import ConfigError, FinetuneError
 
     with pytest.raises(ConfigError, match="resnet50") as caught:
         finetune.load("resnet51")
     assert isinstance(caught.value, FinetuneError)
     with pytest.raises(ConfigError, match="epochs"):
         finetune.train({"data": {"builtin": "digits"}}, "head.epoch=3")
+
+
+def test_every_function_shows_how_it_is_used():
+    from finetune import api
+
+    functions = [value for value in vars(api).values() if getattr(value, "__module__", "") == "finetune.api"]
+    assert {function.__name__ for function in functions} == set(finetune.__all__) - {"register_backbone"}
+    assert all("Example:" in function.__doc__ for function in functions)
+
+
+def test_runs_are_compared_by_their_paths(tmp_path):
+    with pytest.raises(UsageError, match="two runs"):
+        finetune.compare([tmp_path])

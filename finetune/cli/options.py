@@ -35,7 +35,9 @@ def add_classifier(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser, metavar: str = "RUN|BACKBONE") -> None:
     """`--model`: the classifier as an option, by default the ImageNet classifier of the default backbone."""
-    parser.add_argument("--model", default=DEFAULT_BACKBONE, metavar=metavar, help="the classifier (default: %(default)s)")
+    parser.add_argument(
+        "--model", default=DEFAULT_BACKBONE, metavar=metavar, help="the classifier (default: %(default)s)"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print everything as JSON on standard output") -> None:
