@@ -18,8 +18,7 @@ import numpy as np
 
 from finetune.backbones import registry as catalog
 from finetune.data import batches as pipeline, images
-from finetune.models import features
-from finetune.models.classifier import Classifier, ClassifierSpec, _network
+from finetune.models import Classifier, ClassifierSpec, build_network, features
 from finetune.utils.device import keras, tf
 
 ROUNDS, IMAGES = 3, 320
@@ -48,7 +47,7 @@ def bare(classifier: Classifier, ready: np.ndarray) -> float:
 
 def network(name: str) -> Classifier:
     row = catalog.find_backbone(name)
-    return _network(ClassifierSpec(row.name, row.size, classes=("a", "b")), name=name)
+    return build_network(ClassifierSpec(backbone=row.name, image_size=row.size, classes=("a", "b")), name=name)
 
 
 def in_a_process(name: str) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.config import ModelConfig
 from finetune.evaluation import explain as explanation
-from finetune.models.classifier import Classifier, build_classifier
+from finetune.models import Classifier, build_classifier
 from finetune.utils.device import keras, tf
 
 ROUNDS = 30

@@ -10,13 +10,13 @@ import numpy as np
 
 from finetune.data import images
 from finetune.evaluation import metrics as evaluation
-from finetune.models import classifier as classifiers
+from finetune.models import load_classifier
 
 
 def main(folder: str, *names: str) -> None:
     paths = images.find_images(Path(folder))[0]
     for name in names or ("efficientnet_lite0",):
-        classifier = classifiers.load_classifier(name)
+        classifier = load_classifier(name)
         labels = np.array([classifier.ids.index(path.name.split("_")[0]) for path in paths])
         answers = np.concatenate([rows for _, rows, _ in classifier.probabilities(paths)])
         found = evaluation.multiclass_metrics(answers, labels, classifier.classes)

@@ -88,21 +88,21 @@ def odd_images(shared: Path) -> None:
 def hostile_models(folder: Path) -> None:
     import test_hostile_models as hostile
 
-    from finetune.models import classifier
+    from finetune.models import ClassifierSpec, build_network, load_classifier
 
     honest = folder / "model.keras"
-    spec = classifier.ClassifierSpec(**{**hostile.SPEC, "classes": tuple(hostile.CLASSES)})
-    classifier._network(spec, name="tiny").save(honest)
-    classifier.load_classifier(honest)
+    spec = ClassifierSpec(**{**hostile.SPEC, "classes": tuple(hostile.CLASSES)})
+    build_network(spec, name="tiny").save(honest)
+    load_classifier(honest)
     warnings.filterwarnings("ignore", message="Skipping nested container")  # Keras on files of others
     costs = {}
     for name, (spoil, _) in hostile.SPOILED.items():
         path = hostile.pack(folder / "spoiled.keras", spoil(hostile.members(honest)))
-        costs[name] = cost(lambda path=path: classifier.load_classifier(path))
+        costs[name] = cost(lambda path=path: load_classifier(path))
     for name, (spoil, _) in hostile.WHOLE.items():
         path = folder / "spoiled.keras"
         path.write_bytes(spoil(honest.read_bytes()))
-        costs[name] = cost(lambda path=path: classifier.load_classifier(path))
+        costs[name] = cost(lambda path=path: load_classifier(path))
     told("Hostile model files", costs, 1.0, 200)
 
 

@@ -141,7 +141,7 @@ def _reject_below(classifier: "Classifier", precision: float | None, terminal: T
         )
     point = threshold_for_precision(classifier.spec.confidences, precision)
     if point is None:
-        best = max(reached for _, reached, _ in classifier.spec.confidences)
+        best = max(point.precision for point in classifier.spec.confidences)
         raise UsageError(
             f"{classifier.name} never reached a precision of {precision:.1%} on validation, at best {best:.1%}.",
             hint="Ask for less, or train with more images.",

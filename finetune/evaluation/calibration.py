@@ -11,11 +11,10 @@ import numpy as np
 from finetune.data import MULTILABEL, label_type_of
 from finetune.evaluation.multilabel import best_thresholds
 from finetune.evaluation.tasks import score_logits
+from finetune.models import RiskCoveragePoint
 
 MOST_ROWS = 200  # of a confidence table
 LIMIT = 3.0  # of the logarithm of a temperature, both ways
-
-Row = tuple[float, float, float]  # threshold, precision and coverage, each in 0..1
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -39,7 +38,7 @@ def fit_decisions(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
     return {"confidences": risk_coverage(probabilities, labels)}
 
 
-def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Row, ...]:
+def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> tuple[RiskCoveragePoint, ...]:
     """For falling thresholds on the highest probability: how often the answers above it are right, and their share."""
     surest, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     order = np.argsort(-surest, kind="stable")
@@ -47,10 +46,11 @@ def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> tuple[Row, .
     last = np.flatnonzero(np.append(surest[1:] != surest[:-1], True))  # equal confidences stand or fall together
     last = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), MOST_ROWS)).astype(int))]
     coverage = (last + 1) / len(order)
-    return tuple(zip(surest[last].tolist(), precision[last].tolist(), coverage.tolist(), strict=True))
+    columns = zip(surest[last].tolist(), precision[last].tolist(), coverage.tolist(), strict=True)
+    return tuple(RiskCoveragePoint(*row) for row in columns)
 
 
-def threshold_for_precision(table: Sequence[Row], precision: float) -> Row | None:
+def threshold_for_precision(table: Sequence[RiskCoveragePoint], precision: float) -> RiskCoveragePoint | None:
     """The row with the most coverage whose answers were right at least as often as `precision`; None if none was."""
-    good = [row for row in table if row[1] >= precision]
-    return max(good, key=lambda row: row[2], default=None)
+    good = [point for point in table if point.precision >= precision]
+    return max(good, key=lambda point: point.coverage, default=None)

@@ -15,7 +15,7 @@ from finetune.backbones import find_backbone
 from finetune.config import Config
 from finetune.data import Augmenter, Dataset, Transform, inspect_image, read_image, read_square
 from finetune.evaluation.figures.images import draw_preview
-from finetune.models import ClassifierSpec, transform_of
+from finetune.models import transform_of
 
 MEASURED = 300  # images whose shape is looked at
 SHOWN = 512  # short side of an original on a sheet, in pixels at least
@@ -26,8 +26,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 def transform(config: Config) -> Transform:
     """How images of this config become the squares that its network sees."""
     row = find_backbone(config.model.backbone)
-    size = config.model.image_size or row.size
-    return transform_of(ClassifierSpec(row.name, size, resize=config.model.resize))
+    return transform_of(row, config.model.image_size or row.size, config.model.resize)
 
 
 def preview_sheets(

@@ -24,6 +24,7 @@ from finetune.evaluation.figures.images import draw_sheet
 from finetune.evaluation.metrics import ClassMetrics, Mistake, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
 from finetune.evaluation.tasks import Metrics
+from finetune.models import RiskCoveragePoint
 from finetune.utils import FinetuneError, printable, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class ReportData:
     commands: Sequence[str]
     thumbnail: Callable[[str], Image]
     overlay: Callable[[str, str], Image] | None = field(default=None)
-    confidences: Sequence[tuple[float, float, float]] = ()  # threshold, precision, coverage (see `calibration`)
+    confidences: Sequence[RiskCoveragePoint] = ()
 
 
 def report_json(evidence: ReportData) -> dict[str, Any]:

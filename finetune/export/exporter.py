@@ -302,8 +302,8 @@ class _Work:
 def _thresholds(classifier: Classifier) -> list[dict[str, float]]:
     """Below which probability to answer "unknown", for answers that are right so often; from validation images."""
     table = classifier.spec.confidences
-    rows = dict.fromkeys(filter(None, (threshold_for_precision(table, precision) for precision in PRECISIONS)))
-    return [{"threshold": least, "precision": right, "coverage": covered} for least, right, covered in rows]
+    points = dict.fromkeys(filter(None, (threshold_for_precision(table, precision) for precision in PRECISIONS)))
+    return [point._asdict() for point in points]
 
 
 # ------------------------------------------------------------------------------------------------ the network

@@ -1,12 +1,9 @@
-from .classifier import (
-    Classifier as Classifier,
-    ClassifierSpec as ClassifierSpec,
-    activate as activate,
+from .build import (
     build_classifier as build_classifier,
-    inference_function as inference_function,
-    load_classifier as load_classifier,
-    transform_of as transform_of,
+    build_network as build_network,
+    load_pretrained as load_pretrained,
 )
+from .classifier import SPEC_MEMBER as SPEC_MEMBER, Classifier as Classifier
 from .feature_cache import (
     compute_features as compute_features,
     describe_pace as describe_pace,
@@ -25,6 +22,7 @@ from .features import (
     all_rows as all_rows,
     refuse_unreadable as refuse_unreadable,
 )
+from .inference import activate as activate, inference_function as inference_function
 from .joint import (
     PredictionRequest as PredictionRequest,
     load_classifiers as load_classifiers,
@@ -46,3 +44,5 @@ from .predictor import (
     read_path_list as read_path_list,
     shard as shard,
 )
+from .saving import load_classifier as load_classifier
+from .spec import ClassifierSpec as ClassifierSpec, RiskCoveragePoint as RiskCoveragePoint, transform_of as transform_of

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.data import Augmenter, Batch, ReadImage, index_batches, pad_batch, read_ahead
-from finetune.models.classifier import Classifier, inference_function
+from finetune.models.classifier import Classifier
+from finetune.models.inference import inference_function
 from finetune.utils import DataError, keras, printable
 
 FEATURE_BATCH = 32  # one batch shape everywhere: an image's features must not depend on its neighbours

@@ -9,8 +9,9 @@ for prediction in predict_jointly(classifiers, ["rose.jpg"], request):
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune.models.classifier import Classifier, load_classifier
+from finetune.models.classifier import Classifier
 from finetune.models.predictor import PREDICT_BATCH, Prediction, predict_images
+from finetune.models.saving import load_classifier
 from finetune.utils import WeightsError
 
 DEFAULT_IMAGENET = "efficientnet_lite0"  # its weights are always at hand

@@ -344,11 +344,11 @@ def _calibrate(job: Job, classifier: Classifier, phase: Phase, source: FeatureSo
     labels, logits = job.dataset.labels[indices], logits_above(classifier, phase, source, indices)
     if job.config.calibrate:
         temperature = fit_temperature(logits, labels)
-        classifier.cool(temperature)
+        classifier.apply_temperature(temperature)
         logits = logits / temperature
         write_run_facts(job.run, temperature=temperature)
     learned = fit_decisions(task_for(classifier.label_type).probabilities(logits), labels)
-    classifier.spec = dataclasses.replace(classifier.spec, **learned)
+    classifier.spec = classifier.spec.model_copy(update=learned)
 
 
 def _accuracies(run: Run, metrics: Metrics | None) -> dict[str, float]:

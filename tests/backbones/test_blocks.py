@@ -64,7 +64,7 @@ def test_unfreeze_an_unknown_layer_names_the_nearest():
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
 def test_a_classifier_has_the_blocks_of_the_catalogue(name):
     from finetune import config
-    from finetune.models import classifier
+    from finetune.models import build_classifier
 
-    built = classifier.build_classifier(config.ModelConfig(backbone=name, weights="none"), ["a", "b"])
+    built = build_classifier(config.ModelConfig(backbone=name, weights="none"), ["a", "b"])
     assert [block.name for block in built.blocks()] == [block.name for block in blocks.blocks_of(name)]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from finetune import config
 from finetune.cli import demo_page as demo, main as cli
-from finetune.models import classifier as classifiers
+from finetune.models import build_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,13 +28,11 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 @pytest.fixture(scope="module")
 def page():
     """Colours told apart by an untrained network, which is sure of `red`."""
-    made = classifiers.build_classifier(
+    made = build_classifier(
         config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["blue", "green", "red"]
     )
     made.model.get_layer("logits").bias.assign([0.0, 1.0, 5.0])
-    other = classifiers.build_classifier(
-        config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["cat", "dog"]
-    )
+    other = build_classifier(config.ModelConfig(backbone="tiny", weights="none", image_size=64), ["cat", "dog"])
     return demo.DemoPage(made, other, [])
 
 

@@ -1,7 +1,6 @@
 """`finetune predict` as it is typed: what goes where, which files are written, which exit code."""
 
 import csv
-import dataclasses
 import json
 
 import pytest
@@ -137,7 +136,7 @@ def wary(tmp_path):
     made = build_classifier(ModelConfig(backbone="tiny", weights="none"), CLASSES)
     made.model.get_layer("logits").bias.assign([3.0, 1.0, 0.0])  # less sure than that of anything
     table = ((0.999, 0.99, 0.4), (0.2, 0.9, 1.0))
-    made.spec = dataclasses.replace(made.spec, confidences=table)
+    made.spec = made.spec.model_copy(update={"confidences": table})
     made.save(tmp_path / "model.keras")
     return str(tmp_path)
 

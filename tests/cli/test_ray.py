@@ -32,9 +32,9 @@ def ray():
 def model(images, tmp_path_factory):
     """A classifier of three colours."""
     from finetune.config import ModelConfig
-    from finetune.models import classifier
+    from finetune.models import build_classifier
 
-    made = classifier.build_classifier(ModelConfig(backbone="tiny", weights="none"), ("blue", "green", "red"))
+    made = build_classifier(ModelConfig(backbone="tiny", weights="none"), ("blue", "green", "red"))
     folder = tmp_path_factory.mktemp("model")
     made.save(folder / "model.keras")
     return str(folder / "model.keras")

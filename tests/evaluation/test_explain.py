@@ -9,7 +9,7 @@ from finetune.backbones import registry as catalog
 from finetune.cli import main as cli
 from finetune.data import images
 from finetune.evaluation import explain as explanation
-from finetune.models import classifier
+from finetune.models import build_classifier, load_classifier
 from finetune.utils.device import keras
 from finetune.utils.errors import UsageError
 
@@ -23,7 +23,7 @@ FAMILIES = {
 
 def untrained(backbone, size=96, pooling="avg"):
     settings = config.ModelConfig(backbone=backbone, weights="none", image_size=size, pooling=pooling)
-    return classifier.build_classifier(settings, ["cat", "dog", "hot dog"])
+    return build_classifier(settings, ["cat", "dog", "hot dog"])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def imagenet():
-    return classifier.load_classifier("efficientnet_lite0")
+    return load_classifier("efficientnet_lite0")
 
 
 @pytest.fixture

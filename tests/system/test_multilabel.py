@@ -14,7 +14,7 @@ from finetune.cli import demo_page, main as cli
 from finetune.config import DataConfig, auto as recipe
 from finetune.data import MULTILABEL, dataset as data, splits as stratification
 from finetune.export import exporter as export, find_format, model_card as card
-from finetune.models import classifier as classifiers
+from finetune.models import load_classifier
 from finetune.runs import run as runs
 from finetune.training import check as checking, experiment
 from finetune.utils import errors, signals
@@ -183,7 +183,7 @@ def test_a_run_learns_reports_and_keeps_its_thresholds(run):
     assert [row["class"] for row in test["per_class"]] == list(COLOURS)
     assert {"average_precision", "threshold", "recall", "precision"} <= set(test["per_class"][0])
     assert report["baseline"]["accuracy"] > 0.3
-    spec = classifiers.load_classifier(run.path).spec
+    spec = load_classifier(run.path).spec
     assert spec.multi_label
     assert [row["threshold"] for row in test["per_class"]] == pytest.approx(spec.thresholds)
     assert {path.name for path in run.figures.iterdir()} >= {"labels.png", "calibration.png", "curves.png"}
@@ -213,7 +213,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(run, tags, tmp_path, monkeypatch
     begun = runs.open_run(tmp_path / "tags-1")
     assert begun.status == "stopped"
     experiment.resume_run(begun)
-    weights = [classifiers.load_classifier(one.path).model.get_weights() for one in (begun, run)]
+    weights = [load_classifier(one.path).model.get_weights() for one in (begun, run)]
     assert all(np.array_equal(*pair) for pair in zip(*weights, strict=True))
 
 
@@ -231,7 +231,7 @@ def typed(capsys, *command):
 
 
 def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path):
-    spec = classifiers.load_classifier(run.path).spec
+    spec = load_classifier(run.path).spec
     folder = tags.parent
     code, out, _ = typed(capsys, "predict", folder, "--model", run.path, "--json", "--top", 3)
     assert code == 0
@@ -274,7 +274,7 @@ def test_exports_say_the_same(run, tmp_path, name):
     assert made.agreement == 1
     assert made.parity.largest_difference < 1e-4
     assert made.facts["label_thresholds"] == pytest.approx(
-        dict(zip(COLOURS, classifiers.load_classifier(run.path).spec.thresholds, strict=True))
+        dict(zip(COLOURS, load_classifier(run.path).spec.thresholds, strict=True))
     )
     text = (made.folder / "README.md").read_text()
     assert "multi-label" in text
@@ -284,7 +284,7 @@ def test_exports_say_the_same(run, tmp_path, name):
 
 
 def test_the_page_ticks_what_is_over_its_threshold(run, tags):
-    classifier = classifiers.load_classifier(run.path)
+    classifier = load_classifier(run.path)
     page = demo_page.DemoPage(classifier, None, demo_page.example_images(run.path))
     assert len(page.examples) == demo_page.EXAMPLES
     shown = page.predict(str(tags.parent / "07.png"))

@@ -5,12 +5,12 @@ import numpy as np
 from finetune import config
 from finetune.config import ModelConfig
 from finetune.evaluation import LinearProbe
-from finetune.models import classifier
+from finetune.models import build_classifier
 from finetune.training import baseline
 
 
 def test_the_head_answers_as_the_regression_does(settings):
-    made = classifier.build_classifier(ModelConfig(**settings["model"]), ["a", "b", "c"])
+    made = build_classifier(ModelConfig(**settings["model"]), ["a", "b", "c"])
     width = made.head_input.shape[-1]
     random = np.random.default_rng(0)
     found = LinearProbe(random.normal(size=(width, 3)), random.normal(size=3), 0.1, 0.9, 0.3)
@@ -27,4 +27,4 @@ def test_only_a_head_of_one_dense_layer_can_begin_so():
         made = config.load_config(
             {"data": {"builtin": "digits"}, "model": {"backbone": "tiny", "weights": "none", **extra}}
         )
-        assert classifier.build_classifier(made.model, ["a", "b"]).spec.linear_head is linear
+        assert build_classifier(made.model, ["a", "b"]).spec.linear_head is linear

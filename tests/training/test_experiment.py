@@ -16,7 +16,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from finetune import api, configs
 from finetune.evaluation import evaluate as assessment
-from finetune.models import classifier as classifiers
+from finetune.models import build_classifier, load_classifier
 from finetune.runs import run as runs
 from finetune.training import experiment
 from finetune.utils import terminal
@@ -182,7 +182,7 @@ def test_the_state_is_done_with_both_phases(story):
 
 
 def test_the_saved_model_is_the_one_that_was_measured(story, images):
-    loaded = classifiers.load_classifier(story.run.path)
+    loaded = load_classifier(story.run.path)
     assert all(map(np.array_equal, loaded.model.get_weights(), story.result.classifier.model.get_weights()))
     test = [images / row["path"] for row in rows_of(story.run.splits_csv) if row["split"] == "test"]
     right = [answer.predictions[0].name == Path(answer.path).parent.name for answer in loaded.predict(test)]
@@ -370,10 +370,9 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path
         "head": HEAD | {"epochs": 1},
         "fine_tune": None,
     }
-    meanwhile, build = [], classifiers.build_classifier
+    meanwhile, build = [], build_classifier
     monkeypatch.setattr(
-        classifiers,
-        "build",
+        "finetune.training.experiment.build_classifier",
         lambda *args, **more: meanwhile.append(is_op_determinism_enabled()) or build(*args, **more),
     )
     story = Story(settings)
@@ -426,7 +425,7 @@ def test_a_time_budget_costs_epochs_and_says_so(found_out):
 
 
 def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothing(story):
-    loaded = classifiers.load_classifier(story.run.path)
+    loaded = load_classifier(story.run.path)
     temperature = experiment.read_run_facts(story.run)["temperature"]
     assert loaded.spec.temperature == pytest.approx(temperature)
     assert temperature != 1
@@ -435,8 +434,8 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
 
 def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
     plain = told(images, tmp_path, calibrate=False, fine_tune=[])
-    assert classifiers.load_classifier(plain.run.path).spec.temperature == 1
-    assert classifiers.load_classifier(plain.run.path).spec.confidences == ()
+    assert load_classifier(plain.run.path).spec.temperature == 1
+    assert load_classifier(plain.run.path).spec.confidences == ()
 
 
 def test_the_recipe_is_told_with_its_reasons(images, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from finetune import config
 from finetune.data import dataset as data
-from finetune.models import FeatureRequest, classifier, prepare_features
+from finetune.models import FeatureRequest, build_classifier, prepare_features
 from finetune.training import trainer as training
 from finetune.utils import ConfigError, FinetuneError, Stopped, TrainingDiverged, keras, sha256_of
 
@@ -19,7 +19,7 @@ class Bench:
     def __init__(self, settings, **changes):
         self.config = config.load_config({**settings, **changes})
         self.dataset = data.open_dataset(self.config.data, seed=self.config.seed)
-        self.classifier = classifier.build_classifier(self.config.model, self.dataset.classes, seed=self.config.seed)
+        self.classifier = build_classifier(self.config.model, self.dataset.classes, seed=self.config.seed)
         self.phases = training.plan_phases(self.config, self.classifier)
         self.sources = prepare_features(
             FeatureRequest(
