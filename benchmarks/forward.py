@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune import data
 from finetune.backbones import registry as catalog
-from finetune.data import batches as pipeline, images
 from finetune.models import Classifier, ClassifierSpec, build_network, features
 from finetune.utils.device import keras, tf
 
@@ -26,10 +26,10 @@ ROUNDS, IMAGES = 3, 320
 
 def ours(classifier: Classifier, paths: list[str]) -> float:
     extractor = features.FeatureExtractor(classifier, [classifier.head_input])
-    read = pipeline.image_reader(paths, classifier.transform)
+    read = data.image_reader(paths, classifier.transform)
     extractor(np.zeros((1, *classifier.model.input_shape[1:])))
     started = time.monotonic()
-    for batch in pipeline.image_batches(read, np.arange(len(paths)), features.FEATURE_BATCH):
+    for batch in data.image_batches(read, np.arange(len(paths)), features.FEATURE_BATCH):
         extractor(batch.images)
     return len(paths) / (time.monotonic() - started)
 
@@ -67,7 +67,7 @@ def main(folder: str, *names: str) -> None:
         classifier = network(names[0])
         print(bare(classifier, ready_for(classifier)))
         return
-    paths = [str(path) for path in images.find_images(Path(folder))[0][:IMAGES]]
+    paths = [str(path) for path in data.find_images(Path(folder))[0][:IMAGES]]
     for name in names or ("efficientnet_lite0", "mobilenet_v2", "resnet50"):
         classifier = network(name)
         ready = ready_for(classifier)

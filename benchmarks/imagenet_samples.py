@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data import images
+from finetune import data
 from finetune.evaluation import metrics as evaluation
 from finetune.models import load_classifier
 
 
 def main(folder: str, *names: str) -> None:
-    paths = images.find_images(Path(folder))[0]
+    paths = data.find_images(Path(folder))[0]
     for name in names or ("efficientnet_lite0",):
         classifier = load_classifier(name)
         labels = np.array([classifier.ids.index(path.name.split("_")[0]) for path in paths])

@@ -44,8 +44,7 @@ def low_rank(rank: int) -> None:
 
 def measure(config: Path, rank: int) -> dict[str, Any]:
     """One arm, in this process."""
-    from finetune import configs
-    from finetune.data import dataset as data
+    from finetune import configs, data
     from finetune.training import trainer as training, tryout
 
     if rank:

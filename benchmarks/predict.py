@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data import images
+from finetune import data
 from finetune.models import load_classifier
 from finetune.utils.device import keras
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    paths = [str(path) for path in images.find_images(arguments.images)[0][: arguments.count]]
+    paths = [str(path) for path in data.find_images(arguments.images)[0][: arguments.count]]
     classifier = load_classifier("efficientnet_lite0")
     for _ in (ours(classifier, paths[:64]), batched(classifier.model, paths[:64])):
         pass  # both compiled

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from finetune.data import images
+from finetune import data
 
 
 def tree(root: int) -> list[int]:
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [path.absolute() for path in images.find_images(arguments.images)[0]]
+        paths = [path.absolute() for path in data.find_images(arguments.images)[0]]
         count = len(paths)
         for again in range(1, arguments.repeat):
             for at, path in enumerate(paths[:count]):

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.data import images
-from finetune.data.scan import scan_images
+from finetune import data
+from finetune.data import scan_images
 from finetune.utils.errors import ImageError
 
 GROUP = 500
@@ -37,7 +37,7 @@ def seeds(folder: Path | None) -> list[tuple[str, bytes]]:
                 Image.fromarray(noise).convert(mode).save(target, kind)
                 made.append((f".{kind.lower()}", target.getvalue()))
     paths = folder.rglob("*") if folder else ()
-    found = [path for path in paths if path.suffix.lower() in images.IMAGE_SUFFIXES and path.is_file()]
+    found = [path for path in paths if path.suffix.lower() in data.IMAGE_SUFFIXES and path.is_file()]
     return made + [(path.suffix, path.read_bytes()) for path in found if path.stat().st_size < 300_000]
 
 
@@ -67,7 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     sound = seeds(arguments.folder)
-    transform = images.Transform(size=SIDE)
+    transform = data.Transform(size=SIDE)
     counts: Counter[str] = Counter()
     trouble: list[str] = []
     begin, slowest = time.monotonic(), 0.0
@@ -79,7 +79,7 @@ def main() -> int:
                 suffix, content = random.choice(sound)
                 paths.append(folder / f"{number:03}{suffix}")
                 paths[-1].write_bytes(damaged(content))
-            for path, inspection in zip(paths, scan_images(map(str, paths)), strict=True):
+            for path, inspection in zip(paths, scan_images(map(str, paths), use_cache=False), strict=True):
                 counts["files"] += 1
                 counts["refused" if inspection.reason else "accepted"] += 1
                 if "crashed" in (inspection.reason or ""):
@@ -87,7 +87,7 @@ def main() -> int:
                 if inspection.reason is None:
                     started = time.monotonic()
                     try:
-                        shape = images.read_square(str(path), transform).shape
+                        shape = data.read_square(str(path), transform).shape
                         if shape != (SIDE, SIDE, 3):
                             trouble.append(keep(path, f"shape {shape}"))
                     except ImageError as problem:

@@ -24,9 +24,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from finetune import data
 from finetune.config import DataConfig
-from finetune.data import images, sources
-from finetune.data.scan import scan_images
+from finetune.data import scan_images
 from finetune.utils.errors import ImageError, WeightsError
 
 SIZE = (500, 375)
@@ -68,8 +68,8 @@ def bombs(folder: Path, shared: Path) -> None:
         with (odd / "manifest.csv").open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (row["group"], row["verdict"]) == ("bomb", "reject")]
         paths |= {row["file"]: odd / row["file"] for row in rows if (odd / row["file"]).exists()}
-    images.read_image(_photo(folder / "warm.jpg", 0))
-    told("Bombs", {name: cost(lambda path=path: images.read_image(path)) for name, path in paths.items()}, 0.05, 64)
+    data.read_image(_photo(folder / "warm.jpg", 0))
+    told("Bombs", {name: cost(lambda path=path: data.read_image(path)) for name, path in paths.items()}, 0.05, 64)
 
 
 def odd_images(shared: Path) -> None:
@@ -113,10 +113,11 @@ def scanning(folder: Path, shared: Path, count: int) -> None:
     paths = [str(folder / "pictures" / f"{number:06}.jpg") for number in range(count)]
     for number, path in enumerate(paths):
         os.link(seeds[number % len(seeds)], path)
+    os.environ["FINETUNE_CACHE"] = str(folder / "cache")
     cores = len(os.sched_getaffinity(0))
     for title, target in (("first", "600 per core"), ("second", "50,000")):
         begin, spent = time.perf_counter(), _cpu()
-        good = sum(one.ok for one in scan_images(paths, cache=folder / "scan.sqlite"))
+        good = sum(one.ok for one in scan_images(paths))
         wall, cpu = time.perf_counter() - begin, _cpu() - spent
         print(
             f"Scan, the {title} time: {good:,} of {count:,} good; {count / wall:,.0f} a second on {cores} cores, "
@@ -130,8 +131,8 @@ def index(folder: Path, count: int) -> None:
         (folder / f"class{number:02}").mkdir(parents=True)
     for number in range(count):
         (folder / f"class{number % 100:02}" / f"{number:07}.jpg").touch()
-    found: list[sources.Listing] = []
-    seconds, megabytes, _ = cost(lambda: found.append(sources.list_source(DataConfig(folder=folder))))
+    found: list[data.Listing] = []
+    seconds, megabytes, _ = cost(lambda: found.append(data.list_source(DataConfig(folder=folder))))
     print(
         f"List of {len(found[0].names):,} files: {seconds:.1f} s, {megabytes:.0f} MB; target 60 s, 500 MB for a million"
     )

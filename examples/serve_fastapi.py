@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
 import finetune
-from finetune.data import images
+from finetune import data
 from finetune.utils.errors import ImageError
 
 MAX_BYTES = 20_000_000
@@ -47,7 +47,7 @@ def create(source: str) -> FastAPI:
         content = await read(request)
         loop = asyncio.get_running_loop()
         try:
-            pixels = await loop.run_in_executor(decoders, images.decode_square, content, classifier.transform)
+            pixels = await loop.run_in_executor(decoders, data.decode_square, content, classifier.transform)
         except ImageError as problem:
             raise HTTPException(422, problem.message) from None
         return {"predictions": await loop.run_in_executor(network, answer, pixels)}

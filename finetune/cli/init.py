@@ -11,27 +11,15 @@ import json
 import os
 import re
 import shlex
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from finetune.data import list_images, typical_size
+from finetune.config import DataConfig
+from finetune.data import LAYOUT, SPLITS, Listing, list_source, require_two_classes, typical_size
 from finetune.utils import DataError, Terminal, UsageError, explain_os_errors, printable
 
-LAYOUT = """One folder per class is expected:
-    {folder}/
-      cat/  1.jpg  2.jpg ...
-      dog/  1.jpg  2.jpg ...
-  or the same inside train/, val/ and, if you like, test/:
-    {folder}/
-      train/  cat/ ...  dog/ ...
-      val/    cat/ ...  dog/ ..."""
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 LISTED = 30  # classes named in the comment
 
 
@@ -47,15 +35,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def suggest_config(folder: Path, target: Path | None = None) -> str:
-    """A commented config for the images in `folder`, as YAML that `config.load` accepts.
+    """A commented config for the images in `folder`, as YAML that `load_config` accepts.
 
     With `target`, the file it is meant for, a folder below that file is named relative to it, so that both
-    can move together. DataError draws the expected layout when the folder has no class folders.
+    can move together. Raises DataError with the expected layout when the folder has no class folders.
     """
-    counts, names = _count(folder)
-    lines = [*_header(folder, target, counts), *_data(folder, target, counts)]
+    listing = list_source(DataConfig(folder=folder))
+    require_two_classes(listing, hint=LAYOUT)
+    lines = [*_header(folder, target, listing), *_data(folder, target, listing)]
     lines += ["model:", "  backbone: efficientnet_lite0        # `finetune backbones` lists all"]
-    lines += _size(folder, names)
+    lines += _size(listing)
     return "\n".join([*lines, PHASES]) + "\n"
 
 
@@ -75,70 +64,39 @@ def write_config(folder: Path, target: Path | None = None) -> Path:
     return target
 
 
-def _count(folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """Images by (split, class), the split "" where the folder has none; and the names of those images."""
-    shown = printable(folder)
-    layout = LAYOUT.format(folder=printable(folder.name or "photos"))
-    if not folder.is_dir():
-        raise DataError(f"{shown}: there is no such folder", hint=layout)
-    found, left_out = list_images(folder)
-    if not found:
-        reasons = "".join(f"; left out: {count} {why}" for why, count in left_out.most_common())
-        raise DataError(f"{shown}: no images in it{reasons}", hint=layout)
-    split_by_folder = any(SPLITS.get(name.split("/")[0].lower()) == "train" for name in found)
-    depth = 3 if split_by_folder else 2
-    names = [name for name in found if name.count("/") >= depth - 1]
-    counts = Counter(_place(name, split_by_folder) for name in names)
-    classes = sorted({label for _, label in counts})
-    if len(classes) < 2:
-        alone = [f"only one class folder, {printable(label)}" for label in classes]
-        what = alone[0] if alone else f"{len(found)} images but no class folders"
-        raise DataError(f"{shown}: {what}; a classifier needs 2 classes or more", hint=layout)
-    return counts, names
-
-
-def _place(name: str, split_by_folder: bool) -> tuple[str, str]:
-    first, second = name.split("/")[:2]
-    return (SPLITS.get(first.lower(), first), second) if split_by_folder else ("", first)
-
-
-def _of_split(counts: Counter[tuple[str, str]], split: str) -> Counter[str]:
-    """Images by class in one split; all of them where there are no splits."""
-    return Counter({label: count for (part, label), count in counts.items() if part in (split, "")})
-
-
-def _header(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -> list[str]:
+def _header(folder: Path, target: Path | None, listing: Listing) -> list[str]:
     """What was found, as a comment, and what is worth a second look."""
-    by_class: Counter[str] = Counter()
-    for (_, label), count in counts.items():
-        by_class[label] += count
     name = printable(folder.resolve().name)
-    lines = [f"{name}: {counts.total():,} images in {len(by_class):,} classes."]
+    counts = np.bincount(listing.labels, minlength=len(listing.classes))
+    lines = [f"{name}: {len(listing.names):,} images in {len(counts):,} classes."]
     lines += [f"  finetune train {shlex.quote(printable(target or f'{name}.yaml'))}"]
     lines += ["Measured: not measured yet", ""]
-    lines += [f"  {count:8,}  {printable(label)}" for label, count in sorted(by_class.items())[:LISTED]]
-    if len(by_class) > LISTED:
-        lines.append(f"            ... and {len(by_class) - LISTED:,} more classes")
-    (most, high), (least, low) = by_class.most_common(1)[0], by_class.most_common()[-1]
-    if low < 20:
-        lines.append(f"Few images: {printable(least)} has {low}. Twenty or more per class is a good start.")
-    if high > 10 * low:
-        lines.append(f"Uneven: {printable(most)} has {high / low:.0f} times as many as {printable(least)}.")
+    lines += [f"  {count:8,}  {label}" for label, count in zip(listing.classes[:LISTED], counts, strict=False)]
+    if len(counts) > LISTED:
+        lines.append(f"            ... and {len(counts) - LISTED:,} more classes")
+    most, least = counts.argmax(), counts.argmin()
+    if counts[least] < 20:
+        lines.append(
+            f"Few images: {listing.classes[least]} has {counts[least]}. Twenty or more per class is a good start."
+        )
+    if counts[most] > 10 * counts[least]:
+        factor = counts[most] / counts[least]
+        lines.append(f"Uneven: {listing.classes[most]} has {factor:.0f} times as many as {listing.classes[least]}.")
     return [f"# {line}".rstrip() for line in lines]
 
 
-def _data(folder: Path, target: Path | None, counts: Counter[tuple[str, str]]) -> list[str]:
+def _data(folder: Path, target: Path | None, listing: Listing) -> list[str]:
     lines = ["data:", f"  folder: {_quoted(_path(folder, target))}"]
-    splits = {split for split, _ in counts}
-    if "validation" in splits:
-        parts = " ".join(f"{split} {sum(_of_split(counts, split).values()):,}" for split in sorted(splits))
+    counts = {split: int((listing.splits == number).sum()) for number, split in enumerate(SPLITS)}
+    if counts["validation"]:
+        parts = " ".join(f"{split} {count:,}" for split, count in counts.items() if count)
         return [*lines, f"  # the folder's own splits are used: {parts}"]
-    return [*lines, "  split: {train: 0.8, validation: 0.1, test: 0.1}     # shares of each class"]
+    return [*lines, "  split: {train: 0.8, validation: 0.1, test: 0.1}     # fractions of each class"]
 
 
-def _size(folder: Path, names: list[str]) -> list[str]:
+def _size(listing: Listing) -> list[str]:
     """The usual size of the images, and a smaller input where they are small."""
-    size = typical_size([folder / name for name in names])
+    size = typical_size([listing.root / name for name in listing.names])
     if size is None:
         return []
     width, height = size
@@ -152,7 +110,7 @@ def _size(folder: Path, names: list[str]) -> list[str]:
 
 PHASES = """\
 # The rest is chosen from your images when training begins, and printed with its reasons (recipe: auto).
-# To decide yourself, take the marks away; a section that is written is yours:
+# To decide yourself, remove the # signs; a section that is written is not changed:
 # augment: light                       # none, light, standard, strong
 # head:
 #   epochs: 10

@@ -1,7 +1,6 @@
+from .augment import Augmenter as Augmenter, MixUpCutMix as MixUpCutMix
 from .batches import (
-    Augmenter as Augmenter,
     Batch as Batch,
-    MixUpCutMix as MixUpCutMix,
     ReadImage as ReadImage,
     WaitMeter as WaitMeter,
     balanced_epoch_order as balanced_epoch_order,
@@ -13,14 +12,9 @@ from .batches import (
     read_ahead as read_ahead,
 )
 from .buckets import is_bucket_url as is_bucket_url, list_bucket as list_bucket
-from .dataset import (
-    Dataset as Dataset,
-    data_facts as data_facts,
-    open_dataset as open_dataset,
-    open_labelled_dataset as open_labelled_dataset,
-    read_splits as read_splits,
-    reopen_dataset as reopen_dataset,
-)
+from .class_checks import require_two_classes as require_two_classes
+from .dataset import Dataset as Dataset, data_facts as data_facts, read_splits as read_splits
+from .discovery import find_images as find_images, list_images as list_images
 from .duplicates import (
     LEAST_FEATURES as LEAST_FEATURES,
     LEAST_FINGERPRINT as LEAST_FINGERPRINT,
@@ -31,16 +25,13 @@ from .duplicates import (
 )
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import (
-    Inspection as Inspection,
     Transform as Transform,
-    find_images as find_images,
-    inspect_image as inspect_image,
-    list_images as list_images,
+    decode_square as decode_square,
     read_image as read_image,
     read_square as read_square,
     resize_square as resize_square,
-    typical_size as typical_size,
 )
+from .inspection import Inspection as Inspection, inspect_image as inspect_image, typical_size as typical_size
 from .labels import (
     MULTICLASS as MULTICLASS,
     MULTILABEL as MULTILABEL,
@@ -50,5 +41,12 @@ from .labels import (
     label_type as label_type,
     label_type_of as label_type_of,
 )
+from .listing import Listing as Listing
+from .opening import (
+    open_dataset as open_dataset,
+    open_labelled_dataset as open_labelled_dataset,
+    reopen_dataset as reopen_dataset,
+)
 from .scan import scan_images as scan_images
-from .sources import SPLITS as SPLITS, list_source as list_source
+from .sources import list_source as list_source
+from .split_names import LAYOUT as LAYOUT, SPLITS as SPLITS

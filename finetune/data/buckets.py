@@ -1,7 +1,7 @@
 """Images in a bucket: `s3://bucket/photos`, `gs://...` and whatever else fsspec knows, listed and read.
 
-    find("s3://bucket/photos")          ["s3://bucket/photos/a.jpg", ...]
-    read("s3://bucket/photos/a.jpg")    its bytes
+    list_bucket("s3://bucket/photos")                             ["s3://bucket/photos/a.jpg", ...]
+    read_bucket_file("s3://bucket/photos/a.jpg", max_bytes=2**30) its bytes
 
 Only the bytes come from elsewhere; what they mean is decided in `images`, as for any file.
 """
@@ -9,14 +9,12 @@ Only the bytes come from elsewhere; what they mean is decided in `images`, as fo
 import errno
 import os
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from finetune.data.image_formats import IMAGE_SUFFIXES
 from finetune.utils import (
     DataError,
-    FinetuneError,
     ImageError,
     ResourceError,
     UsageError,
@@ -25,84 +23,76 @@ from finetune.utils import (
     printable,
 )
 
-PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-HERE = ("file", "local", "memory")  # that open no socket
+LOCAL = ("file", "local", "memory")  # protocols that open no connection
 
 
 def is_bucket_url(path: str | os.PathLike[str]) -> bool:
-    return bool(PROTOCOL.match(os.fspath(path)))
+    """Whether `path` begins with a protocol such as `s3://`."""
+    return bool(URL.match(os.fspath(path)))
 
 
-def list_bucket(given: str) -> list[str]:
-    """The images that `given` means, sorted: one of that name, all below a folder of that name, or a pattern's.
+def list_bucket(url: str) -> list[str]:
+    """The images that `url` means, sorted: a single file, all below a folder, or all that match a pattern with `*`.
 
-    Raises DataError when there is none, UsageError without the package for it, ResourceError when it does not answer.
+    Raises DataError when there is none, UsageError without the package that reads this kind of store, ResourceError
+    when the store does not answer.
     """
-    return _explained(given, lambda: _find(given))
-
-
-def _find(given: str) -> list[str]:
-    files, place = _files(given)
-    if "*" in place:
-        return sorted(map(files.unstrip_protocol, files.glob(place)))
-    found = sorted(files.find(place))
-    if found == [place]:
-        return [given]
-    images = [path for path in found if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES]
-    return [str(files.unstrip_protocol(path)) for path in images]
-
-
-def read_bucket_file(path: str, *, most: int) -> bytes:
-    """The content of one file. ImageProblem if it has more than `most` bytes; OSError if it cannot be read."""
-    files, place = _files(path)
+    store, path = _locate(url)
     try:
-        with files.open(place, "rb", block_size=2**20) as file:
-            content: bytes = file.read(most + 1)
-    except (OSError, FinetuneError):
+        if "*" in path:
+            names = sorted(store.glob(path))
+        else:
+            every_name = sorted(store.find(path))
+            if every_name == [path]:  # a single file, whatever its ending
+                return [url]
+            names = [name for name in every_name if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    except FileNotFoundError:
+        names = []
+    except Exception as error:  # every store has errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise ResourceError(f"{printable(url)}: cannot be listed: {type(error).__name__}: {reason}") from error
+    if not names:
+        raise DataError(f"{printable(url)}: there is no image.")
+    return [str(store.unstrip_protocol(name)) for name in names]
+
+
+def read_bucket_file(url: str, *, max_bytes: int) -> bytes:
+    """The content of one file. Raises ImageError if it is larger than `max_bytes`, OSError if it cannot be read."""
+    store, path = _locate(url)
+    try:
+        with store.open(path, "rb", block_size=2**20) as file:
+            content: bytes = file.read(max_bytes + 1)
+    except OSError:
         raise
     except Exception as error:  # every store has errors of its own
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
-    if len(content) > most:
-        raise ImageError(f"too large: more than {format_bytes(most)}")
+    if len(content) > max_bytes:
+        raise ImageError(f"too large: more than {format_bytes(max_bytes)}")
     return content
 
 
-def _files(path: str) -> tuple[Any, str]:
-    protocol = path.partition("://")[0].lower()
-    if is_offline() and protocol not in HERE:
-        raise ResourceError(f"{printable(path)} is on another machine, and FINETUNE_OFFLINE=1 forbids to go there.")
-    place: str = _store(protocol)._strip_protocol(path)
-    return _store(protocol), place
+def _locate(url: str) -> tuple[Any, str]:
+    """The store of a URL and the path in it."""
+    protocol = url.partition("://")[0].lower()
+    if is_offline() and protocol not in LOCAL:
+        raise ResourceError(f"{printable(url)} is on another machine, and FINETUNE_OFFLINE forbids connections.")
+    store = open_store(protocol)
+    return store, str(store._strip_protocol(url))
 
 
 @lru_cache
-def _store(protocol: str) -> Any:
-    """What talks to a store; it takes who we are from the environment, as the store's own tools do."""
+def open_store(protocol: str) -> Any:
+    """fsspec's file system of a protocol; credentials come from the environment, as for the store's own tools."""
     try:
         import fsspec
 
         return fsspec.filesystem(protocol)
     except ImportError as error:
         package = PACKAGES.get(protocol, "fsspec")
-        raise UsageError(
-            f"{protocol}:// needs {package}, not installed here.", hint=f"pip install {package}"
-        ) from error
+        hint = f"pip install {package}"
+        raise UsageError(f"{protocol}:// needs {package}, not installed here.", hint=hint) from error
     except ValueError as error:
         known = "gs, s3, abfs and what else fsspec knows"
         raise UsageError(f"{protocol}:// is no kind of store that is known: {known}.") from error
-
-
-def _explained(given: str, work: Callable[[], list[str]]) -> list[str]:
-    try:
-        found = work()
-    except FileNotFoundError:
-        found = []
-    except FinetuneError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ResourceError(f"{printable(given)}: cannot be listed: {type(error).__name__}: {reason}") from error
-    if not found:
-        raise DataError(f"{printable(given)}: there is no image.")
-    return found

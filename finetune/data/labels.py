@@ -14,8 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.splits import split_by_class, split_by_label
-
 SEPARATOR = "|"  # between the labels of an image, in tables
 NO_LABEL = "none"  # what an image without labels is called
 Array = npt.NDArray[Any]
@@ -64,12 +62,6 @@ class LabelType(ABC):
         """(labels, positions kept) with class i becoming `new[i]` of `classes`; -1 drops it."""
 
     @abstractmethod
-    def assign_splits(
-        self, labels: Array, keys: Array, fractions: Mapping[int, float], whole: float, classes: int
-    ) -> Array:
-        """The split of each image (n,), see `splits`."""
-
-    @abstractmethod
     def decide(self, values: Array, thresholds: Any) -> Array:
         """Predicted labels; `values` (n, classes) are probabilities, or logits where thresholds are such."""
 
@@ -110,11 +102,6 @@ class Multiclass(LabelType):
         kept = np.flatnonzero(changed >= 0)
         return changed[kept], kept
 
-    def assign_splits(
-        self, labels: Array, keys: Array, fractions: Mapping[int, float], whole: float, classes: int
-    ) -> Array:
-        return split_by_class(labels, keys, fractions, whole, classes)
-
     def decide(self, values: Array, thresholds: Any) -> Array:
         return np.asarray(values.argmax(axis=1))
 
@@ -154,11 +141,6 @@ class Multilabel(LabelType):
         changed, known = np.zeros((len(labels), classes), np.uint8), new >= 0
         changed[:, new[known]] = labels[:, known]
         return changed, np.arange(len(labels))
-
-    def assign_splits(
-        self, labels: Array, keys: Array, fractions: Mapping[int, float], whole: float, classes: int
-    ) -> Array:
-        return split_by_label(labels, keys, fractions, whole)
 
     def decide(self, values: Array, thresholds: Any) -> Array:
         return np.asarray(values >= thresholds, np.uint8)

@@ -1,18 +1,15 @@
-"""Many files inspected at once, in worker processes, with what was found kept for the next time.
+"""Many files inspected at once, in worker processes, with the results kept for the next time.
 
-    for inspection in scan(paths, cache=cache_folder() / "scan.sqlite"): ...
+    for inspection in scan_images(paths): ...
 
 A damaged file can end the process that decodes it, so the decoding is done by processes that may end. A
 worker is a plain `python -c` fed with paths on its standard input, not one of `multiprocessing`: those import
 the program that started them once more, which fails in a notebook or without a `__main__` guard, and takes
-ten seconds where it imports TensorFlow. A worker answers file by file, so when it ends without a word the
-guilty file is known.
+ten seconds where it imports TensorFlow. A worker reports file by file, so when it crashes the guilty file is known.
 """
 
 import json
-import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,51 +18,55 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import islice
-from pathlib import Path
 
-import PIL
+from finetune.data.inspection import Inspection, inspect_image
+from finetune.data.scan_cache import ScanCache
+from finetune.utils import ResourceError, available_cores, cache_folder
 
-from finetune.data.images import Inspection, inspect_image
-from finetune.utils import ResourceError, available_cores
-
-RULES = f"2 / Pillow {PIL.__version__}"  # what an answer rests on; count up when `images` judges differently
 GROUP = 512  # files looked up in the cache at once
-SHARE = 32  # files given to a worker at once
-MAX_CRASHES = 20  # then it is not the images
-TABLE = "inspections_2"  # another name when the columns change
+CHUNK = 32  # files given to a worker at once
+MAX_GROUPS = 4  # waiting for workers
+MAX_WORKERS = 32
+MAX_CRASHES = 20  # with more, the images are not the cause
 WORKER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from finetune.data.scan import serve; serve()"
 
+_Group = tuple[list[str], dict[str, Inspection], list[Future[list[Inspection]]]]  # paths, known, to come
 
-def scan_images(paths: Iterable[str], *, workers: int | None = None, cache: Path | None = None) -> Iterator[Inspection]:
+
+def scan_images(paths: Iterable[str], *, workers: int | None = None, use_cache: bool = True) -> Iterator[Inspection]:
     """An `Inspection` for each of `paths` (absolute), in their order, as they become known.
 
-    `cache` is an sqlite file, made if needed, where answers are kept by path, size and time of change. A
-    million paths may be passed lazily: no more than a few thousand are held. ResourceError when no worker can
-    be started.
+    Results are kept in the cache folder by path, size and time of change, so a file is decoded again only after a
+    change. A million paths may be passed lazily: no more than a few thousand are held. Raises ResourceError when no
+    worker can be started.
     """
+    workers = workers or min(MAX_WORKERS, available_cores())
+    cache_path = cache_folder() / "scan.sqlite" if use_cache else None
     waiting: deque[_Group] = deque()
     iterator = iter(paths)
-    with closing(_Workers(workers or min(32, available_cores()))) as pool, closing(_Cache(cache)) as known:
-        while names := list(islice(iterator, GROUP)):
-            found = known.find(names)
-            missing = [name for name in names if name not in found]
-            shares = [missing[start : start + SHARE] for start in range(0, len(missing), SHARE)]
-            waiting.append((names, found, [pool.submit(share) for share in shares]))
-            while len(waiting) > 4 or (waiting and not waiting[0][2]):
-                yield from _finish(waiting.popleft(), known)
+    with (
+        closing(_Workers(workers)) as pool,
+        closing(ScanCache(cache_path)) as cache,
+    ):
+        while group := list(islice(iterator, GROUP)):
+            known = cache.find(group)
+            missing = [path for path in group if path not in known]
+            chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+            waiting.append((group, known, [pool.submit(chunk) for chunk in chunks]))
+            while waiting and (len(waiting) > MAX_GROUPS or not waiting[0][2]):
+                yield from _finish(waiting.popleft(), cache)
         while waiting:
-            yield from _finish(waiting.popleft(), known)
+            yield from _finish(waiting.popleft(), cache)
 
 
-_Group = tuple[list[str], dict[str, Inspection], list[Future[list[Inspection]]]]
-
-
-def _finish(group: _Group, cache: "_Cache") -> Iterator[Inspection]:
-    names, found, futures = group
+def _finish(group: _Group, cache: ScanCache) -> Iterator[Inspection]:
+    """Wait for what is to come of a group, keep it, and yield the whole group in order."""
+    paths, known, futures = group
     new = [inspection for future in futures for inspection in future.result()]
     cache.keep(new)
-    found.update((inspection.path, inspection) for inspection in new)
-    yield from map(found.__getitem__, names)
+    known.update((inspection.path, inspection) for inspection in new)
+    for path in paths:
+        yield known[path]
 
 
 # ---------------------------------------------------------------------------------------------------- workers
@@ -84,48 +85,39 @@ class _Workers:
     """Threads that each talk to one worker process, started when first needed."""
 
     def __init__(self, count: int) -> None:
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="scan")
-        self.local = threading.local()
-        self.lock = threading.Lock()
-        self.processes: set[subprocess.Popen[str]] = set()
-        self.crashes = 0
-        self.closed = False
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="scan")
+        self._local = threading.local()  # .process: the worker of a thread
+        self._lock = threading.Lock()  # of what follows
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._crashes = 0
+        self._closed = False
 
     def submit(self, paths: list[str]) -> Future[list[Inspection]]:
-        return self.threads.submit(self._inspect, paths)
+        return self._threads.submit(self._inspect, paths)
 
     def close(self) -> None:
-        with self.lock:
-            self.closed = True
-            for process in self.processes:
+        with self._lock:
+            self._closed = True
+            for process in self._processes:
                 process.kill()
-        self.threads.shutdown(cancel_futures=True)
-        for process in self.processes:
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
             _end(process)
 
     def _inspect(self, paths: Sequence[str]) -> list[Inspection]:
-        found: list[Inspection] = []
-        while len(found) < len(paths) and not self.closed:
-            process = getattr(self.local, "process", None) or self._start()
-            found += _ask(process, paths[len(found) :])
-            if len(found) < len(paths) and not self.closed:
-                found.append(Inspection(paths[len(found)], f"its decoder crashed ({self._bury(process)})"))
-        return found
-
-    def _bury(self, process: subprocess.Popen[str]) -> str:
-        how = _end(process)
-        with self.lock:
-            self.processes.discard(process)
-            self.local.process = None
-            self.crashes += 1
-        if self.crashes > MAX_CRASHES:
-            raise ResourceError(f"{self.crashes} processes that check the images crashed, the last with {how}")
-        return how
+        inspections: list[Inspection] = []
+        while len(inspections) < len(paths) and not self._closed:
+            process = getattr(self._local, "process", None) or self._start()
+            inspections += _receive(process, paths[len(inspections) :])
+            if len(inspections) < len(paths) and not self._closed:
+                ending = self._count_crash(process)
+                inspections.append(Inspection(paths[len(inspections)], f"its decoder crashed ({ending})"))
+        return inspections
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", WORKER, json.dumps(sys.path)]
-        with self.lock:
-            if self.closed:
+        with self._lock:
+            if self._closed:
                 raise ResourceError("the scan was stopped")
             try:
                 process = subprocess.Popen(
@@ -134,33 +126,44 @@ class _Workers:
                 )  # fmt: skip
             except OSError as error:
                 raise ResourceError(f"cannot start a process that checks the images: {error}") from None
-            self.processes.add(process)
+            self._processes.add(process)
         assert process.stdout is not None
-        if process.stdout.readline() != "ready\n" and not self.closed:
+        if process.stdout.readline() != "ready\n" and not self._closed:
             raise ResourceError(f"a process that checks the images ended at once ({_end(process)})")
-        self.local.process = process
+        self._local.process = process
         return process
 
+    def _count_crash(self, process: subprocess.Popen[str]) -> str:
+        """How a crashed worker ended. Raises ResourceError after too many crashes."""
+        ending = _end(process)
+        with self._lock:
+            self._processes.discard(process)
+            self._local.process = None
+            self._crashes += 1
+        if self._crashes > MAX_CRASHES:
+            raise ResourceError(f"{self._crashes} processes that check the images crashed, the last with {ending}")
+        return ending
 
-def _ask(process: subprocess.Popen[str], paths: Sequence[str]) -> list[Inspection]:
-    """The worker's answers; fewer than `paths` when it ended on the way."""
+
+def _receive(process: subprocess.Popen[str], paths: Sequence[str]) -> list[Inspection]:
+    """The worker's inspections of `paths`; fewer when it ended on the way."""
     assert process.stdin is not None
     assert process.stdout is not None
-    answers = []
+    inspections = []
     with suppress(OSError, ValueError):  # a broken pipe, or half a line
         process.stdin.write(json.dumps(paths) + "\n")
         process.stdin.flush()
         for _ in paths:
             path, reason, warnings, *facts = json.loads(process.stdout.readline())
-            answers.append(Inspection(path, reason, tuple(warnings), *facts))
-    return answers
+            inspections.append(Inspection(path, reason, tuple(warnings), *facts))
+    return inspections
 
 
 def _end(process: subprocess.Popen[str]) -> str:
     """Close an ended or killed process; how it ended, in words."""
     try:
         process.wait(timeout=5)
-    except subprocess.TimeoutExpired:  # it lives, but has said something else than an answer
+    except subprocess.TimeoutExpired:  # it lives, but has written something else than an inspection
         process.kill()
         process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -169,76 +172,3 @@ def _end(process: subprocess.Popen[str]) -> str:
                 pipe.close()
     code = process.returncode
     return f"signal {-code}: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
-
-
-# ------------------------------------------------------------------------------------------------------ cache
-
-
-class _Cache:
-    """Answers by path, good while size, time of change and `RULES` are the same. Never a reason to fail."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.database: sqlite3.Connection | None = None
-        if path is not None:
-            with suppress(OSError, sqlite3.OperationalError):  # read-only or full: go on without
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.database = self._open(path)
-
-    def _open(self, path: Path) -> sqlite3.Connection:
-        try:
-            return self._connect(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            path.unlink()  # damaged, and only a cache
-            return self._connect(path)
-
-    def _connect(self, path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=30, check_same_thread=False)
-        try:
-            database.execute("PRAGMA synchronous = OFF")  # losing answers with the power is no harm
-            database.execute(
-                f"CREATE TABLE IF NOT EXISTS {TABLE} (path BLOB PRIMARY KEY, reason, warnings, format, "
-                "width, height, sha256, fingerprint, size, mtime_ns, rules) WITHOUT ROWID"
-            )
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
-
-    def find(self, paths: list[str]) -> dict[str, Inspection]:
-        if self.database is None:
-            return {}
-        names = {os.fsencode(path): path for path in paths}  # as bytes: not every name is text
-        query = f"SELECT * FROM {TABLE} WHERE path IN ({','.join('?' * len(names))})"
-        found = {}
-        with suppress(sqlite3.Error):
-            for path, reason, warnings, *facts, rules in self.database.execute(query, [*names]):
-                name = names[path]
-                if rules == RULES and _unchanged(name, *facts[-2:]):
-                    remarks = tuple(warnings.splitlines()) if warnings else ()
-                    found[name] = Inspection(name, reason, remarks, *facts)
-        return found
-
-    def keep(self, inspections: list[Inspection]) -> None:
-        if self.database is None:
-            return
-        rows = [
-            (os.fsencode(path), reason, "\n".join(warnings), *facts, RULES)
-            for path, reason, warnings, *facts in inspections
-            if facts[-1]  # a time of change: without one the file could not even be looked at
-        ]
-        with suppress(sqlite3.Error), self.database:
-            self.database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
-
-    def close(self) -> None:
-        if self.database is not None:
-            self.database.close()
-
-
-def _unchanged(path: str, size: int, mtime_ns: int) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return status.st_size == size and status.st_mtime_ns == mtime_ns

@@ -34,7 +34,6 @@ from finetune.utils import (
     ProgressCallback,
     Terminal,
     WeightsError,
-    cache_folder,
     keras,
     printable,
 )
@@ -115,7 +114,7 @@ def sample_folder(folder: Path, seed: int, terminal: Terminal) -> Dataset:
     turn = np.concatenate([np.arange(count) for count in np.bincount(listing.labels[chosen])])
     chosen = chosen[np.argsort(turn, kind="stable")]
     paths = [str(Path(listing.root, listing.names[index])) for index in chosen]
-    inspections = list(scan_images(paths, cache=cache_folder() / "scan.sqlite"))
+    inspections = list(scan_images(paths))
     for inspection in inspections:
         if inspection.reason:
             terminal.warn(f"{printable(inspection.path)} is left out: {inspection.reason}")

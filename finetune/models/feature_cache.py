@@ -14,7 +14,7 @@ from contextlib import closing
 
 import numpy as np
 
-from finetune.data import WaitMeter, image_batches, scan_images
+from finetune.data import WaitMeter, image_batches
 from finetune.models.feature_files import FeatureWriter, features_folder, part_path
 from finetune.models.feature_plan import FeaturePlan, FeatureRequest, plan_features
 from finetune.models.features import (
@@ -25,7 +25,7 @@ from finetune.models.features import (
     LiveFeatures,
     refuse_unreadable,
 )
-from finetune.utils import DataError, ProgressCallback, ResourceError, cache_folder, printable, remove_leftovers
+from finetune.utils import DataError, ProgressCallback, ResourceError, printable, remove_leftovers
 
 
 def prepare_features(
@@ -135,7 +135,7 @@ def describe_pace(count: int, seconds: float, waited: float) -> str:
 def _refuse_changed_images(request: FeatureRequest, indices: np.ndarray) -> None:
     """DataError if a file was replaced: its features would be kept under the hash of the old image."""
     dataset = request.dataset
-    inspections = scan_images(map(dataset.path, indices), cache=cache_folder() / "scan.sqlite")
+    inspections = dataset.scan(indices)
     for index, inspection in zip(indices, inspections, strict=True):
         if inspection.sha256 != dataset.hashes[index]:
             raise DataError(

@@ -33,7 +33,6 @@ from finetune.data import (
     find_similar,
     fingerprint_vectors,
     open_dataset,
-    scan_images,
 )
 from finetune.runs import refuse_run_folder
 from finetune.utils import (
@@ -43,7 +42,6 @@ from finetune.utils import (
     ResourceError,
     Terminal,
     WeightsError,
-    cache_folder,
     format_bytes,
     format_count,
     require_space,
@@ -237,7 +235,7 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     inspections: list[Inspection] = []
     similar = SimilarImages()
     if dataset:  # the scan's results were cached a moment ago
-        inspections = list(scan_images(dataset.paths(np.arange(len(dataset))), cache=cache_folder() / "scan.sqlite"))
+        inspections = list(dataset.scan())
         similar = _find_similar_images(dataset, inspections, result)
     return CheckResult(config, dataset, inspections, similar, weights, result, problems)
 

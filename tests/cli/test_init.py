@@ -7,7 +7,8 @@ from PIL import Image
 
 from finetune import config
 from finetune.cli import init
-from finetune.utils.errors import DataError, ResourceError, UsageError
+from finetune.data import open_dataset
+from finetune.utils import DataError, ResourceError, UsageError
 
 
 def fill(folder: Path, counts: dict[str, int], size: tuple[int, int] = (120, 100)) -> Path:
@@ -52,7 +53,7 @@ def test_what_is_commented_out_would_load_too(tmp_path: Path):
     assert (found.augment.preset, found.head.epochs, len(found.fine_tune)) == ("light", 10, 1)
 
 
-@pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
+@pytest.mark.parametrize("validation", ["val", "valid", "Validation", "dev"])
 def test_splits_of_the_folder(tmp_path: Path, validation: str):
     folder = fill(tmp_path / "p", {f"train/{c}": 5 for c in "ab"} | {f"{validation}/{c}": 2 for c in "ab"})
     found, text = loaded(folder, tmp_path / "p.yaml")
@@ -116,18 +117,26 @@ def test_errors_draw_the_layout(tmp_path: Path):
     def message(folder: Path) -> str:
         with pytest.raises(DataError) as caught:
             init.suggest_config(folder)
-        assert "cat/  1.jpg" in str(caught.value)
-        assert f"    {folder.name}/" in str(caught.value)
+        assert "photos/cat/1.jpg" in str(caught.value)
         return caught.value.message
 
-    assert "no such folder" in message(tmp_path / "absent")
+    assert "there is no folder" in message(tmp_path / "absent")
     (tmp_path / "notes").mkdir()
     assert "no images" in message(tmp_path / "notes")
     (tmp_path / "notes" / "x.txt").write_text("x")
-    assert "left out: 1 other files" in message(tmp_path / "notes")
-    assert "only one class folder, a" in message(fill(tmp_path / "one", {"a": 2}))
-    assert "only one class folder, a" in message(fill(tmp_path / "split", {"train/a": 2, "val/a": 2}))
+    assert "no images: 1 other files" in message(tmp_path / "notes")
+    assert "only the class 'a'" in message(fill(tmp_path / "one", {"a": 2}))
+    assert "only the class 'a'" in message(fill(tmp_path / "split", {"train/a": 2, "val/a": 2}))
     assert "2 images but no class folders" in message(fill(tmp_path / "loose", {".": 2}))
+    assert "splits or classes" in message(fill(tmp_path / "both", {"train/a": 1, "val/a": 1, "cat": 1}))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path):
+    folder = fill(tmp_path / "vehicles", {"train": 3, "bus": 2, "car": 2})
+    written, text = loaded(folder, tmp_path / "vehicles.yaml")
+    assert "7 images in 3 classes" in text
+    assert "split: {train: 0.8" in text
+    assert open_dataset(written.data, seed=0).classes == ("bus", "car", "train")
 
 
 def test_nothing_is_overwritten(tmp_path: Path):

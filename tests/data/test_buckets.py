@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import buckets as remote, images
-from finetune.models import predictor as prediction
-from finetune.utils.errors import DataError, ImageError, ResourceError, UsageError
+from finetune.data import Transform, list_bucket, read_image, read_square
+from finetune.data.buckets import open_store
+from finetune.models import find_inputs
+from finetune.utils import DataError, ImageError, ResourceError, UsageError
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -30,26 +31,26 @@ def bucket():
 
 def test_a_bucket_is_listed_like_a_folder(bucket):
     every = ["memory:///photos/a.png", "memory:///photos/bad.jpg", "memory:///photos/deep/er/b.PNG"]
-    assert prediction.find_inputs(["memory://photos"]) == every
-    assert prediction.find_inputs(["memory://photos/*.png"]) == every[:1]
-    assert prediction.find_inputs(["memory://photos/a.png"]) == ["memory://photos/a.png"]
+    assert find_inputs(["memory://photos"]) == every
+    assert find_inputs(["memory://photos/*.png"]) == every[:1]
+    assert find_inputs(["memory://photos/a.png"]) == ["memory://photos/a.png"]
 
 
 def test_the_same_pixels_come_out_as_of_a_file(bucket, tmp_path):
     (tmp_path / "a.png").write_bytes(bucket.cat("/photos/a.png"))
-    transform = images.Transform(size=32)
-    here, there = (images.read_square(path, transform) for path in (tmp_path / "a.png", "memory://photos/a.png"))
+    transform = Transform(size=32)
+    here, there = (read_square(path, transform) for path in (tmp_path / "a.png", "memory://photos/a.png"))
     assert np.array_equal(here, there)
     with pytest.raises(ImageError, match="damaged"):
-        images.read_image("memory://photos/bad.jpg")
+        read_image("memory://photos/bad.jpg")
     with pytest.raises(ImageError, match="no such file"):
-        images.read_image("memory://photos/gone.png")
+        read_image("memory://photos/gone.png")
 
 
 def test_a_file_that_is_too_large_is_not_read_whole(bucket, monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    monkeypatch.setattr("finetune.data.images.MAX_BYTES", 100)
     with pytest.raises(ImageError, match="too large"):
-        images.read_image("memory://photos/a.png")
+        read_image("memory://photos/a.png")
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,12 @@ def test_a_file_that_is_too_large_is_not_read_whole(bucket, monkeypatch):
     [
         ("memory://nowhere", DataError, "there is no image"),
         ("memory://photos/*.webp", DataError, "there is no image"),
-        ("nosuch://bucket/a.png", ResourceError, "FINETUNE_OFFLINE=1"),
+        ("nosuch://bucket/a.png", ResourceError, "FINETUNE_OFFLINE"),
     ],
 )
 def test_what_is_not_there_is_told(bucket, given, error, says):
     with pytest.raises(error, match=says):
-        prediction.find_inputs([given])
+        find_inputs([given])
 
 
 @pytest.mark.parametrize(("name", "word"), [("FINETUNE_OFFLINE", "true"), ("HF_HUB_OFFLINE", "1")])
@@ -70,17 +71,17 @@ def test_every_way_to_forbid_the_network_stops_a_bucket(monkeypatch, name, word)
     monkeypatch.delenv("FINETUNE_OFFLINE")
     monkeypatch.setenv(name, word)
     with pytest.raises(ResourceError, match="FINETUNE_OFFLINE"):
-        remote.list_bucket("s3://bucket/photos")
+        list_bucket("s3://bucket/photos")
 
 
 def test_a_store_that_is_not_known_or_not_installed_is_told(monkeypatch):
     monkeypatch.delenv("FINETUNE_OFFLINE")
     with pytest.raises(UsageError, match="no kind of store"):
-        remote.list_bucket("nosuch://bucket/a.png")
+        list_bucket("nosuch://bucket/a.png")
     monkeypatch.setattr(fsspec, "filesystem", lambda protocol: (_ for _ in ()).throw(ImportError()))
-    remote._store.cache_clear()
+    open_store.cache_clear()
     with pytest.raises(UsageError, match="pip install gcsfs"):
-        remote.list_bucket("gs://bucket/a.png")
+        list_bucket("gs://bucket/a.png")
 
 
 def test_errors_of_a_store_are_asked_again_and_then_told(bucket, monkeypatch):
@@ -94,8 +95,8 @@ def test_errors_of_a_store_are_asked_again_and_then_told(bucket, monkeypatch):
             asked.append(0)
             raise RuntimeError("SlowDown")
 
-    monkeypatch.setattr(remote, "_store", lambda protocol: Store())
-    monkeypatch.setattr(images.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("finetune.data.buckets.open_store", lambda protocol: Store())
+    monkeypatch.setattr("finetune.data.images.time.sleep", lambda seconds: None)
     with pytest.raises(ImageError, match="SlowDown"):
-        images.read_image("memory://photos/a.png")
+        read_image("memory://photos/a.png")
     assert len(asked) == 3

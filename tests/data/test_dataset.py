@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune import data
 from finetune.config import DataConfig
-from finetune.data import dataset as data, sources
-from finetune.data.dataset import Dataset
-from finetune.utils.errors import DataError
+from finetune.config.schema import DATA_SOURCES
+from finetune.data import Dataset
+from finetune.data.sources import SOURCES
+from finetune.utils import DataError
 
 Paint = Callable[[str], Path]
 
@@ -530,7 +532,7 @@ def test_tfds_download_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("FINETUNE_OFFLINE", "0")
-    monkeypatch.setattr("finetune.data.tfds._unreachable", lambda builder: "")
+    monkeypatch.setattr("finetune.data.tfds.connection_problem", lambda url: "")
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", breaks)
     message = refusal(tfds="tf_flowers")
     assert "could not be prepared: https://x.org/f.tgz: got 1234, expected 5678" in message
@@ -638,6 +640,4 @@ def test_real_photos(shared: Path) -> None:
 
 
 def test_every_source_of_the_config_is_known() -> None:
-    from finetune import config
-
-    assert set(sources.SOURCES) == set(config.DATA_SOURCES)
+    assert set(SOURCES) == set(DATA_SOURCES)

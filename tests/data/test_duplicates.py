@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import duplicates, images
-from finetune.data.duplicates import LEAST_FINGERPRINT, feature_vectors, find_similar, fingerprint_vectors
+from finetune.data import LEAST_FINGERPRINT, duplicates, feature_vectors, find_similar, fingerprint_vectors
+from finetune.data.inspection import fingerprint
 
 
 def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -15,7 +15,7 @@ def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 
 def likeness(first: Image.Image, second: Image.Image) -> float:
-    one, other = fingerprint_vectors([images.fingerprint(first), images.fingerprint(second)])
+    one, other = fingerprint_vectors([fingerprint(first), fingerprint(second)])
     return float(one @ other)
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import images
-from finetune.data.images import Transform
-from finetune.utils.errors import DataError, ImageError
+from finetune import data
+from finetune.data import Transform
+from finetune.utils import DataError, ImageError
 
 # The filter that finetune.images sets is undone by pytest's own.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
@@ -48,8 +48,8 @@ def saved(folder: Path, image: Image.Image, name: str, **options: object) -> Pat
 
 def reason(path: Path) -> str:
     with pytest.raises(ImageError) as problem:
-        images.read_image(path)
-    found = images.inspect_image(path)
+        data.read_image(path)
+    found = data.inspect_image(path)
     assert not found.ok
     assert found.reason == problem.value.message
     return found.reason
@@ -72,14 +72,14 @@ def test_every_odd_image_is_read_right_or_refused(shared: Path) -> None:
 
 def _fault(path: Path, row: dict[str, str]) -> str:
     """What is wrong with our reading of `path`, by the manifest."""
-    found = images.inspect_image(path)
+    found = data.inspect_image(path)
     if row["verdict"] == "skip":
-        return "found" if path in images.find_images(path.parent)[0] else ""
+        return "found" if path in data.find_images(path.parent)[0] else ""
     if found.ok != (row["verdict"] == "accept") and row["verdict"] != "accept-or-reject":
         return f"{row['verdict']}, but {found.reason or 'accepted'}"
     if not found.ok:
         return ""
-    pixels = images.read_image(path)
+    pixels = data.read_image(path)
     assert pixels.shape[:2] == (found.height, found.width)
     if row["width"] and (found.width, found.height) != (int(row["width"]), int(row["height"])):
         return f"{found.width} x {found.height}"
@@ -108,10 +108,10 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path, turned, f"x.{suffix}", exif=exif)
-    pixels = images.read_image(path)
+    pixels = data.read_image(path)
     assert pixels.shape == (48, 64, 3)
     np.testing.assert_allclose(corners(pixels), [RED, GREEN, BLUE, GRAY], atol=9)
-    found = images.inspect_image(path)
+    found = data.inspect_image(path)
     assert (found.width, found.height) == (64, 48)
 
 
@@ -130,7 +130,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
 )
 def test_modes(tmp_path: Path, mode: str, name: str, expected: list[tuple[int, ...]] | None) -> None:
     converted = quadrants().convert(mode)
-    pixels = images.read_image(saved(tmp_path, converted, name))
+    pixels = data.read_image(saved(tmp_path, converted, name))
     assert pixels.shape == (48, 64, 3)
     assert pixels.dtype == np.uint8
     np.testing.assert_allclose(corners(pixels), expected or corners(np.array(converted.convert("RGB"))), atol=10)
@@ -140,7 +140,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     ramp = np.arange(0, 256, dtype=np.uint16).reshape(16, 16) * 257
     for name in ("ramp.png", "ramp.tif"):
         Image.fromarray(ramp).save(tmp_path / name)
-        assert (images.read_image(tmp_path / name)[..., 0] == np.arange(256).reshape(16, 16)).all()
+        assert (data.read_image(tmp_path / name)[..., 0] == np.arange(256).reshape(16, 16)).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -157,7 +157,7 @@ def test_transparency_is_composited_on_black(tmp_path: Path, mode: str) -> None:
         "x.webp" if mode == "PA" else "x.png",
         **({"lossless": True} if mode == "PA" else {}),
     )
-    pixels = images.read_image(path)
+    pixels = data.read_image(path)
     assert (pixels[:, :10] == 0).all()
     np.testing.assert_allclose(pixels[:, 10:], 120, atol=1)
 
@@ -191,14 +191,14 @@ def test_the_transparent_colour_of_a_png(
 ) -> None:
     path = tmp_path / "key.png"
     path.write_bytes(png(depth, colour, row, (b"tRNS", key), width=2))
-    assert images.read_image(path)[0].tolist() == [[value] * 3 for value in expected]
+    assert data.read_image(path)[0].tolist() == [[value] * 3 for value in expected]
 
 
 def test_transparent_palette_entries(tmp_path: Path) -> None:
     palette = bytes([200, 0, 0, 0, 200, 0])
     path = tmp_path / "p.png"
     path.write_bytes(png(8, 3, bytes([0, 1]), (b"PLTE", palette), (b"tRNS", bytes([128, 0])), width=2))
-    assert images.read_image(path)[0].tolist() == [[100, 0, 0], [0, 0, 0]]
+    assert data.read_image(path)[0].tolist() == [[100, 0, 0], [0, 0, 0]]
 
 
 def test_bmp_with_an_unused_fourth_byte(tmp_path: Path) -> None:
@@ -208,15 +208,15 @@ def test_bmp_with_an_unused_fourth_byte(tmp_path: Path) -> None:
     info += struct.pack("<IIII", 0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000) + bytes(52)
     path = tmp_path / "x.bmp"
     path.write_bytes(struct.pack("<2sIHHI", b"BM", 14 + 108 + 64, 0, 0, 122) + info + pixels.tobytes())
-    assert (images.read_image(path) == (30, 20, 10)).all()
+    assert (data.read_image(path) == (30, 20, 10)).all()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
 def test_animation_first_frame(tmp_path: Path, suffix: str) -> None:
     frames = [quadrants(), *(Image.new("RGB", (64, 48), (index, 0, 0)) for index in range(5))]
     path = saved(tmp_path, frames[0], f"a.{suffix}", save_all=True, append_images=frames[1:])
-    np.testing.assert_allclose(corners(images.read_image(path)), [RED, GREEN, BLUE, GRAY], atol=12)
-    assert any("several frames" in warning for warning in images.inspect_image(path).warnings)
+    np.testing.assert_allclose(corners(data.read_image(path)), [RED, GREEN, BLUE, GRAY], atol=12)
+    assert any("several frames" in warning for warning in data.inspect_image(path).warnings)
 
 
 def test_many_frames_cost_no_more_than_few(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_many_frames_cost_no_more_than_few(tmp_path: Path) -> None:
     def seconds(path: Path) -> float:
         started = time.process_time()
         for _ in range(5):
-            images.read_image(path)
+            data.read_image(path)
         return time.process_time() - started
 
     assert seconds(many) < 20 * seconds(few) + 0.05
@@ -236,7 +236,7 @@ def test_many_frames_cost_no_more_than_few(tmp_path: Path) -> None:
 
 def test_a_broken_exif_block_is_no_reason_to_refuse(tmp_path: Path) -> None:
     path = saved(tmp_path, quadrants(), "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage", quality=95)
-    np.testing.assert_allclose(corners(images.read_image(path)), [RED, GREEN, BLUE, GRAY], atol=9)
+    np.testing.assert_allclose(corners(data.read_image(path)), [RED, GREEN, BLUE, GRAY], atol=9)
 
 
 # --------------------------------------------------------------------------------------------------- refusals
@@ -351,7 +351,7 @@ def test_a_drive_that_drops_out_is_asked_again(tmp_path: Path, monkeypatch: pyte
     real = os.stat
     monkeypatch.setattr("finetune.data.images.time.sleep", lambda seconds: None)
     monkeypatch.setattr("finetune.data.images.os.stat", stat)
-    assert images.read_image(path).shape == (48, 64, 3)
+    assert data.read_image(path).shape == (48, 64, 3)
     assert len(calls) == 3
 
 
@@ -362,16 +362,16 @@ def test_crop_takes_the_central_square(tmp_path: Path) -> None:
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[10:90, 60:140] = 255  # 80 % of the short side
     path = saved(tmp_path, Image.fromarray(pixels), "x.png")
-    assert images.read_square(path, Transform(40, crop=0.8))[1:-1, 1:-1].min() == 255
-    assert images.read_square(path, Transform(40, crop=1.0))[1:-1, 1:-1].min() == 0
+    assert data.read_square(path, Transform(40, crop=0.8))[1:-1, 1:-1].min() == 255
+    assert data.read_square(path, Transform(40, crop=1.0))[1:-1, 1:-1].min() == 0
 
 
 def test_squash_and_pad_keep_the_whole_image(tmp_path: Path) -> None:
     path = saved(tmp_path, quadrants(64, 32), "x.png")
-    squashed = images.read_square(path, Transform(64, "squash"))
+    squashed = data.read_square(path, Transform(64, "squash"))
     assert squashed.shape == (64, 64, 3)
     np.testing.assert_allclose(corners(squashed), [RED, GREEN, BLUE, GRAY], atol=2)
-    padded = images.read_square(path, Transform(64, "pad"))
+    padded = data.read_square(path, Transform(64, "pad"))
     assert (padded[:16] == 0).all()
     assert (padded[48:] == 0).all()
     np.testing.assert_allclose(corners(padded[16:48]), [RED, GREEN, BLUE, GRAY], atol=2)
@@ -381,27 +381,27 @@ def test_squash_and_pad_keep_the_whole_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (10_000, 2), (1, 30_000)])
 def test_extreme_shapes_become_squares(tmp_path: Path, resize: str, shape: tuple[int, int]) -> None:
     path = saved(tmp_path, Image.new("RGB", shape, RED), "x.png")
-    pixels = images.read_square(path, Transform(32, resize))  # type: ignore[arg-type]
+    pixels = data.read_square(path, Transform(32, resize))  # type: ignore[arg-type]
     assert pixels.shape == (32, 32, 3)
     assert (pixels == RED).all(axis=-1).any()
-    assert images.inspect_image(path).warnings
+    assert data.inspect_image(path).warnings
 
 
 def test_draft_decoding_of_big_photos_changes_next_to_nothing(tmp_path: Path) -> None:
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
     path = saved(tmp_path, smooth.resize((1600, 1200), Image.Resampling.BICUBIC), "big.jpg", quality=95)
-    assert images.read_image(path, near=224).shape == (600, 800, 3)
-    fast = images.read_square(path, Transform(224)).astype(int)
-    exact = np.array(images.resize_square(Image.fromarray(images.read_image(path)), Transform(224)), int)
+    assert data.read_image(path, near=224).shape == (600, 800, 3)
+    fast = data.read_square(path, Transform(224)).astype(int)
+    exact = np.array(data.resize_square(Image.fromarray(data.read_image(path)), Transform(224)), int)
     assert np.abs(fast - exact).mean() < 2  # the crop starts at a whole pixel of either size
 
 
 def test_interpolations_differ_and_reading_is_repeatable(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "x.png")
-    bilinear, bicubic = (images.read_square(path, Transform(32, interpolation=i)) for i in ("bilinear", "bicubic"))  # type: ignore[arg-type]
+    bilinear, bicubic = (data.read_square(path, Transform(32, interpolation=i)) for i in ("bilinear", "bicubic"))  # type: ignore[arg-type]
     assert (bilinear != bicubic).any()
-    assert (bilinear == images.read_square(path, Transform(32))).all()
+    assert (bilinear == data.read_square(path, Transform(32))).all()
     assert bilinear.flags.writeable
 
 
@@ -410,12 +410,12 @@ def test_interpolations_differ_and_reading_is_repeatable(tmp_path: Path) -> None
 
 def test_inspection_tells_what_is_known(tmp_path: Path) -> None:
     path = saved(tmp_path, quadrants(), "x.jpg", format="PNG")
-    found = images.inspect_image(path)
+    found = data.inspect_image(path)
     assert (found.ok, found.format, found.width, found.height) == (True, "PNG", 64, 48)
     assert found.size == path.stat().st_size
     assert len(found.sha256) == 64
     assert found.warnings == ("PNG under another name (.jpg)",)
-    assert "a single colour" in images.inspect_image(saved(tmp_path, Image.new("RGB", (50, 50)), "y.png")).warnings
+    assert "a single colour" in data.inspect_image(saved(tmp_path, Image.new("RGB", (50, 50)), "y.png")).warnings
 
 
 def test_cmyk_without_its_marker_is_pointed_out(tmp_path: Path) -> None:
@@ -423,16 +423,16 @@ def test_cmyk_without_its_marker_is_pointed_out(tmp_path: Path) -> None:
     at = content.index(b"\xff\xee")  # the segment that Adobe's programs, and Pillow, write
     length = 2 + int.from_bytes(content[at + 2 : at + 4], "big")
     (tmp_path / "bare.jpg").write_bytes(content[:at] + content[at + length :])
-    assert images.inspect_image(tmp_path / "x.jpg").warnings == ()
-    assert "CMYK without the Adobe marker" in images.inspect_image(tmp_path / "bare.jpg").warnings[0]
+    assert data.inspect_image(tmp_path / "x.jpg").warnings == ()
+    assert "CMYK without the Adobe marker" in data.inspect_image(tmp_path / "bare.jpg").warnings[0]
 
 
 def test_a_file_without_permission_says_how_to_give_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: object) -> None:
+    def denied(path: object, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     path = saved(tmp_path, quadrants(), "x.png")
-    monkeypatch.setattr("finetune.data.images._read_regular", denied)
+    monkeypatch.setattr("finetune.data.images.open", denied, raising=False)
     assert reason(path) == "no permission to read it: chmod u+r"
 
 
@@ -457,7 +457,7 @@ def test_finding_ends_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     (tmp_path / "linked.jpg").symlink_to("b/2.JPG")
     os.mkfifo(tmp_path / "pipe.jpg")
-    names, left_out = images.list_images(tmp_path)
+    names, left_out = data.list_images(tmp_path)
     assert names == ["a.tif", "b/1.png", "b/2.JPG", "linked.jpg"]
     assert left_out == {
         "hidden and system files": 2,
@@ -469,19 +469,19 @@ def test_finding_ends_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
         "other files": 1,
         ".heic (convert it to JPEG or PNG)": 1,
     }
-    assert images.find_images(tmp_path)[0] == [tmp_path / name for name in names]
+    assert data.find_images(tmp_path)[0] == [tmp_path / name for name in names]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="absent"):
-        images.list_images(tmp_path / "absent")
+        data.list_images(tmp_path / "absent")
 
     def scandir(path: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("finetune.data.images.os.scandir", scandir)
+    monkeypatch.setattr("finetune.data.discovery.os.scandir", scandir)
     with pytest.raises(DataError, match=r"(?s)no permission.*chmod u\+rx"):
-        images.list_images(tmp_path)
+        data.list_images(tmp_path)
 
 
 def test_odd_names_are_read_and_shown_escaped(tmp_path: Path) -> None:
@@ -490,6 +490,6 @@ def test_odd_names_are_read_and_shown_escaped(tmp_path: Path) -> None:
     quadrants().save(buffer, "PNG")
     with open(os.path.join(tmp_path, raw), "wb") as file:
         file.write(buffer.getvalue())
-    names, _ = images.list_images(tmp_path)
+    names, _ = data.list_images(tmp_path)
     assert names == [raw]
-    assert images.inspect_image(os.path.join(tmp_path, raw)).ok
+    assert data.inspect_image(os.path.join(tmp_path, raw)).ok

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import config
+from finetune import config, data
 from finetune.backbones import registry as catalog
 from finetune.cli import main as cli
-from finetune.data import images
 from finetune.evaluation import explain as explanation
 from finetune.models import build_classifier, load_classifier
 from finetune.utils.device import keras
@@ -47,7 +46,7 @@ def feature_map(subject, image):
 
 
 def read(path, size):
-    return np.asarray(Image.fromarray(images.read_image(path)).resize(size))
+    return np.asarray(Image.fromarray(data.read_image(path)).resize(size))
 
 
 # ------------------------------------------------------------------------------------------------------- maps
@@ -105,7 +104,7 @@ def test_a_file_is_seen_as_the_network_sees_it(tiny, image, tmp_path):
     path = tmp_path / "wide.png"
     Image.fromarray(np.concatenate([image, image], axis=1)).save(path)
     found = explanation.explain_image(tiny, path)
-    np.testing.assert_array_equal(found.image, images.read_square(path, tiny.transform))
+    np.testing.assert_array_equal(found.image, data.read_square(path, tiny.transform))
 
 
 def test_many_images_at_once_give_the_maps_of_each(tiny, image):

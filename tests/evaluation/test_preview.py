@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import config
-from finetune.data import dataset as data, images
+from finetune import config, data
 from finetune.evaluation import preview
 
 
@@ -35,18 +34,18 @@ def test_without_augmentation_there_is_nothing_to_show_of_it(settings):
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (97, 97)])
 def test_the_box_is_what_the_evaluation_keeps(shape):
     """Black outside the box, white inside: the network sees white alone."""
-    how = images.Transform(32)
+    how = data.Transform(32)
     left, top, width, height = preview.kept(*shape, how)
     pixels = np.zeros((shape[1], shape[0], 3), np.uint8)
     pixels[top : top + height, left : left + width] = 255
-    seen = np.array(images.resize_square(Image.fromarray(pixels), how))
+    seen = np.array(data.resize_square(Image.fromarray(pixels), how))
     assert seen[1:-1, 1:-1].min() == 255
     assert seen.min() > 180  # half a pixel of what is around it is mixed in at the edge
     assert width * height < shape[0] * shape[1]
 
 
 def test_squeezed_images_lose_nothing():
-    assert preview.kept(300, 200, images.Transform(32, resize="squash")) is None
+    assert preview.kept(300, 200, data.Transform(32, resize="squash")) is None
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import images
-from finetune.data.images import Transform
+from finetune import data
+from finetune.data import Transform
 from finetune.export import serving
 from finetune.utils.device import tf
 
@@ -30,7 +30,7 @@ def encoded(image, format, **options):
 
 
 def difference(content, transform):
-    ours = images.decode_square(content, transform).astype(float)
+    ours = data.decode_square(content, transform).astype(float)
     theirs = serving.batch_pixels(tf.constant([content]), transform).numpy()[0]
     assert theirs.shape == ours.shape
     np.testing.assert_array_equal(theirs, np.round(theirs))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import api, config as configs
+from finetune import api, config as configs, data
 from finetune.cli import demo_page, main as cli
 from finetune.config import DataConfig, auto as recipe
-from finetune.data import MULTILABEL, dataset as data, splits as stratification
+from finetune.data import MULTILABEL, splits as stratification
 from finetune.export import exporter as export, find_format, model_card as card
 from finetune.models import load_classifier
 from finetune.runs import run as runs

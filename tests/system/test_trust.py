@@ -46,7 +46,7 @@ def output(forge: Forge, tmp_path: Path) -> Path:
 
 
 MOMENTS = {
-    "scan": "at(scan._Cache, 'keep')",
+    "scan": "at(scan.ScanCache, 'keep')",
     "naming the splits": "at(os, 'replace', when=lambda old, new: new.name == 'splits.csv')",
     "features": "at(feature_cache.FeatureWriter, 'commit')",
     "first batch": "at(Trainer, 'train_batch')",
@@ -147,7 +147,7 @@ def test_under_nohup_an_interrupt_is_ignored(forge: Forge, output: Path) -> None
 
 def test_stopped_in_the_scan_nothing_has_begun(forge: Forge, output: Path) -> None:
     shutil.rmtree(forge.folder / "cache", ignore_errors=True)
-    patch = "at(scan._Cache, 'keep', act=lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    patch = "at(scan.ScanCache, 'keep', act=lambda: os.kill(os.getpid(), signal.SIGTERM))"
     assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 143
     assert not output.exists()
 

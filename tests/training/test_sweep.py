@@ -225,8 +225,8 @@ def test_a_place_that_was_taken_and_never_begun_is_given_back(colours, no_winner
 
 
 def test_trials_share_network_and_features_and_leave_no_trace(colours, monkeypatch):
+    from finetune import data
     from finetune.config import auto as recipe
-    from finetune.data import dataset as data
 
     built, prepared = [], []
     build, prepare = tryout.build_classifier, tryout.prepare_features

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import config
-from finetune.data import dataset as data
+from finetune import config, data
 from finetune.models import FeatureRequest, build_classifier, prepare_features
 from finetune.training import trainer as training
 from finetune.utils import ConfigError, FinetuneError, Stopped, TrainingDiverged, keras, sha256_of
@@ -112,9 +111,7 @@ def test_features_are_those_of_inference(settings):
     """Dropout and drop-path below the cut are off, and BatchNorm uses its stored statistics."""
     bench = Bench(settings)
     model, dataset = bench.classifier.model, bench.dataset
-    from finetune.data import images
-
-    batch = np.stack([images.read_square(dataset.path(i), bench.classifier.transform) for i in range(5)])
+    batch = np.stack([data.read_square(dataset.path(i), bench.classifier.transform) for i in range(5)])
     below = keras.Model(model.inputs[0], bench.phases[1].cut)
     cached = next(bench.sources[1].batches(np.arange(5), None, 5))
     np.testing.assert_allclose(cached, below(batch.astype("float32"), training=False), rtol=1e-5, atol=1e-5)

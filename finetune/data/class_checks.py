@@ -1,0 +1,78 @@
+"""Whether there are enough images of every class, in every split: what would spoil a training is an error before it."""
+
+import numpy as np
+
+from finetune.config import SplitConfig
+from finetune.data.dataset import Dataset
+from finetune.data.labels import label_type_of
+from finetune.data.listing import Listing
+from finetune.data.problems import join_some, problems_error
+from finetune.data.split_names import SPLITS, TEST, TRAIN, UNASSIGNED
+from finetune.utils import DataError
+
+IMBALANCE = 10  # the largest class may have so many times the images of the smallest before a warning
+
+
+def require_two_classes(listing: Listing, hint: str = "") -> None:
+    """Raises DataError, with `hint`, when there is nothing to tell apart."""
+    if len(listing.classes) < 2:
+        has = f"only the class {listing.classes[0]!r}" if listing.classes else "no class"
+        raise DataError(f"{listing.name} has {has}; a classifier needs 2 at least", hint=hint)
+
+
+def check_split_classes(listing: Listing) -> None:
+    """Raises DataError unless the splits that the data brings along include train and all have the classes of train."""
+    given = sorted(set(np.unique(listing.splits).tolist()) - {UNASSIGNED})
+    if given and TRAIN not in given:
+        names = join_some(SPLITS[split] for split in given)
+        raise DataError(f"{listing.name} has no train split, only {names}")
+    in_train = _classes_in(listing, TRAIN)
+    for split in given:
+        in_split = _classes_in(listing, split)
+        sets = {"only there": in_split - in_train, "missing there": in_train - in_split}
+        differences = [
+            (what, join_some(listing.classes[number] for number in sorted(numbers)))
+            for what, numbers in sets.items()
+            if numbers
+        ]
+        if differences:
+            what = f"{listing.name}: the {SPLITS[split]} split has other classes than train"
+            raise problems_error(what, differences, "complete the splits, or choose with data.classes")
+
+
+def _classes_in(listing: Listing, split: int) -> set[int]:
+    """Numbers of the classes that occur in a split."""
+    labels = listing.labels[listing.splits == split]
+    return set(np.flatnonzero(label_type_of(labels).counts(labels, len(listing.classes))).tolist())
+
+
+def check_class_counts(dataset: Dataset, fractions: SplitConfig) -> list[str]:
+    """Warnings about classes with few images. Raises DataError when a class cannot be trained or validated."""
+    counts = np.stack([dataset.counts(split) for split in SPLITS], axis=1)  # (classes, splits)
+    lacking = [
+        (name, f"{train + validation + test} in all, {train} train, {validation} validation")
+        for name, (train, validation, test) in zip(dataset.classes, counts.tolist(), strict=True)
+        if not train or not validation
+    ]
+    if lacking:
+        what = f"{dataset.name}: classes with too few images, each needs one in train and one in validation"
+        raise problems_error(what, lacking, "add images, or leave the class out with data.classes")
+    train_labels = dataset.labels[dataset.indices("train")]
+    if not dataset.label_type.covers_all(train_labels, len(dataset.classes)):  # several labels, one on every image
+        everywhere = np.flatnonzero(counts[:, TRAIN] == len(train_labels))
+        raise DataError(
+            f"{dataset.name}: every training image has {join_some(dataset.classes[number] for number in everywhere)}",
+            hint="add images without it, or leave it out with data.classes",
+        )
+    warnings = []
+    untested = [name for name, test in zip(dataset.classes, counts[:, TEST], strict=True) if not test]
+    if untested and fractions.test > 0:
+        warnings.append(f"no test images of {join_some(untested, 5)}: too few images")
+    totals = counts.sum(axis=1)
+    least, most = totals.argmin(), totals.argmax()
+    if totals[most] >= IMBALANCE * totals[least]:
+        warnings.append(
+            f"{dataset.classes[most]} has {totals[most]:,} images and {dataset.classes[least]} only "
+            f"{totals[least]:,}: look at the figures per class, the accuracy hides the small ones"
+        )
+    return warnings

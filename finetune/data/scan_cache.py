@@ -1,0 +1,92 @@
+"""Inspections kept in an SQLite file, for images that have not changed since."""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import PIL
+
+from finetune.data.inspection import Inspection
+
+RULES = f"2 / Pillow {PIL.__version__}"  # count up when `images` judges differently: older results are then not used
+TABLE = "inspections_2"  # another name when the columns change
+
+
+class ScanCache:
+    """Inspections by path, valid while size, time of change and `RULES` are the same.
+
+    A file that cannot be read or written is never a reason to fail: the cache is then empty, or not kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._database: sqlite3.Connection | None = None
+        if path is not None:
+            with suppress(OSError, sqlite3.OperationalError):  # a read-only or full disk
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._database = _open(path)
+
+    def find(self, paths: Sequence[str]) -> dict[str, Inspection]:
+        """The inspections known of `paths`, by path."""
+        if self._database is None:
+            return {}
+        path_of = {os.fsencode(path): path for path in paths}  # as bytes: not every name is text
+        query = f"SELECT * FROM {TABLE} WHERE path IN ({','.join('?' * len(path_of))})"
+        known = {}
+        with suppress(sqlite3.Error):
+            for encoded, reason, warnings, *facts, rules in self._database.execute(query, [*path_of]):
+                path = path_of[encoded]
+                size, mtime_ns = facts[-2:]
+                if rules == RULES and _is_unchanged(path, size, mtime_ns):
+                    known[path] = Inspection(path, reason, tuple(warnings.splitlines()), *facts)
+        return known
+
+    def keep(self, inspections: Sequence[Inspection]) -> None:
+        """Add results; those of files that could not even be looked at have no time of change and are not kept."""
+        if self._database is None:
+            return
+        rows = [
+            (os.fsencode(path), reason, "\n".join(warnings), *facts, RULES)
+            for path, reason, warnings, *facts in inspections
+            if facts[-1]
+        ]
+        with suppress(sqlite3.Error), self._database:
+            self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._database is not None:
+            self._database.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        return _connect(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        path.unlink()  # damaged, and only a cache
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    try:
+        database.execute("PRAGMA synchronous = OFF")  # losing results in a power cut does no harm
+        database.execute(
+            f"CREATE TABLE IF NOT EXISTS {TABLE} (path BLOB PRIMARY KEY, reason, warnings, format, "
+            "width, height, sha256, fingerprint, size, mtime_ns, rules) WITHOUT ROWID"
+        )
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _is_unchanged(path: str, size: int, mtime_ns: int) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return status.st_size == size and status.st_mtime_ns == mtime_ns
