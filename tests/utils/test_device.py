@@ -84,5 +84,6 @@ def test_what_cpp_prints_is_silenced(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "heard\n"
 
 
+@pytest.mark.slow
 def test_versions_are_those_of_the_libraries() -> None:
     assert library_versions().keys() == {"tensorflow", "keras", "python"}
