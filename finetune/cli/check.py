@@ -90,4 +90,4 @@ def _side_by_side(pair: "SimilarPair", dataset: "Dataset") -> "tuple[str, tuple[
         (read_image(image["path"], near=DRAWN_SIDE), f"{Path(image['path']).name}\n{image['class']}, {image['split']}")
         for image in describe_pair(pair, dataset)["pictures"]
     )
-    return f"similarity {pair.likeness:.2f}", first, second
+    return f"similarity {pair.similarity:.2f}", first, second

@@ -82,7 +82,7 @@ def _image_lines(result: CheckResult, dataset: Dataset) -> Iterator[str]:
             f"{printable(dataset.names[index])} ({SPLITS[dataset.splits[index]]})"
             for index in (pair.first, pair.second)
         )
-        yield f"{pair.likeness:.2f}  {first} ~ {second}"
+        yield f"{pair.similarity:.2f}  {first} ~ {second}"
     hidden = len(similar.pairs) - LISTED_PAIRS
     if hidden > 0:
         yield f"... {hidden:,} more pairs: --figures DIR draws them, --json lists them{part}"

@@ -16,11 +16,11 @@ from .class_checks import require_two_classes as require_two_classes
 from .dataset import Dataset as Dataset, data_facts as data_facts, read_splits as read_splits
 from .discovery import find_images as find_images, list_images as list_images
 from .duplicates import (
-    LEAST_FEATURES as LEAST_FEATURES,
-    LEAST_FINGERPRINT as LEAST_FINGERPRINT,
+    MIN_FEATURE_SIMILARITY as MIN_FEATURE_SIMILARITY,
+    MIN_FINGERPRINT_SIMILARITY as MIN_FINGERPRINT_SIMILARITY,
     SimilarPair as SimilarPair,
     feature_vectors as feature_vectors,
-    find_similar as find_similar,
+    find_near_duplicates as find_near_duplicates,
     fingerprint_vectors as fingerprint_vectors,
 )
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES

@@ -1,10 +1,12 @@
-"""Images that look alike though their files differ: copies of another size or quality, frames of one film.
+"""Near-duplicates: images that look the same though their files differ, as copies of another size or frames of a film.
 
-    pairs, share = find(by_fingerprint(fingerprints), dataset.labels, dataset.splits, least=LEAST_FINGERPRINT)
-    pairs[0].first, pairs[0].second, pairs[0].likeness
+    vectors = fingerprint_vectors([inspection.fingerprint for inspection in inspections])
+    pairs, fraction = find_near_duplicates(
+        vectors, dataset.labels, dataset.splits, min_similarity=MIN_FINGERPRINT_SIMILARITY
+    )
 
-Only pairs in two splits (the test is then no test) or of two classes (one label is wrong) are looked for. Two ways to
-describe an image, one way to compare: vectors of length 1, whose product is 1 for what looks the same.
+Only pairs in two splits, which make a test too easy, or with two labels, one of which is wrong, are looked for. There
+are two ways to describe an image, and one to compare: vectors of length 1, whose product is 1 for equal looks.
 """
 
 from collections.abc import Sequence
@@ -13,60 +15,61 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LEAST_FINGERPRINT = 0.87  # at most 8 of the 128 bits differ; with 9, the first two daisies were taken for one
-LEAST_FEATURES = 0.88  # of 14 such pairs in flower_photos all were of one scene; from 0.87 down some were not
-LEAST_BITS = 12  # an image with fewer is nearly of one colour, and looks like any other such
-WORK = 2.5e11  # multiplications: some seconds on two cores
-MOST = 1000  # pairs that are kept
+MIN_FINGERPRINT_SIMILARITY = 0.87  # at most 8 of the 128 bits differ; with 9, two different daisies were a pair
+MIN_FEATURE_SIMILARITY = 0.88  # of 14 such pairs in flower_photos all were of one scene; from 0.87 down some were not
+MIN_BITS = 12  # an image with fewer is nearly of one colour, and looks like any other such image
+MAX_MULTIPLICATIONS = 2.5e11  # some seconds on two cores
+MAX_PAIRS = 1000
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """Two images of a data set, by their positions; `likeness` is 1 for what looks the same."""
+    """Two images of a data set, by their positions; `similarity` is 1 for images that look the same."""
 
     first: int
     second: int
-    likeness: float
+    similarity: float
 
 
 def fingerprint_vectors(fingerprints: Sequence[str]) -> Floats:
-    """Vectors (N, 128) of `images.fingerprint`s; an image without enough structure is 0, like nothing else."""
-    bits = np.unpackbits(
-        np.array([list(bytes.fromhex(one or "0" * 32)) for one in fingerprints], np.uint8).reshape(-1, 16), axis=1
-    )
+    """Vectors (n, 128) of fingerprints of `inspect_image`; zeros for an image without enough structure."""
+    numbers = [list(bytes.fromhex(fingerprint or "0" * 32)) for fingerprint in fingerprints]
+    bits = np.unpackbits(np.array(numbers, np.uint8).reshape(-1, 16), axis=1)
     vectors: Floats = (bits.astype(np.float32) * 2 - 1) / np.sqrt(np.float32(128))
-    vectors[bits.sum(axis=1) < LEAST_BITS] = 0
+    vectors[bits.sum(axis=1) < MIN_BITS] = 0
     return vectors
 
 
 def feature_vectors(features: npt.ArrayLike) -> Floats:
-    """Vectors (N, c) of pooled features less their mean: their product is the cosine of the angle between them.
+    """Vectors (n, channels) of pooled features less their mean: the product of two is the cosine of their angle.
 
-    Without the mean, which all images share, flowers of one kind are as near to each other as copies are.
+    With the mean, which all images share, flowers of one kind would be as near to each other as copies are.
     """
     rows = np.asarray(features, np.float32)
     rows = rows - rows.mean(axis=0)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), np.float32)
 
 
-def find_similar(
-    vectors: Floats, labels: npt.NDArray[np.integer], splits: npt.NDArray[np.integer], *, least: float
+def find_near_duplicates(
+    vectors: Floats, labels: npt.NDArray[np.integer], splits: npt.NDArray[np.integer], *, min_similarity: float
 ) -> tuple[list[SimilarPair], float]:
-    """Pairs with a likeness of `least` or more, the likest first and MOST at most; and the share of images looked at.
+    """Pairs of at least `min_similarity`, the most similar first, `MAX_PAIRS` at most; and the fraction compared.
 
-    All images are held against all others while that takes seconds; of more than some ten thousand, the test
-    images come first, then those of validation.
+    All images are compared with all others while that takes seconds. Of more than some ten thousand only a fraction
+    is compared with all others: the test images first, then those of validation.
     """
     count, width = vectors.shape
-    rows = np.argsort(-splits.astype(int), kind="stable")[: max(1, int(WORK / max(1, count * width)))]
-    found: dict[tuple[int, int], float] = {}
+    affordable = max(1, int(MAX_MULTIPLICATIONS / max(1, count * width)))
+    rows = np.argsort(-splits.astype(int), kind="stable")[:affordable]
+    similarity_of: dict[tuple[int, int], float] = {}
     for chunk in np.array_split(rows, max(1, len(rows) * count // 4_000_000)):
-        likeness = vectors[chunk] @ vectors.T
-        likeness[(labels[chunk, None] == labels) & (splits[chunk, None] == splits)] = -1
-        near = np.flatnonzero(likeness >= least)
-        near = near[np.argsort(-likeness.flat[near], kind="stable")[:MOST]]
-        for at, other in zip(chunk[near // count].tolist(), (near % count).tolist(), strict=True):
-            found[min(at, other), max(at, other)] = float(vectors[at] @ vectors[other])
-    pairs = [SimilarPair(first, second, likeness) for (first, second), likeness in found.items()]
-    return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))[:MOST], len(rows) / count
+        similarity = vectors[chunk] @ vectors.T  # (chunk, n)
+        similarity[(labels[chunk, None] == labels) & (splits[chunk, None] == splits)] = -1
+        near = np.flatnonzero(similarity >= min_similarity)
+        near = near[np.argsort(-similarity.flat[near], kind="stable")[:MAX_PAIRS]]
+        for image, other in zip(chunk[near // count].tolist(), (near % count).tolist(), strict=True):
+            similarity_of[min(image, other), max(image, other)] = float(vectors[image] @ vectors[other])
+    pairs = [SimilarPair(first, second, similarity) for (first, second), similarity in similarity_of.items()]
+    pairs.sort(key=lambda pair: (-pair.similarity, pair.first, pair.second))
+    return pairs[:MAX_PAIRS], len(rows) / count

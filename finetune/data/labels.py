@@ -1,10 +1,10 @@
-"""What the label of an image is: one of the classes, or any number of them. Labels as data, in numpy.
+"""The label of an image: one of the classes, or any number of them. Labels as numpy arrays.
 
-    MULTICLASS   labels (n,) are class numbers; the likeliest class is predicted
+    MULTICLASS   labels (n,) are class numbers; the most probable class is predicted
     MULTILABEL   labels (n, classes) are 0 and 1; every class above its threshold is predicted
 
-`label_type_of(labels)` tells which it is, from their shape; a `Dataset` and a `Classifier` know it as `label_type`.
-How predictions are scored is in `evaluation.tasks`, what is trained towards in `training.losses`.
+`label_type_of(labels)` decides by their shape; a `Dataset` and a `Classifier` have the result as `label_type`.
+How predictions are scored is in `evaluation.tasks`, which loss is trained with in `training.losses`.
 """
 
 from abc import ABC, abstractmethod
@@ -20,10 +20,10 @@ Array = npt.NDArray[Any]
 
 
 class LabelType(ABC):
-    """Multiclass or multilabel, with all that follows for labels as arrays. Without state."""
+    """How labels are counted, written, read and predicted; the two instances below have no state."""
 
-    noun: str  # what the names are
-    activation: Literal["softmax", "sigmoid"]  # of the last layer; makes probabilities of logits
+    noun: str  # what messages call the class names
+    activation: Literal["softmax", "sigmoid"]  # of the last layer: logits -> probabilities
 
     @abstractmethod
     def counts(self, labels: Array, classes: int) -> Array:
@@ -35,38 +35,38 @@ class LabelType(ABC):
 
     @abstractmethod
     def group_ids(self, labels: Array) -> Array:
-        """(n,) integers, equal for images that are labelled the same."""
+        """Integers (n,), equal for images with equal labels."""
 
     @abstractmethod
     def binary_columns(self, labels: Array) -> list[Array]:
-        """Vectors (n,) that a logistic regression is fitted to, one after the other."""
+        """The targets (n,) of the logistic regressions of a linear probe, which are fitted one after the other."""
 
     @abstractmethod
     def covers_all(self, labels: Array, classes: int) -> bool:
-        """Whether there is something to learn about every class."""
+        """Whether something can be learned about every class: there are images with it, and images without it."""
 
     @abstractmethod
     def text(self, label: Any, classes: Sequence[str]) -> str:
-        """The label of one image in words, as tables have it."""
+        """The label of an image as text, as in tables."""
 
     def display_text(self, label: Any, classes: Sequence[str]) -> str:
-        """The same for people, to whom an image without a label has `none`."""
+        """The label of an image as text for people: `none` where it has no label."""
         return self.text(label, classes) or NO_LABEL
 
     @abstractmethod
     def parse(self, texts: Sequence[str], number: Mapping[str, int]) -> Array:
-        """Labels (n, ...) of such words; KeyError for one that has no `number`."""
+        """Labels (n, ...) of texts as `text` returns; `number` maps names to class numbers. Raises KeyError."""
 
     @abstractmethod
     def renumber(self, labels: Array, new: Array, classes: int) -> tuple[Array, Array]:
-        """(labels, positions kept) with class i becoming `new[i]` of `classes`; -1 drops it."""
+        """(labels, positions kept), with class i becoming `new[i]` of `classes` classes; -1 drops its images."""
 
     @abstractmethod
     def decide(self, values: Array, thresholds: Any) -> Array:
-        """Predicted labels; `values` (n, classes) are probabilities, or logits where thresholds are such."""
+        """Predicted labels; `values` (n, classes) are probabilities, or logits if `thresholds` are logits too."""
 
     def predicted_classes(self, probabilities: Array, thresholds: Any) -> Array | None:
-        """Which classes (classes,) are predicted for one image; None where it is simply the likeliest."""
+        """Which classes (classes,) are predicted for one image; None if that is simply the most probable class."""
         return None
 
 
@@ -129,7 +129,7 @@ class Multilabel(LabelType):
         return bool(((counts > 0) & (counts < len(labels))).all())
 
     def text(self, label: Any, classes: Sequence[str]) -> str:
-        return SEPARATOR.join(classes[at] for at in np.flatnonzero(label).tolist())
+        return SEPARATOR.join(classes[number] for number in np.flatnonzero(label).tolist())
 
     def parse(self, texts: Sequence[str], number: Mapping[str, int]) -> Array:
         labels = np.zeros((len(texts), len(number)), np.uint8)
@@ -138,7 +138,8 @@ class Multilabel(LabelType):
         return labels
 
     def renumber(self, labels: Array, new: Array, classes: int) -> tuple[Array, Array]:
-        changed, known = np.zeros((len(labels), classes), np.uint8), new >= 0
+        changed = np.zeros((len(labels), classes), np.uint8)
+        known = new >= 0
         changed[:, new[known]] = labels[:, known]
         return changed, np.arange(len(labels))
 
@@ -154,7 +155,7 @@ MULTILABEL = Multilabel()
 
 
 def label_type_of(labels: Array) -> LabelType:
-    """What `labels` are: class numbers (n,), or 0 and 1 (n, classes)."""
+    """`MULTICLASS` for class numbers (n,), `MULTILABEL` for 0 and 1 (n, classes)."""
     return MULTILABEL if labels.ndim == 2 else MULTICLASS
 
 

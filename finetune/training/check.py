@@ -22,15 +22,15 @@ import numpy as np
 from finetune.backbones import Weights, find_backbone, resolve_weights
 from finetune.config import Config, fill_open_keys
 from finetune.data import (
-    LEAST_FEATURES,
-    LEAST_FINGERPRINT,
+    MIN_FEATURE_SIMILARITY,
+    MIN_FINGERPRINT_SIMILARITY,
     SPLITS,
     Dataset,
     Inspection,
     SimilarPair,
     data_facts,
     feature_vectors,
-    find_similar,
+    find_near_duplicates,
     fingerprint_vectors,
     open_dataset,
 )
@@ -199,7 +199,7 @@ def describe_pair(pair: SimilarPair, dataset: Dataset) -> dict[str, Any]:
         {"path": dataset.path(index), "split": SPLITS[dataset.splits[index]], "class": dataset.text(index)}
         for index in (pair.first, pair.second)
     ]
-    return {"likeness": round(pair.likeness, 4), "pictures": images}
+    return {"likeness": round(pair.similarity, 4), "pictures": images}
 
 
 def check_config(config: Config, *, compute_features: bool = False, terminal: Terminal | None = None) -> CheckResult:
@@ -310,18 +310,18 @@ def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> N
 def _find_similar_images(dataset: Dataset, inspections: Sequence[Inspection], result: "DryRun | None") -> SimilarImages:
     """By fingerprints, which find copies in other colours, and by features, which find one scene from two places."""
     fingerprints = fingerprint_vectors([image.fingerprint for image in inspections])
-    vectors = {"fingerprint": (fingerprints, LEAST_FINGERPRINT)}
+    vectors = {"fingerprint": (fingerprints, MIN_FINGERPRINT_SIMILARITY)}
     pooled = result.pooled_features if result else None
     if pooled is not None:
-        vectors["features"] = (feature_vectors(pooled), LEAST_FEATURES)
+        vectors["features"] = (feature_vectors(pooled), MIN_FEATURE_SIMILARITY)
     groups = dataset.label_type.group_ids(dataset.labels)
     pairs: dict[tuple[int, int], SimilarPair] = {}
     fractions = []
     for rows, least in vectors.values():
-        similar, fraction = find_similar(rows, groups, dataset.splits, least=least)
+        similar, fraction = find_near_duplicates(rows, groups, dataset.splits, min_similarity=least)
         fractions.append(fraction)
         for pair in similar:
             if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # equal files are reported by the data set
                 pairs.setdefault((pair.first, pair.second), pair)
-    ordered = sorted(pairs.values(), key=lambda pair: -pair.likeness)
+    ordered = sorted(pairs.values(), key=lambda pair: -pair.similarity)
     return SimilarImages(ordered, tuple(vectors), min(fractions))

@@ -1,10 +1,16 @@
-"""Images that look alike: near-copies are found, others are not, and every pair once."""
+"""Near-duplicates are found, others are not, and every pair once."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import LEAST_FINGERPRINT, duplicates, feature_vectors, find_similar, fingerprint_vectors
+from finetune.data import (
+    MIN_FINGERPRINT_SIMILARITY,
+    duplicates,
+    feature_vectors,
+    find_near_duplicates,
+    fingerprint_vectors,
+)
 from finetune.data.inspection import fingerprint
 
 
@@ -14,25 +20,25 @@ def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def likeness(first: Image.Image, second: Image.Image) -> float:
-    one, other = fingerprint_vectors([fingerprint(first), fingerprint(second)])
-    return float(one @ other)
+def similarity(first: Image.Image, second: Image.Image) -> float:
+    vector, other = fingerprint_vectors([fingerprint(first), fingerprint(second)])
+    return float(vector @ other)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_copy_of_another_size_quality_or_brightness_looks_alike(seed, tmp_path):
+def test_a_copy_of_another_size_quality_or_brightness_is_similar(seed, tmp_path):
     original = photo(seed)
     original.save(tmp_path / "copy.jpg", quality=30)
     with Image.open(tmp_path / "copy.jpg") as poor:
         copies = [original.resize((200, 150)), poor, original.point(lambda value: int(value * 0.8)), photo(seed)]
-        assert min(likeness(original, copy) for copy in copies) >= LEAST_FINGERPRINT
+        assert min(similarity(original, copy) for copy in copies) >= MIN_FINGERPRINT_SIMILARITY
     others = [photo(seed + 100), original.transpose(Image.Transpose.ROTATE_180)]
-    assert max(likeness(original, other) for other in others) < 0.7
+    assert max(similarity(original, other) for other in others) < 0.7
 
 
 def test_images_of_one_colour_look_like_nothing_else():
     flat = [Image.new("RGB", (50, 50), colour) for colour in ("white", "black")]
-    assert likeness(*flat) == 0
+    assert similarity(*flat) == 0
     assert fingerprint_vectors(["", "0" * 32]).tolist() == np.zeros((2, 128)).tolist()
 
 
@@ -40,19 +46,19 @@ def test_only_pairs_across_splits_or_classes_count_and_each_once():
     rows = np.repeat(np.eye(3, dtype=np.float32), 3, axis=0)  # three groups of three that look the same
     labels = np.array([0, 0, 0, 0, 0, 1, 2, 2, 2])
     splits = np.array([0, 0, 2, 0, 0, 0, 1, 1, 1])
-    pairs, share = find_similar(rows, labels, splits, least=0.9)
-    assert share == 1
+    pairs, fraction = find_near_duplicates(rows, labels, splits, min_similarity=0.9)
+    assert fraction == 1
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 2), (1, 2), (3, 5), (4, 5)]
-    assert all(pair.likeness == pytest.approx(1) for pair in pairs)
+    assert all(pair.similarity == pytest.approx(1) for pair in pairs)
 
 
-def test_the_likest_come_first():
+def test_the_most_similar_come_first():
     rows = np.array([[1.0, 0.0], [1.0, 0.3], [1.0, 0.1]], np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    pairs, _ = find_similar(rows, np.arange(3), np.zeros(3, int), least=0.9)
+    pairs, _ = find_near_duplicates(rows, np.arange(3), np.zeros(3, int), min_similarity=0.9)
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 2), (1, 2), (0, 1)]
-    assert pairs[2].likeness == pytest.approx(1 / np.hypot(1, 0.3))
-    assert len(find_similar(rows, np.arange(3), np.zeros(3, int), least=0.99)[0]) == 1
+    assert pairs[2].similarity == pytest.approx(1 / np.hypot(1, 0.3))
+    assert len(find_near_duplicates(rows, np.arange(3), np.zeros(3, int), min_similarity=0.99)[0]) == 1
 
 
 def test_features_are_compared_by_what_they_do_not_share():
@@ -62,19 +68,19 @@ def test_features_are_compared_by_what_they_do_not_share():
     assert abs(vectors @ vectors.T - np.eye(50)).max() < 0.9  # with their mean, all would be above 0.98
 
 
-def test_many_images_cost_no_more_than_some_seconds_and_the_share_is_told(monkeypatch):
+def test_many_images_cost_no_more_than_some_seconds_and_the_fraction_is_returned(monkeypatch):
     random = np.random.default_rng(0)
     rows = feature_vectors(random.normal(size=(400, 8)))
     rows[399] = rows[0]
     splits = np.array([0] * 390 + [2] * 10)
-    monkeypatch.setattr(duplicates, "WORK", 10 * 400 * 8)
-    pairs, share = find_similar(rows, np.zeros(400, int), splits, least=0.9999)
-    assert share == pytest.approx(10 / 400)
+    monkeypatch.setattr(duplicates, "MAX_MULTIPLICATIONS", 10 * 400 * 8)
+    pairs, fraction = find_near_duplicates(rows, np.zeros(400, int), splits, min_similarity=0.9999)
+    assert fraction == pytest.approx(10 / 400)
     assert (0, 399) in [(pair.first, pair.second) for pair in pairs]
 
 
-def test_data_in_which_all_looks_alike_is_no_flood(monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST", 20)
+def test_data_in_which_all_images_are_similar_is_no_flood(monkeypatch):
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 20)
     rows = np.full((300, 4), 0.5, np.float32)
-    pairs, _ = find_similar(rows, np.arange(300), np.zeros(300, int), least=0.9)
+    pairs, _ = find_near_duplicates(rows, np.arange(300), np.zeros(300, int), min_similarity=0.9)
     assert len(pairs) == 20

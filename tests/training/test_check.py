@@ -144,7 +144,7 @@ def test_near_duplicates_are_found_by_fingerprint_and_by_features(head_only, fol
     both = check_config(load_config(head_only), compute_features=True)
     assert both.similar.methods == ("fingerprint", "features")
     assert (pair.first, pair.second) in [(other.first, other.second) for other in both.similar.pairs]
-    monkeypatch.setattr(check, "LEAST_FINGERPRINT", 2.0)
+    monkeypatch.setattr(check, "MIN_FINGERPRINT_SIMILARITY", 2.0)
     by_features = check_config(load_config(head_only))
     assert (pair.first, pair.second) in [(other.first, other.second) for other in by_features.similar.pairs]
 
