@@ -55,7 +55,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(images: Path, tmp_path: Path) -> dict[str, Any]:
-    """A config for `finetune.config.load` that trains in seconds: the tiny network, two short phases."""
+    """A config for `finetune.config.load_config` that trains in seconds: the tiny network, two short phases."""
     return {
         "name": "colours",
         "output": str(tmp_path / "runs"),
