@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from finetune.cli.options import add_assert_accuracy, add_classifier, add_json, add_output
 from finetune.cli.output import print_json
+from finetune.export import EXPORT_FORMATS
 from finetune.utils import Terminal, format_bytes, format_interval, printable
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: finetune export runs/flowers-1 --format litert"
     add_classifier(parser)
-    formats = ("keras", "saved_model", "litert", "onnx", "openvino")
-    parser.add_argument("--format", choices=formats, required=True, help="saved_model is for TensorFlow Serving")
+    parser.add_argument(
+        "--format", choices=tuple(EXPORT_FORMATS), required=True, help="saved_model is for TensorFlow Serving"
+    )
     text = "smaller and faster, and slightly different predictions"
     parser.add_argument("--quantize", choices=("float16", "int8"), help=text)
     add_output(parser, "a new folder (default: exports/NAME-FORMAT)")

@@ -1,20 +1,23 @@
 """Exports say what the classifier says, in the runtime that will run them, or they do not come to be."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import yaml
 
-from finetune import api, configs
+from finetune import api
 from finetune.cli import main as cli
+from finetune.config import load_config
 from finetune.evaluation import evaluate as assessment, metrics as evaluation
-from finetune.export import exporter as export, formats as exporters, model_card as card, tflite_metadata
+from finetune.export import exporter as export, formats as exporters, model_card as card, parity, tflite_metadata
+from finetune.models import RiskCoveragePoint
 from finetune.training import experiment
 from finetune.utils import errors
 from finetune.utils.errors import CheckFailed, UsageError, WeightsError
@@ -44,7 +47,7 @@ def run(images, tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return experiment.train_config(configs.load_config(settings)).run.path
+        return experiment.train_config(load_config(settings)).run.path
 
 
 @pytest.fixture
@@ -64,12 +67,14 @@ def typed(capsys, *command):
     return code, said.out, said.err
 
 
-def test_the_command_line_knows_every_format():
+def test_the_command_line_knows_every_format(capsys):
     assert FILES.keys() == exporters.EXPORT_FORMATS.keys()
-    for name in exporters.EXPORT_FORMATS:
-        assert cli.parse(["export", "x", "--format", name]).format == name
+    with pytest.raises(SystemExit):
+        typed(capsys, "export", "--help")
+    assert ",".join(FILES) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format_name", "quantize"), VARIANTS)
 def test_an_export_is_whole_equal_and_explains_itself(run, images, place, format_name, quantize):
     need(format_name)
@@ -102,6 +107,7 @@ def program_says(folder, image):
     return name
 
 
+@pytest.mark.slow
 def test_a_keras_export_goes_back_into_every_command(capsys, run, images, place):
     code, out, _ = typed(capsys, "export", run, "--format", "keras", "--output", "mine", "--json")
     assert (code, json.loads(out)["folder"]) == (0, "mine")
@@ -113,6 +119,7 @@ def test_a_keras_export_goes_back_into_every_command(capsys, run, images, place)
     assert typed(capsys, "explain", image, "--model", "mine", "--figure", "why.png")[0] == 0
 
 
+@pytest.mark.slow
 def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, images, place):
     export.export_classifier(run, "saved_model")
     folder = export.default_folder(run, "saved_model")
@@ -122,6 +129,7 @@ def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, images, pl
     assert "Give the run" in err
 
 
+@pytest.mark.slow
 def test_an_export_of_an_export(run, place):
     first = export.export_classifier(run, "keras")
     second = export.export_classifier(first.folder, "keras", output=place / "again")
@@ -130,9 +138,10 @@ def test_an_export_of_an_export(run, place):
     assert second.after is None
 
 
+@pytest.mark.slow
 def test_a_saved_model_takes_files_and_pixels(run, images, place):
     made = export.export_classifier(run, "saved_model")
-    decode = exporters.open_bytes(made.folder)
+    decode = exporters.EXPORT_FORMATS["saved_model"].open_bytes(made.folder)
     path = images / "blue" / "03.png"
     assert np.argmax(decode(path.read_bytes())) == 0
     assert decode(b"no image") is None
@@ -140,6 +149,7 @@ def test_a_saved_model_takes_files_and_pixels(run, images, place):
     assert made.bytes_parity.agreement >= 0.97
 
 
+@pytest.mark.slow
 def test_litert_carries_its_labels(run, place):
     need("litert")
     made = export.export_classifier(run, "litert")
@@ -158,21 +168,14 @@ def test_litert_carries_its_labels(run, place):
 # ------------------------------------------------------------------------------------------------- the gate
 
 
-def with_answers(monkeypatch, change):
-    """The Keras format, its runtime answering `change(probabilities)`."""
-    honest = exporters.EXPORT_FORMATS["keras"]
-
-    def open_changed(folder):
-        forward = honest.open(folder)
-        return lambda pixels: change(forward(pixels))
-
-    changed = {
-        **exporters.EXPORT_FORMATS,
-        "keras": exporters.ExportFormat("Keras", "model.keras", "keras", honest.write, open_changed),
-    }
-    monkeypatch.setattr(exporters, "EXPORT_FORMATS", changed)
+def replace_keras(monkeypatch, **changes):
+    """The Keras format with another `write` or `open`, until the test ends."""
+    formats = dict(exporters.EXPORT_FORMATS)
+    monkeypatch.setattr(exporters, "EXPORT_FORMATS", formats)
+    formats["keras"] = dataclasses.replace(formats["keras"], **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -182,8 +185,14 @@ def with_answers(monkeypatch, change):
     ],
 )
 def test_an_export_that_says_something_else_fails_and_leaves_nothing(monkeypatch, run, place, change):
-    with_answers(monkeypatch, change)
-    with pytest.raises(CheckFailed, match="does not say what the classifier says"):
+    open_keras = exporters.EXPORT_FORMATS["keras"].open
+
+    def open_changed(folder):
+        forward = open_keras(folder)
+        return lambda pixels: change(forward(pixels))
+
+    replace_keras(monkeypatch, open=open_changed)
+    with pytest.raises(CheckFailed, match="does not predict what the classifier predicts"):
         export.export_classifier(run, "keras", output=place / "out" / "mine")
     assert list((place / "out").iterdir()) == []
 
@@ -193,8 +202,7 @@ def test_a_converter_that_fails_is_one_message_and_leaves_nothing(monkeypatch, r
         (folder / "half").write_text("x")
         raise RuntimeError("an operation\nthat nobody knows")
 
-    broken = exporters.ExportFormat("Keras", "model.keras", "keras", fail, exporters.EXPORT_FORMATS["keras"].open)
-    monkeypatch.setattr(exporters, "EXPORT_FORMATS", {"keras": broken})
+    replace_keras(monkeypatch, write=fail)
     with pytest.raises(WeightsError, match="could not be converted to Keras: RuntimeError: an operation that nobody"):
         export.export_classifier(run, "keras", output=place / "mine")
     assert not (place / "mine").exists()
@@ -225,22 +233,50 @@ def test_an_accuracy_below_the_demand_is_shown_with_its_interval():
 def test_ties_count_as_agreement_and_undecodable_files_are_counted():
     before = np.array([[0.50001, 0.49999], [0.9, 0.1], [0.3, 0.7]])
     after = np.array([[0.49999, 0.50001], [0.9, 0.1], [np.nan, np.nan]])
-    found = export.compare_file_bytes(before, after)
+    found = parity.compare_file_bytes(before, after)
     assert (found.n, found.agreement, found.undecodable) == (2, 1.0, 1)
     assert found.largest_difference == pytest.approx(2e-5)
-    assert export.compare_outputs(before[1:2], before[1:2, ::-1]).agreement == 0
+    assert parity.compare_outputs(before[1:2], before[1:2, ::-1]).agreement == 0
 
 
-@pytest.mark.parametrize("limit", export.LIMITS.values())
+@pytest.mark.parametrize("limit", parity.LIMITS.values())
 def test_one_answer_that_is_not_a_number_is_too_many(limit):
     before = np.tile([0.9, 0.1], (1000, 1))
     after = before.copy()
-    assert export.compare_outputs(before, after).meets(limit)
+    assert parity.compare_outputs(before, after).meets(limit)
     after[7] = np.nan
-    assert not export.compare_outputs(before, after).meets(limit)
+    assert not parity.compare_outputs(before, after).meets(limit)
 
 
 # ------------------------------------------------------------------------------------------------ what is asked
+
+
+def test_a_format_of_ones_own_is_written_proven_and_described(monkeypatch, run, images, place):
+    """In a few lines: weights in a NumPy file, run by NumPy and Keras."""
+    monkeypatch.setattr(exporters, "_formats", dict(exporters.EXPORT_FORMATS))
+    monkeypatch.setattr(exporters, "EXPORT_FORMATS", exporters._formats)
+    networks = []
+
+    def write(job, folder):
+        networks.append(job.network)
+        np.savez(folder / "weights.npz", *job.network.get_weights())
+
+    def open_weights(folder):
+        with np.load(folder / "weights.npz") as arrays:
+            networks[0].set_weights([arrays[name] for name in arrays])
+        return lambda pixels: np.asarray(networks[0](pixels))
+
+    exporters.register_export_format(
+        "numpy",
+        exporters.ExportFormat(
+            title="NumPy", file="weights.npz", runtime="numpy", write=write, open=open_weights,
+            library="numpy", requires="numpy", program="import numpy\n\nprobabilities = ...",
+        ),
+    )  # fmt: skip
+    result = export.export_classifier(run, "numpy")
+    assert result.parity.n == 15
+    assert result.parity.agreement == 1
+    assert "Exported to NumPy" in (result.folder / "README.md").read_text()
 
 
 def test_a_missing_package_is_named_with_its_extra(capsys, monkeypatch, run, place):
@@ -296,17 +332,17 @@ def test_asserting_an_accuracy_needs_labels(run, images, place):
 
 def test_int8_of_a_backbone_needs_images(tmp_path):
     with pytest.raises(UsageError, match="--images FOLDER"):
-        export._images("efficientnet_lite0", [], "int8", lambda done, total: None, None)
+        parity.choose_images("efficientnet_lite0", quantize="int8", progress=print, stack=ExitStack())
 
 
 def test_given_images_are_either_for_calibration_or_for_the_proof(images):
-    found = export._images("x", [str(images)], "int8", lambda done, total: None, None)
+    found = parity.choose_images("x", [str(images)], quantize="int8", progress=print, stack=ExitStack())
     assert len(found.paths) == len(found.calibration) == 36
     assert not set(found.paths) & set(found.calibration)
 
 
 def test_the_sample_images_are_photos(tmp_path):
-    paths = export.sample_images(tmp_path)
+    paths = parity.write_sample_images(tmp_path)
     assert len(paths) == 24
 
 
@@ -330,10 +366,11 @@ def test_the_card_is_one_for_hugging_face(run, place):
 
 
 def test_thresholds_travel_with_an_export():
-    spec = SimpleNamespace(confidences=((0.5, 0.91, 1.0), (0.7, 0.96, 0.9), (0.8, 0.985, 0.8)))
-    found = export._thresholds(SimpleNamespace(spec=spec))
-    assert [one["threshold"] for one in found] == [0.5, 0.7, 0.8]  # of 99 % there is none
-    assert export._thresholds(SimpleNamespace(spec=SimpleNamespace(confidences=()))) == []
+    rows = ((0.5, 0.91, 1.0), (0.7, 0.96, 0.9), (0.8, 0.985, 0.8))
+    table = [RiskCoveragePoint(*row) for row in rows]
+    thresholds = export.precision_thresholds(table)
+    assert [point["threshold"] for point in thresholds] == [0.5, 0.7, 0.8]  # of 99 % there is none
+    assert export.precision_thresholds(()) == []
 
 
 def test_names_cannot_break_the_card():

@@ -13,7 +13,7 @@ from finetune import api, config as configs, data
 from finetune.cli import demo_page, main as cli
 from finetune.config import DataConfig, auto as recipe
 from finetune.data import MULTILABEL, splits as stratification
-from finetune.export import exporter as export, find_format, model_card as card
+from finetune.export import exporter as export, find_format, model_card as card, parity
 from finetune.models import load_classifier
 from finetune.runs import run as runs
 from finetune.training import check as checking, experiment
@@ -271,7 +271,7 @@ def test_exports_say_the_same(run, tmp_path, name):
     if missing := errors.missing_packages(find_format(name).packages):
         pytest.skip(f"needs {', '.join(missing)}")
     made = export.export_classifier(run.path, name, output=tmp_path / "out")
-    assert made.agreement == 1
+    assert made.parity.agreement == 1
     assert made.parity.largest_difference < 1e-4
     assert made.facts["label_thresholds"] == pytest.approx(
         dict(zip(COLOURS, load_classifier(run.path).spec.thresholds, strict=True))
@@ -335,5 +335,5 @@ def test_an_export_may_differ_only_next_to_a_threshold():
     before = np.array([[0.9, 0.5001], [0.1, 0.2]])
     nearly, other = before - 0.0002, before.copy()
     other[1, 1] = 0.7
-    assert export.compare_outputs(before, nearly, MULTILABEL, 0.5).agreement == 1
-    assert export.compare_outputs(before, other, MULTILABEL, 0.5).agreement == 0.5
+    assert parity.compare_outputs(before, nearly, MULTILABEL, 0.5).agreement == 1
+    assert parity.compare_outputs(before, other, MULTILABEL, 0.5).agreement == 0.5
