@@ -1,10 +1,10 @@
-"""How good is a classifier, and how sure can we be: every number of the report, from probabilities.
+"""How good a classifier is, and how sure that is: every figure of the report, from probabilities.
 
-    metrics = measure(probabilities, labels, classes)     # (N, C), (N,), names of the C classes
-    metrics.accuracy                                      # Proportion(value=0.943, low=0.914, high=0.962)
-    metrics.to_json()                                     # the "test" part of report.json
+    metrics = multiclass_metrics(probabilities, labels, classes)   # (N, C), (N,), names of the C classes
+    metrics.accuracy                                               # Proportion(value=0.943, low=0.914, high=0.962)
+    metrics.to_json()                                              # the "test" part of report.json
 
-Plain numpy: no model, no files. Sources stand at the functions.
+Arrays only: no model, no files. Sources stand at the functions. `multilabel` has the same for several labels an image.
 """
 
 import math
@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from finetune.utils import DataError
 
-Z95 = 1.959963984540054  # standard normal quantile of 0.975: two-sided 95 %
 BINS = 15  # of the calibration curve, as in Guo et al. 2017
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -26,7 +25,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of n images with its 95 % interval; all three in 0..1."""
+    """A fraction of n images with its 95 % interval; all three in 0..1."""
 
     value: float
     low: float
@@ -35,26 +34,20 @@ class Proportion:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class. All is None without images of it (n = 0); so is the precision if it was never predicted."""
+    """One class. All is None without images of it (n = 0), and the precision if it was never predicted."""
 
     name: str
     n: int
     precision: float | None
     recall: Proportion | None
     f1: float | None
-    average_precision: Proportion | None = None  # this and the threshold only where images have several labels
+    average_precision: Proportion | None = None  # this and the threshold: several labels only
     threshold: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Flat, so that a list of these is a table: `pandas.DataFrame(report["test"]["per_class"])`."""
         recall, average = self.recall, self.average_precision
-        labelled = {
-            "average_precision": average.value if average else None,
-            "average_precision_low": average.low if average else None,
-            "average_precision_high": average.high if average else None,
-            "threshold": self.threshold,
-        }
-        return {
+        row: dict[str, Any] = {
             "class": self.name,
             "n": self.n,
             "precision": self.precision,
@@ -62,13 +55,18 @@ class ClassMetrics:
             "recall_low": recall.low if recall else None,
             "recall_high": recall.high if recall else None,
             "f1": self.f1,
-            **(labelled if self.threshold is not None else {}),
         }
+        if self.threshold is not None:
+            row["average_precision"] = average.value if average else None
+            row["average_precision_low"] = average.low if average else None
+            row["average_precision_high"] = average.high if average else None
+            row["threshold"] = self.threshold
+        return row
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The images whose highest probability lies in (low, high]: what was claimed and what came true."""
+    """The images whose highest probability lies in (low, high], its mean, and the fraction predicted correctly."""
 
     low: float
     high: float
@@ -79,16 +77,16 @@ class CalibrationBin:
 
 @dataclass(frozen=True, eq=False)
 class MulticlassMetrics:
-    """What `measure` found on n images. `confusion[t, p]` counts images of class t that were called p."""
+    """All figures of n images. `confusion[t, p]` counts images of class t that were predicted as p."""
 
     classes: tuple[str, ...]
     n: int
     accuracy: Proportion
-    top5: Proportion | None  # None for five classes or fewer, where it is 1 whatever the model says
+    top5: Proportion | None  # None for five classes or fewer, where it is always 1
     balanced_accuracy: float
     log_loss: float
     calibration_error: float
-    calibration_noise: float  # the error that honest probabilities would show on so few images
+    expected_ece_if_calibrated: float  # the calibration error that true probabilities would have on so few images
     calibration: tuple[CalibrationBin, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion: Ints  # (C, C)
@@ -100,23 +98,23 @@ class MulticlassMetrics:
 
     def summary(self) -> dict[str, Proportion | float]:
         """All figures over all classes, by name."""
-        return {
-            "accuracy": self.accuracy,
-            **({"top-5 accuracy": self.top5} if self.top5 else {}),
-            "balanced accuracy": self.balanced_accuracy,
-            "log loss": self.log_loss,
-            "calibration error": self.calibration_error,
-        }
+        figures: dict[str, Proportion | float] = {"accuracy": self.accuracy}
+        if self.top5:
+            figures["top-5 accuracy"] = self.top5
+        figures["balanced accuracy"] = self.balanced_accuracy
+        figures["log loss"] = self.log_loss
+        figures["calibration error"] = self.calibration_error
+        return figures
 
     @property
     def correct(self) -> int:
-        """How many of the n images were named right."""
+        """How many of the n images were predicted correctly."""
         return int(np.trace(self.confusion))
 
     @property
     def mean_confidence(self) -> float:
-        """What the model claims on average; above the accuracy it is overconfident."""
-        return sum(item.confidence * item.n for item in self.calibration) / self.n
+        """The mean of the highest probabilities; above the accuracy, the classifier is overconfident."""
+        return sum(row.confidence * row.n for row in self.calibration) / self.n
 
     def confused_pairs(self, limit: int = 10) -> list[tuple[str, str, int]]:
         """The most frequent mistakes as (true class, predicted class, images), most frequent first."""
@@ -134,9 +132,9 @@ class MulticlassMetrics:
             "balanced_accuracy": self.balanced_accuracy,
             "log_loss": self.log_loss,
             "calibration_error": self.calibration_error,
-            "calibration_noise": self.calibration_noise,
-            "calibration": [asdict(item) for item in self.calibration],
-            "per_class": [item.to_json() for item in self.per_class],
+            "calibration_noise": self.expected_ece_if_calibrated,
+            "calibration": [asdict(row) for row in self.calibration],
+            "per_class": [row.to_json() for row in self.per_class],
             "classes": list(self.classes),
             "confusion": self.confusion.tolist(),
         }
@@ -147,51 +145,75 @@ def multiclass_metrics(probabilities: Floats, labels: Ints, classes: Sequence[st
 
     Raises:
         DataError: there is no image, or a probability is not a finite number. The rows of unreadable images
-            (NaN by convention) must be taken out first: they are not wrong answers.
-        ValueError: shapes, labels or sums that cannot be: a mistake of the caller.
+            (NaN by convention) must be taken out first: they are not wrong predictions.
+        ValueError: impossible shapes, labels or sums.
     """
     check_probabilities(probabilities, labels, classes)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
     if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
         raise ValueError("the rows of probabilities must be positive and sum to 1: are these logits?")
-    n, c = probabilities.shape
-    own = probabilities[np.arange(n), labels]  # (N,) what the true class was given
-    ranks = _ranks(probabilities, labels)
-    confusion = np.bincount(labels.astype(np.int64) * c + probabilities.argmax(axis=1), minlength=c * c)
-    confusion = confusion.reshape(c, c)
-    per_class = tuple(_class_metrics(confusion, i, name) for i, name in enumerate(classes))
-    recalls = [item.recall.value for item in per_class if item.recall]
-    bins = calibration_bins(probabilities.max(axis=1), ranks == 0)
+    from sklearn.metrics import confusion_matrix, top_k_accuracy_score  # type: ignore[import-untyped]
+
+    n, numbers = len(labels), range(len(classes))
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, labels=numbers)
+    per_class = class_metrics(labels, predicted, classes, confusion.diagonal())
+    bins = calibration_bins(probabilities.max(axis=1), predicted == labels)
+    top5 = None
+    if len(classes) > 5:
+        top5 = wilson_interval(
+            int(top_k_accuracy_score(labels, probabilities, k=5, normalize=False, labels=numbers)), n
+        )
+    of_label = probabilities[np.arange(n), labels]  # (N,) the probability of the true class
     return MulticlassMetrics(
         classes=tuple(classes),
         n=n,
-        accuracy=wilson_interval(int((ranks == 0).sum()), n),
-        top5=wilson_interval(int((ranks < 5).sum()), n) if c > 5 else None,
-        balanced_accuracy=float(np.mean(recalls)),
+        accuracy=wilson_interval(int(confusion.trace()), n),
+        top5=top5,
+        balanced_accuracy=float(np.mean([row.recall.value for row in per_class if row.recall])),
         # clipped at the precision of the numbers, as in sklearn.metrics.log_loss: no error is infinitely bad
-        log_loss=float(-np.log(own.clip(np.finfo(own.dtype).eps).astype(np.float64)).mean()),
+        log_loss=float(-np.log(of_label.clip(np.finfo(of_label.dtype).eps).astype(np.float64)).mean()),
         calibration_error=calibration_error(bins),
-        calibration_noise=expected_ece_if_calibrated(bins),
+        expected_ece_if_calibrated=expected_ece_if_calibrated(bins),
         calibration=bins,
         per_class=per_class,
         confusion=confusion,
     )
 
 
+def class_metrics(
+    labels: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: Sequence[str], hits: Ints
+) -> tuple[ClassMetrics, ...]:
+    """Precision, recall and F1 of every class; `hits` counts the images of it for which it was predicted.
+
+    `labels` and `predicted` are class numbers (N,), or 0 and 1 (N, C).
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    numbers = range(len(classes))
+    columns = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=np.nan)
+    rows = []
+    for name, correct, precision, _, f1, n in zip(classes, hits, *columns, strict=True):
+        if n == 0:
+            rows.append(ClassMetrics(name, 0, None, None, None))
+            continue
+        recall = wilson_interval(int(correct), int(n))
+        rows.append(ClassMetrics(name, int(n), None if np.isnan(precision) else float(precision), recall, float(f1)))
+    return tuple(rows)
+
+
 def wilson_interval(successes: int, n: int) -> Proportion:
-    """The share `successes / n` with its 95 % score interval (Wilson 1927), honest also for few images."""
-    share = successes / n
-    center = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
-    low = 0.0 if successes == 0 else center - half  # exactly 0 and 1 in theory, nearly so in floating point
-    high = 1.0 if successes == n else center + half
-    return Proportion(share, low, high)
+    """The fraction `successes / n` with its 95 % score interval (Wilson 1927), which holds for few images too."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return Proportion(successes / n, float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two classifiers on the same n images: how often only one was right (or one was righter than the other), and
+    """Two classifiers on the same n images: for how many only one is correct (or more correct than the other), and
     whether that can be chance."""
 
     n: int
@@ -202,7 +224,7 @@ class PairedTest:
 
     @property
     def better(self) -> str | None:
-        """`first` or `second` where the 5 % level speaks for one, else None: no evidence."""
+        """`first` or `second` where one is better at the 5 % level, else None: no evidence."""
         if self.p_value >= 0.05:
             return None
         return "second" if self.only_second > self.only_first else "first"
@@ -212,14 +234,14 @@ class PairedTest:
 
 
 def paired_test(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> PairedTest:
-    """McNemar's exact test (1947) on how right each was: arrays (N,) in the same order, boolean or from 0 to 1.
+    """McNemar's exact test (1947) on how correct each is: arrays (N,) in the same order, boolean or from 0 to 1.
 
-    Images on which both agree say nothing; of the others, each would win half if there were no difference.
+    Images on which both are equally correct do not count; of the others, each would win half without a difference.
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped]  # comes with scikit-learn
+    from scipy.stats import binomtest
 
     if first.shape != second.shape or first.size == 0:
-        raise ValueError(f"two answers for each image are needed, not shapes {first.shape}, {second.shape}")
+        raise ValueError(f"two results for each image are needed, not shapes {first.shape}, {second.shape}")
     only_first, only_second = int((first > second).sum()), int((second > first).sum())
     disagreements = only_first + only_second
     p_value = float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
@@ -229,20 +251,20 @@ def paired_test(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> PairedTest
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image that was given the wrong class, with the probability of that class and of the true one."""
+    """One image with a wrong prediction, with the probability of the predicted class and of the true one."""
 
     path: Path
     true: str
     predicted: str
     probability: float
     true_probability: float
-    about: str = ""  # the class to look at, where `predicted` is more than its name
+    about: str = ""  # the class in question, where `predicted` is more than its name
 
 
 def multiclass_mistakes(
     probabilities: Floats, labels: Ints, classes: Sequence[str], paths: Sequence[Path]
 ) -> list[Mistake]:
-    """Every wrong answer, the surest first: there are the wrong labels, and what was not understood."""
+    """Every wrong prediction, the most confident first: among these are the wrong labels."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     order = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
@@ -259,11 +281,11 @@ def multiclass_mistakes(
 
 
 def check_probabilities(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> None:
-    """What `measure` raises for answers that are none."""
+    """Raise what `multiclass_metrics` says for probabilities that cannot be measured."""
     if probabilities.ndim != 2 or probabilities.shape != (len(labels), len(classes)):
         raise ValueError(f"probabilities {probabilities.shape}, {len(labels)} labels, {len(classes)} classes")
     if len(labels) == 0:
-        raise DataError("There are no images to measure on.", hint="Give the test split a share above 0.")
+        raise DataError("There are no images to measure on.", hint="Give the test split a fraction above 0.")
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if broken.size:
         raise DataError(
@@ -272,22 +294,6 @@ def check_probabilities(probabilities: Floats, labels: Ints, classes: Sequence[s
         )
     if probabilities.min() < 0 or probabilities.max() > 1.01:
         raise ValueError("probabilities lie in 0..1, and the rows must be positive and sum to 1: are these logits?")
-
-
-def _ranks(probabilities: Floats, labels: Ints) -> Ints:
-    """How many classes come before the true one (N,); among equals the first class wins, as in argmax."""
-    own = probabilities[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
-    before = (probabilities > own) | ((probabilities == own) & earlier)  # (N, C)
-    return np.asarray(before.sum(axis=1), np.int64)
-
-
-def _class_metrics(confusion: Ints, i: int, name: str) -> ClassMetrics:
-    right, n, predicted = int(confusion[i, i]), int(confusion[i].sum()), int(confusion[:, i].sum())
-    if n == 0:
-        return ClassMetrics(name, 0, None, None, None)
-    precision = right / predicted if predicted else None
-    return ClassMetrics(name, n, precision, wilson_interval(right, n), 2 * right / (n + predicted))
 
 
 def calibration_bins(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[CalibrationBin, ...]:
@@ -309,19 +315,19 @@ def calibration_bins(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tupl
 
 
 def calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """Expected calibration error, 0..1: the mean distance between what is stated and what is right, over images."""
-    return sum(item.n * abs(item.accuracy - item.confidence) for item in bins) / sum(item.n for item in bins)
+    """Expected calibration error, 0..1: the mean distance between confidence and accuracy, over images."""
+    return sum(row.n * abs(row.accuracy - row.confidence) for row in bins) / sum(row.n for row in bins)
 
 
 def expected_ece_if_calibrated(bins: Sequence[CalibrationBin]) -> float:
-    """The calibration error to expect if every stated probability were true: chance alone, 0..1.
+    """The calibration error to expect by chance if every probability were true, 0..1.
 
     Each bin is then a binomial, whose mean absolute deviation De Moivre gave in 1730 (Diaconis & Zabell 1991).
     """
-    from scipy.stats import binom  # type: ignore[import-untyped]  # comes with scikit-learn
+    from scipy.stats import binom
 
-    def deviation(item: CalibrationBin) -> float:
-        above = math.floor(item.n * item.confidence) + 1
-        return float(2 * above * (1 - item.confidence) * binom.pmf(above, item.n, item.confidence))
+    def deviation(row: CalibrationBin) -> float:
+        above = math.floor(row.n * row.confidence) + 1
+        return float(2 * above * (1 - row.confidence) * binom.pmf(above, row.n, row.confidence))
 
-    return sum(deviation(item) for item in bins) / sum(item.n for item in bins)
+    return sum(deviation(row) for row in bins) / sum(row.n for row in bins)

@@ -37,7 +37,10 @@ Metrics = MulticlassMetrics | MultilabelMetrics
 
 
 class Task(ABC):
-    """Multiclass or multilabel: which numbers say how good predictions are. Without state."""
+    """Multiclass or multilabel: probabilities, losses and metrics of predictions. Without state.
+
+    `thresholds` are those of the labels (classes,), or one for all; a multiclass task takes no notice of them.
+    """
 
     @abstractmethod
     def probabilities(self, logits: Array) -> Array:
@@ -53,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
-        """How far two sets of probabilities predict the same (n,); what is closer than `tie` may go either way."""
+        """How far two sets of probabilities predict the same (n,), 0 to 1; a distance up to `tie` is no difference."""
 
     @abstractmethod
     def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
@@ -67,20 +70,21 @@ class Task(ABC):
     def mistakes(
         self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
     ) -> list[Mistake]:
-        """What was predicted wrong, the surest first."""
+        """What was predicted wrong, the most confident first."""
 
 
 class MulticlassTask(Task):
-    """Softmax; the likeliest class is the prediction."""
+    """Softmax; the most probable class is the prediction."""
 
     def probabilities(self, logits: Array) -> Array:
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        from scipy.special import softmax  # type: ignore[import-untyped]
+
+        return np.asarray(softmax(logits, axis=1))
 
     def losses(self, logits: Array, labels: Array) -> Array:
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return np.asarray(-log_probability[np.arange(len(labels)), labels])
+        from scipy.special import log_softmax
+
+        return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
 
     def agreement(self, predicted: Array, labels: Array) -> Array:
         return np.asarray(predicted == labels)
@@ -105,8 +109,9 @@ class MultilabelTask(Task):
     """A sigmoid for each label; every label above its threshold is predicted."""
 
     def probabilities(self, logits: Array) -> Array:
-        powers = np.exp(-np.abs(logits))  # of a number below 0, so that none is too large
-        return np.asarray(np.where(logits >= 0, 1, powers) / (1 + powers))
+        from scipy.special import expit
+
+        return np.asarray(expit(logits))
 
     def losses(self, logits: Array, labels: Array) -> Array:
         """The mean over the labels, so that the number of them changes no learning rate."""
@@ -148,10 +153,10 @@ def task_of(labels: Array) -> Task:
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """The validation images one by one: cross-entropy in nats (n,), and how correct each prediction is (n,).
+    """The cross-entropy in nats (n,) of each validation image, and how correct its prediction is (n,).
 
-    That is whether the class is the true one; where images have any number of labels, the intersection of predicted
-    and true labels over their union, 0 to 1.
+    Correct is 1 for the true class, else 0; where images have any number of labels, it is the intersection of
+    predicted and true labels over their union.
     """
 
     losses: np.ndarray
@@ -170,12 +175,12 @@ class ValidationScores:
         return {"loss": self.loss, "accuracy": self.accuracy}
 
     def scores(self, monitor: str) -> np.ndarray:
-        """What `monitor` looks at, per image (n,); more is better."""
+        """The values of each image (n,) that `monitor` compares; more is better."""
         return self.correct.astype(np.float64) if monitor == "accuracy" else -self.losses
 
 
 def score_logits(logits: np.ndarray, labels: np.ndarray) -> ValidationScores:
-    """Loss and correctness of class scores (n, classes) against `labels`, image by image."""
+    """Loss and correctness of logits (n, classes) against `labels`, image by image."""
     task, logits = task_of(labels), logits.astype(np.float64)
     predicted = label_type_of(labels).decide(logits, 0.0)
     return ValidationScores(task.losses(logits, labels), task.agreement(predicted, labels))

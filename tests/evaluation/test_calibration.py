@@ -48,6 +48,6 @@ def test_the_table_of_confidences_by_hand():
 def test_the_table_is_short_however_many_images_there_are(honest):
     logits, labels = honest
     table = calibration.risk_coverage(softmax(logits), labels)
-    assert len(table) <= calibration.MOST_ROWS
+    assert len(table) <= calibration.MAX_POINTS
     assert table[-1][2] == 1
     assert table[-1][1] == pytest.approx((logits.argmax(1) == labels).mean())

@@ -122,9 +122,10 @@ def test_error_of_true_probabilities_is_chance() -> None:
         )
         for claim in claims
     ]
-    errors, expected = ([getattr(one, name) for one in found] for name in ("calibration_error", "calibration_noise"))
+    errors = [metrics.calibration_error for metrics in found]
+    expected = [metrics.expected_ece_if_calibrated for metrics in found]
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.03)
-    assert multiclass_metrics(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b")).calibration_noise == 0
+    assert multiclass_metrics(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b")).expected_ece_if_calibrated == 0
 
 
 def test_bins_hold_every_image_once() -> None:
