@@ -1,17 +1,15 @@
-"""Finished runs side by side: how good each is, whether a difference is more than chance, and what was set differently.
+"""Finished runs side by side: how good each is, whether a difference is more than chance, and which settings differ.
 
-    found = compare([Path("runs/flowers-1"), Path("runs/flowers-2")])
-    found.tests[1].better                  # None: no evidence against the first
+    comparison = compare_runs([Path("runs/flowers-1"), Path("runs/flowers-2")])
+    comparison.tests[1].better             # None: no evidence of a difference from the first
 
-Everything is read from the run directories; neither the images nor TensorFlow are needed. Images are known by
-their SHA-256, so runs on two machines compare too. Every run is held against the first one named, on the test
-images that both have, with McNemar's exact test; with several runs the p-values are Holm's (1979), which do not
-grow more significant by asking more often.
+Everything is read from the run folders; neither the images nor TensorFlow are needed. Images are known by their
+SHA-256, so runs of two machines compare too. Every run is compared with the first one, on the test images that both
+have, with McNemar's exact test; with several runs the p-values are corrected by Holm's method (1979), so that more
+comparisons make none more significant.
 """
 
-import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +20,8 @@ import numpy as np
 import yaml
 
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
-from finetune.runs import HistoryRow, Run, open_run
+from finetune.evaluation.predictions import read_predictions
+from finetune.runs import HistoryRow, open_run
 from finetune.utils import DataError, UsageError
 
 IGNORED = frozenset(("name", "output", "version"))  # they differ without making a difference
@@ -31,9 +30,10 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run directory says of its run. `report` is empty until the run is finished.
+    """What a run folder says of its run. `report` is empty until the run is finished.
 
-    `right` has a test image's SHA-256 and label -> whether the run named it rightly; `config` has dotted keys.
+    `correct` has (SHA-256, label) of each test image -> whether it was predicted correctly; it is empty for a run
+    without test images, and for one of an earlier version, which kept no predictions. `config` has dotted keys.
     """
 
     name: str
@@ -41,7 +41,7 @@ class RunSummary:
     report: Mapping[str, Any]
     history: Sequence[HistoryRow]
     config: Mapping[str, str]
-    right: Mapping[tuple[str, str], bool]
+    correct: Mapping[tuple[str, str], bool]
 
     @property
     def accuracy(self) -> Proportion | None:
@@ -55,17 +55,19 @@ class RunSummary:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """Of the epoch that was kept: the last phase's best."""
+        """Of the epoch that was kept in the last phase."""
         phases = self.report.get("phases")
         return phases[-1]["validation"].get("accuracy") if phases else None
 
     @property
     def seconds(self) -> float | None:
-        spent = self.report.get("seconds")
-        return sum(spent.values()) if spent else None
+        seconds = self.report.get("seconds")
+        return sum(seconds.values()) if seconds else None
 
     def to_json(self) -> dict[str, Any]:
-        test = self.report.get("test") or {}
+        test = self.report.get("test")
+        if test:
+            test = {key: test.get(key) for key in ("n", "accuracy", "log_loss", "calibration_error")}
         return {
             "name": self.name,
             "status": self.status,
@@ -81,7 +83,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`tests[i]` holds run i against run 0 (None for run 0, and where they share no test image)."""
+    """`tests[i]` compares run i with run 0 (None for run 0, and where they share no test image)."""
 
     runs: Sequence[RunSummary]
     tests: Sequence[PairedTest | None]
@@ -108,30 +110,54 @@ class Comparison:
 
 
 def compare_runs(paths: Sequence[Path]) -> Comparison:
-    """Reads and compares runs. UsageError for what is no run, DataError for a run whose files contradict each other."""
+    """Read and compare the runs in these folders.
+
+    Raises UsageError for a folder that is no run, DataError for a run with a damaged file.
+    """
     if len({path.resolve() for path in paths}) < 2:
-        raise UsageError("compare needs two runs at least.", hint="finetune compare runs/flowers-1 runs/flowers-2")
-    found = [read_run_summary(path, name) for path, name in zip(paths, _names(paths), strict=True)]
-    tests = [None, *(_test(found[0], other) for other in found[1:])]
-    return Comparison(found, _holm(tests))
+        raise UsageError("compare needs at least two runs.", hint="finetune compare runs/flowers-1 runs/flowers-2")
+    return compare_summaries([read_run_summary(path, name) for path, name in zip(paths, _names(paths), strict=True)])
+
+
+def compare_summaries(runs: Sequence[RunSummary]) -> Comparison:
+    """Compare every run with the first, with p-values corrected for the number of comparisons (Holm 1979)."""
+    tests = [None, *(_paired_test(runs[0], run) for run in runs[1:])]
+    ranked = sorted((test.p_value, position) for position, test in enumerate(tests) if test)
+    smallest = 0.0
+    for rank, (p_value, position) in enumerate(ranked):
+        smallest = max(smallest, min(1.0, p_value * (len(ranked) - rank)))  # never below that of a smaller p-value
+        test = tests[position]
+        tests[position] = replace(test, p_value=smallest) if test else None
+    return Comparison(runs, tests)
 
 
 def read_run_summary(path: Path, name: str | None = None) -> RunSummary:
-    """What `path`, a run directory, says."""
+    """What the run folder `path` says."""
     run = open_run(path)
-    report: dict[str, Any] = _json(run.report_json) if run.report_json.exists() else {}
+    report: dict[str, Any] = {}
+    if run.report_json.exists():
+        try:
+            report = json.loads(run.report_json.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            hint = "Restore it from a copy, or train again."
+            raise DataError(f"{run.report_json} cannot be read: {error}", hint=hint) from None
+    correct: dict[tuple[str, str], bool] = {}
+    if report.get("test") and run.predictions_csv.exists():
+        table = read_predictions(run.predictions_csv)
+        rows = zip(table.hashes, table.labels, table.correct, table.splits, strict=True)
+        correct = {(digest, label): bool(value) for digest, label, value, split in rows if split == "test"}
     return RunSummary(
         name=name or run.path.name,
         status=run.status,
         report=report,
         history=run.history(),
-        config=_flat(yaml.safe_load(run.config_yaml.read_text("utf-8")) if run.config_yaml.exists() else {}),
-        right=_right(run, report) if report.get("test") else {},
+        config=_flatten(yaml.safe_load(run.config_yaml.read_text("utf-8")) if run.config_yaml.exists() else {}),
+        correct=correct,
     )
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """The shortest ends of the paths that distinguish them."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -140,87 +166,42 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", hint="Bring it back from a copy, or train again.") from None
-    return content
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """{"head": {"epochs": 5}} -> {"head.epochs": "5"}"""
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            found |= _flat({str(number): item for number, item in enumerate(value, 1)}, f"{prefix}{key}.")
+            flat |= _flatten({str(number): item for number, item in enumerate(value, 1)}, f"{prefix}{key}.")
         elif prefix or key not in IGNORED:
-            found[f"{prefix}{key}"] = str(value)
-    return found
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
 
 
-def _right(run: Run, report: Mapping[str, Any]) -> dict[tuple[str, str], bool]:
-    """Which test images the run named rightly: those of splits.csv that are not among the report's mistakes."""
-    with run.splits_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    wrong = {str(mistake["path"]) for mistake in report["mistakes"]}
-    root = _root(wrong, [row["path"] for row in rows])
-    right = {(row["sha256"], row["label"]): os.path.join(root, row["path"]) not in wrong for row in rows}
-    test = report["test"]
-    n, right_share = test["n"], test.get("exact", test["accuracy"])["value"]  # of several labels, none may be wrong
-    if len(rows) != n or len(rows) - len(wrong) != round(n * right_share):
-        raise DataError(
-            f"{run.path}: report.json and splits.csv do not belong together ({n} test images there, {len(rows)} here).",
-            hint="One of them was replaced; train again for a whole run.",
-        )
-    return right
-
-
-def _root(wrong: set[str], names: Sequence[str]) -> str:
-    """The folder that the report's paths begin with; the run itself does not say where its images were."""
-    first = next(iter(wrong), "")
-    known = set(names)
-    for name in names:
-        if first.endswith(f"/{name}") or first == name:
-            root = first[: len(first) - len(name)]
-            if all(path.startswith(root) and path[len(root) :] in known for path in wrong):
-                return root
-    return ""
-
-
-# ---------------------------------------------------------------------------------------------------- testing
-
-
-def _test(first: RunSummary, second: RunSummary) -> PairedTest | None:
-    common = sorted(first.right.keys() & second.right.keys())
+def _paired_test(first: RunSummary, second: RunSummary) -> PairedTest | None:
+    common = sorted(first.correct.keys() & second.correct.keys())
     if not common:
         return None
-    return paired_test(
-        np.array([first.right[image] for image in common]), np.array([second.right[image] for image in common])
-    )
-
-
-def _holm(tests: Sequence[PairedTest | None]) -> list[PairedTest | None]:
-    """Each p-value times the number of those not smaller than it, never below one that was smaller."""
-    order = sorted((test.p_value, at) for at, test in enumerate(tests) if test)
-    adjusted, floor = list(tests), 0.0
-    for rank, (p_value, at) in enumerate(order):
-        floor = max(floor, min(1.0, p_value * (len(order) - rank)))
-        test = tests[at]
-        adjusted[at] = replace(test, p_value=floor) if test else None
-    return adjusted
+    return paired_test(*(np.array([run.correct[image] for image in common]) for run in (first, second)))
 
 
 def _sentence(first: RunSummary, second: RunSummary, test: PairedTest | None) -> str:
     if test is None:
-        missing = [run.name for run in (first, second) if not run.right]
-        why = f"{' and '.join(missing)} has no test results" if missing else "they share no test image"
-        return f"{second.name} and {first.name} cannot be compared: {why}."
-    apart = f"{test.difference * 100:+.1f} points on {test.n:,} common test images"
-    counts = f"{test.only_second} right there alone, {test.only_first} right in {first.name} alone"
+        without_test = [run.name for run in (first, second) if not run.report.get("test")]
+        without_predictions = [run.name for run in (first, second) if not run.correct]
+        reason = "they share no test image"
+        if without_test:
+            reason = f"{' and '.join(without_test)} has no test results"
+        elif without_predictions:
+            names = " and ".join(without_predictions)
+            reason = f"{names} has no predictions.csv, which earlier versions did not write"
+        return f"{second.name} and {first.name} cannot be compared image by image: {reason}."
+    evidence = (
+        f"{test.difference * 100:+.1f} points on {test.n:,} common test images, p = {test.p_value:.2g} "
+        f"({test.only_second} correct only there, {test.only_first} correct only in {first.name})"
+    )
     if test.better is None:
-        return f"No evidence that {second.name} differs from {first.name}: {apart}, p = {test.p_value:.2g} ({counts})."
+        return f"No evidence that {second.name} differs from {first.name}: {evidence}."
     word = "better" if test.better == "second" else "worse"
-    return f"{second.name} is {word} than {first.name}: {apart}, p = {test.p_value:.2g} ({counts})."
+    return f"{second.name} is {word} than {first.name}: {evidence}."

@@ -56,6 +56,7 @@ class Run:
         self.splits_csv = self.path / "splits.csv"
         self.state_json = self.path / "state.json"
         self.history_csv = self.path / "history.csv"
+        self.predictions_csv = self.path / "predictions.csv"
         self.model_keras = self.path / "model.keras"
         self.report_json = self.path / "report.json"
         self.report_html = self.path / "report.html"

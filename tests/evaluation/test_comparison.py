@@ -10,7 +10,7 @@ from PIL import Image
 from finetune import config
 from finetune.cli import main as cli
 from finetune.evaluation import comparison, metrics as evaluation
-from finetune.evaluation.comparison import RunSummary
+from finetune.evaluation.comparison import RunSummary, compare_summaries
 from finetune.training import experiment
 from finetune.utils.errors import DataError, UsageError
 
@@ -32,13 +32,9 @@ def two_runs(images, tmp_path_factory):
     return [experiment.train_config(config.load_config({**settings, **more})) for more in (tuned, weak)]
 
 
-def summary(name, right, **more):
-    images = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(right)}
-    return RunSummary(name, "done", {}, [], more, images)
-
-
-def paired(*summaries):
-    return comparison._holm([None, *(comparison._test(summaries[0], other) for other in summaries[1:])])
+def summary(name, correct, **config):
+    images = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(correct)}
+    return RunSummary(name, "done", {"test": {}} if images else {}, [], config, images)
 
 
 def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
@@ -91,21 +87,32 @@ def test_images_without_their_folder_still_compare(two_runs, tmp_path):
     for result in two_runs:
         target = tmp_path / result.run.path.name
         target.mkdir()
-        for name in ("state.json", "config.yaml", "report.json", "splits.csv", "classes.txt", "history.csv"):
+        for name in ("state.json", "config.yaml", "report.json", "predictions.csv", "history.csv"):
             (target / name).write_bytes((result.run.path / name).read_bytes())
         moved.append(target)
     here = comparison.compare_runs([result.run.path for result in two_runs])
     assert comparison.compare_runs(moved).tests == here.tests
 
 
-def test_files_that_do_not_belong_together_are_refused(two_runs, tmp_path):
+def test_a_run_of_an_earlier_version_is_shown_without_a_paired_test(two_runs, tmp_path):
+    """It has no predictions.csv."""
+    target = tmp_path / "old"
+    target.mkdir()
+    for name in ("state.json", "config.yaml", "report.json", "history.csv"):
+        (target / name).write_bytes((two_runs[0].run.path / name).read_bytes())
+    compared = comparison.compare_runs([two_runs[0].run.path, target])
+    assert compared.tests == [None, None]
+    assert compared.runs[1].accuracy == compared.runs[0].accuracy
+    assert "old has no predictions.csv" in compared.sentences()[0]
+
+
+def test_damaged_predictions_are_refused(two_runs, tmp_path):
     target = tmp_path / "torn"
     target.mkdir()
     for name in ("state.json", "config.yaml", "report.json", "history.csv"):
         (target / name).write_bytes((two_runs[0].run.path / name).read_bytes())
-    lines = two_runs[0].run.splits_csv.read_text().splitlines()
-    (target / "splits.csv").write_text("\n".join(lines[:-3]).replace("test", "train") + "\n")
-    with pytest.raises(DataError, match="do not belong together"):
+    (target / "predictions.csv").write_text("nothing")
+    with pytest.raises(DataError, match=r"predictions\.csv cannot be read"):
         comparison.compare_runs([two_runs[0].run.path, target])
 
 
@@ -115,7 +122,9 @@ def test_an_unfinished_run_is_shown_as_such(two_runs, tmp_path):
     (target / "state.json").write_text('{"format": 1, "status": "stopped", "phases": []}')
     found = comparison.compare_runs([two_runs[0].run.path, target])
     assert found.tests == [None, None]
-    assert found.sentences() == ["unfinished and colours-1 cannot be compared: unfinished has no test results."]
+    assert found.sentences() == [
+        "unfinished and colours-1 cannot be compared image by image: unfinished has no test results."
+    ]
     figure = tmp_path / "figure.png"
     assert cli.main(["compare", str(two_runs[0].run.path), str(target), "--figure", str(figure)]) == 0
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -124,34 +133,32 @@ def test_an_unfinished_run_is_shown_as_such(two_runs, tmp_path):
 def test_better_worse_and_no_evidence():
     first = summary("A", [1, 0] * 20)
     better, same, other = summary("B", [1] * 40), summary("C", [0, 1] * 20), summary("D", [])
-    tests = paired(first, better, same, other)
-    found = comparison.Comparison([first, better, same, other], tests).sentences()
-    assert found[0].startswith("B is better than A: +50.0 points on 40 common test images, p = ")
-    assert found[1].startswith("No evidence that C differs from A: +0.0 points")
-    assert found[2] == "D and A cannot be compared: D has no test results."
-    assert comparison.Comparison([better, first], paired(better, first)).sentences()[0].startswith("A is worse than B")
+    sentences = compare_summaries([first, better, same, other]).sentences()
+    assert sentences[0].startswith("B is better than A: +50.0 points on 40 common test images, p = ")
+    assert sentences[1].startswith("No evidence that C differs from A: +0.0 points")
+    assert sentences[2] == "D and A cannot be compared image by image: D has no test results."
+    assert compare_summaries([better, first]).sentences()[0].startswith("A is worse than B")
 
 
 def test_only_common_images_count():
     first, second = summary("A", [1, 1, 0, 0]), summary("B", [1, 1])
-    test = paired(first, second)[1]
-    assert test.n == 2
-    elsewhere = RunSummary("E", "done", {}, [], {}, {("other", "cat"): True})
-    assert comparison.Comparison([first, elsewhere], [None, None]).sentences()[0].endswith("they share no test image.")
+    assert compare_summaries([first, second]).tests[1].n == 2
+    elsewhere = RunSummary("E", "done", {"test": {}}, [], {}, {("other", "cat"): True})
+    assert compare_summaries([first, elsewhere]).sentences()[0].endswith("they share no test image.")
 
 
 def test_more_comparisons_make_none_more_significant():
     """Holm 1979: the smallest p-value of three is taken three times, and their order stays."""
     first = summary("A", [0] * 12)
     others = [summary(name, [1] * count + [0] * (12 - count)) for name, count in (("B", 6), ("C", 8), ("D", 2))]
-    alone = [paired(first, other)[1].p_value for other in others]
-    together = [test.p_value for test in paired(first, *others)[1:]]
-    assert together == pytest.approx([alone[0] * 2, alone[1] * 3, alone[2]])
+    alone = [compare_summaries([first, other]).tests[1].p_value for other in others]
+    corrected = [test.p_value for test in compare_summaries([first, *others]).tests[1:]]
+    assert corrected == pytest.approx([alone[0] * 2, alone[1] * 3, alone[2]])
 
 
 def test_one_run_and_none_are_one_clear_message(two_runs, tmp_path):
     path = two_runs[0].run.path
-    with pytest.raises(UsageError, match="two runs at least"):
+    with pytest.raises(UsageError, match="at least two runs"):
         comparison.compare_runs([path, path])
     with pytest.raises(UsageError, match="is not a run"):
         comparison.compare_runs([path, tmp_path])
