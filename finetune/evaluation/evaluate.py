@@ -1,7 +1,9 @@
 """How good a classifier is: a run on its own test images, or any classifier on labelled ones.
 
-Images go the very way that `finetune predict` takes, through the classifier that was saved: what is measured is what
-will answer.
+    metrics = evaluate_classifier("runs/flowers-1")                    # on the test images of the run
+    metrics = evaluate_classifier("resnet50", "photos/")               # on a folder of class folders
+
+Images take the same way as in `finetune predict`, through the saved classifier.
 """
 
 from collections.abc import Mapping
@@ -21,14 +23,14 @@ from finetune.models import Classifier, load_classifier
 from finetune.runs import Run, open_run
 from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError
 
-HALF = 0.5  # the threshold of a label where none was chosen
+HALF = 0.5  # the threshold of a label where none was fitted
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """What the test images say; all None, and no answers, without a test split."""
+    """The test images: probabilities (test images, classes) and metrics; without a test split, none and None."""
 
-    answers: np.ndarray  # (test images, classes), probabilities
+    answers: np.ndarray  # probabilities
     metrics: Metrics | None = None
     head_metrics: Metrics | None = None
     paired: PairedTest | None = None
@@ -41,66 +43,72 @@ def evaluate_on_test(
     *,
     progress: ProgressCallback | None = None,
 ) -> TestResult:
-    """Looks at the test images, once; `head_answers` are the probabilities that the head alone had given them."""
+    """Predict the test images, once; `head_answers` are the probabilities that the head alone predicted for them."""
     test = dataset.indices("test")
     if len(test) == 0:
         return TestResult(np.empty((0, len(dataset.classes))))
-    answers, labels = _answers(classifier, dataset, test, progress), dataset.labels[test]
-    task, thresholds = task_for(dataset.label_type), classifier.thresholds
-    metrics = task.metrics(answers, labels, dataset.classes, thresholds)
+    probabilities, labels = _probabilities(classifier, dataset, test, progress), dataset.labels[test]
+    task, label_type = task_for(dataset.label_type), dataset.label_type
+    metrics = task.metrics(probabilities, labels, dataset.classes, classifier.thresholds)
     if head_answers is None:
-        return TestResult(answers, metrics)
+        return TestResult(probabilities, metrics)
     # The head had no thresholds of its own; a comparison at 0.5 for both favours neither.
     head_metrics = task.metrics(head_answers, labels, dataset.classes, HALF)
-    before, after = (task.agreement(dataset.label_type.decide(each, HALF), labels) for each in (head_answers, answers))
-    return TestResult(answers, metrics, head_metrics, paired_test(before, after))
+    before = task.agreement(label_type.decide(head_answers, HALF), labels)
+    after = task.agreement(label_type.decide(probabilities, HALF), labels)
+    return TestResult(probabilities, metrics, head_metrics, paired_test(before, after))
 
 
-def _answers(
+def _probabilities(
     classifier: Classifier, dataset: Dataset, indices: np.ndarray, progress: ProgressCallback | None
 ) -> np.ndarray:
-    paths = dataset.paths(indices)
-    return np.concatenate([rows for _, rows, _ in classifier.probabilities(paths, progress=progress)])
+    batches = classifier.probabilities(dataset.paths(indices), progress=progress)
+    return np.concatenate([rows for _, rows, _ in batches])
 
 
 def require_accuracy(accuracy: Proportion | None, least: float | None) -> None:
-    """Raises CheckFailed unless `accuracy` is at least the share `least`; None asks for nothing."""
+    """Raise CheckFailed unless `accuracy` is at least the fraction `least`; None requires nothing."""
     if least is None:
         return
     if accuracy is None:
-        raise CheckFailed(f"an accuracy of {least:.1%} was demanded, and there are no test images to measure it on.")
+        raise CheckFailed(f"an accuracy of {least:.1%} is required, and there are no test images to measure it on.")
     if accuracy.value < least:
         raise CheckFailed(
             f"the accuracy is {accuracy.value:.2%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}), "
-            f"and {least:.2%} was demanded."
+            f"and {least:.2%} is required."
         )
 
 
 def report_evidence(
-    run: Run, config: Config, dataset: Dataset, classifier: Classifier, found: TestResult, facts: Mapping[str, Any]
+    run: Run, config: Config, dataset: Dataset, classifier: Classifier, result: TestResult, facts: Mapping[str, Any]
 ) -> ReportData:
-    """What the report tells of this run."""
+    """The data of the report of this run; `facts` are those of run.json."""
     test, history, where = dataset.indices("test"), run.history(), display_path(run.path)
     paths = [Path(path) for path in dataset.paths(test)]
     phases = [
         {**phase, "seconds": sum(float(row["seconds"]) for row in history if row["phase"] == phase["name"])}
         for phase in run.phases
     ]
-    examples = {
-        name: dataset.path(int(members[0]))
-        for number, name in enumerate(dataset.classes)
-        if len(members := dataset.label_type.indices_with(dataset.labels, number))
-    }
+    examples = {}
+    for number, name in enumerate(dataset.classes):
+        members = dataset.label_type.indices_with(dataset.labels, number)
+        if len(members):
+            examples[name] = dataset.path(int(members[0]))
+
+    def read_overlay(path: str, class_name: str) -> np.ndarray:
+        explanation = explain_image(classifier, path, target=dataset.classes.index(class_name))
+        return overlay_heatmap(explanation.image, explanation.heat)
+
     mistakes = task_for(dataset.label_type).mistakes(
-        found.answers, dataset.labels[test], dataset.classes, paths, classifier.thresholds
+        result.answers, dataset.labels[test], dataset.classes, paths, classifier.thresholds
     )
     return ReportData(
         name=run.path.name,
         phases=phases,
         history=history,
-        test=found.metrics,
-        head=found.head_metrics,
-        paired=found.paired,
+        test=result.metrics,
+        head=result.head_metrics,
+        paired=result.paired,
         mistakes=mistakes,
         examples=examples,
         counts={name: len(dataset.indices(name)) for name in ("train", "validation", "test")},
@@ -117,23 +125,17 @@ def report_evidence(
         commands=[
             f"finetune predict IMAGES --model {where}",
             f"finetune evaluate {where} --data NEW_IMAGES",
-            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # again, any value changed",
+            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # with any value changed",
             f"finetune tensorboard {where.parent}",
         ],
-        thumbnail=lambda path: read_square(path, Transform(160, resize="crop", crop=1.0)),
+        read_thumbnail=lambda path: read_square(path, Transform(160, resize="crop", crop=1.0)),
+        read_overlay=read_overlay,
         confidences=classifier.spec.confidences,
-        overlay=lambda path, name: _looked_at(classifier, path, dataset.classes.index(name)),
     )
 
 
-def _looked_at(classifier: Classifier, path: str, number: int) -> np.ndarray:
-    """The image as the network saw it, under the Grad-CAM of class `number`."""
-    found = explain_image(classifier, path, target=number)
-    return overlay_heatmap(found.image, found.heat)
-
-
 def display_path(path: Path) -> Path:
-    """`path` as it is typed from here."""
+    """`path` relative to the working directory, where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -143,66 +145,65 @@ def display_path(path: Path) -> Path:
 def evaluate_classifier(
     source: str | Path, data_source: str | Path | None = None, *, split: str = "test", terminal: Terminal | None = None
 ) -> Metrics:
-    """Measures a run on its own images, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
+    """Measure a run on its own images, or any classifier on `data_source`: a folder, a CSV, or `tfds:NAME`.
 
-    Folders of classes may be called by class name or, for ImageNet networks, by WordNet id. Raises DataError for
-    classes that the classifier does not know, and when a run's own images have changed.
+    Class folders are named by class or, for ImageNet networks, by WordNet id. Raises DataError for classes that the
+    classifier does not know, and when the images of the run have changed.
     """
     terminal = terminal or Terminal(quiet=True)
     classifier = load_classifier(source)
     with terminal.stage("Checking the images") as update:
         if data_source is None:
-            dataset = _own_images(source, split, update)
+            dataset = _run_images(source, split, update)
         else:
-            dataset, split = _labelled(classifier, source, data_source, split, update), "test"
+            dataset, split = _labelled_images(classifier, source, data_source, split, update), "test"
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     indices = dataset.indices(split)
     with terminal.stage("Measuring") as update:
-        answers = _answers(classifier, dataset, indices, update)
-    labels, thresholds = dataset.labels[indices], classifier.thresholds
-    found: Metrics = task_for(classifier.label_type).metrics(answers, labels, classifier.classes, thresholds)
-    return found
+        probabilities = _probabilities(classifier, dataset, indices, update)
+    task, labels = task_for(classifier.label_type), dataset.labels[indices]
+    metrics: Metrics = task.metrics(probabilities, labels, classifier.classes, classifier.thresholds)
+    return metrics
 
 
-def _own_images(source: str | Path, split: str, update: Any) -> Dataset:
+def _run_images(source: str | Path, split: str, progress: ProgressCallback) -> Dataset:
     if not (Path(source) / "splits.csv").exists():
         raise UsageError(
             f"{source} has no images of its own to be measured on.",
             hint=f"Give labelled ones: finetune evaluate {source} --data FOLDER",
         )
     run = open_run(Path(source))
-    dataset = reopen_dataset(load_config(run.config_yaml).data, run.splits_csv, run.classes_txt, progress=update)
+    dataset = reopen_dataset(load_config(run.config_yaml).data, run.splits_csv, run.classes_txt, progress=progress)
     if not len(dataset.indices(split)):
         raise DataError(f"{source} has no {split} images.", hint="Choose another --split, or give --data.")
     return dataset
 
 
-def _labelled(classifier: Classifier, model: str | Path, source: str | Path, split: str, update: Any) -> Dataset:
-    text = str(source)
+def _labelled_images(
+    classifier: Classifier, model: str | Path, source: str | Path, split: str, progress: ProgressCallback
+) -> Dataset:
+    text, path = str(source), Path(source).absolute()
     if classifier.spec.multi_label:
-        described = _table_of_labels(model, Path(text).absolute())
-    elif text.startswith("tfds:"):
-        described = DataConfig(tfds=text.removeprefix("tfds:"))
+        config = _label_table(model, path)
+        return open_labelled_dataset(config, classifier.classes, split=split, progress=progress)
+    if text.startswith("tfds:"):
+        config = DataConfig(tfds=text.removeprefix("tfds:"))
+    elif path.exists():
+        config = DataConfig(folder=path) if path.is_dir() else DataConfig(csv=path)
     else:
-        path = Path(text).absolute()
-        if not path.exists():
-            raise DataError(
-                f"{path}: no such folder or table.", hint="--data takes a folder of class folders, or a CSV."
-            )
-        described = DataConfig(folder=path) if path.is_dir() else DataConfig(csv=path)
-    if classifier.spec.multi_label:
-        return open_labelled_dataset(described, classifier.classes, split=split, progress=update)
-    used = list_source(described).classes
-    names = classifier.ids if set(used) <= set(classifier.ids) else classifier.classes
-    return open_labelled_dataset(described, names, split=split, progress=update)
+        hint = "--data takes a folder of class folders, or a CSV."
+        raise DataError(f"{path}: no such folder or table.", hint=hint)
+    by_id = set(list_source(config).classes) <= set(classifier.ids)
+    names = classifier.ids if by_id else classifier.classes
+    return open_labelled_dataset(config, names, split=split, progress=progress)
 
 
-def _table_of_labels(model: str | Path, table: Path) -> DataConfig:
-    """`table` with the columns of the one that the run `model` was trained on."""
+def _label_table(model: str | Path, table: Path) -> DataConfig:
+    """`table`, with the columns of the one that the run `model` was trained on."""
     if not table.is_file():
         raise DataError(
-            f"{model} gives an image any number of labels, and {table} is no CSV that says which are right.",
+            f"{model} gives an image any number of labels, and {table} is no CSV with the true ones.",
             hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
         )
     config_yaml = Path(model) / "config.yaml"

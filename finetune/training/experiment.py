@@ -34,6 +34,7 @@ from finetune.evaluation import (
     fit_temperature,
     report_evidence,
     task_for,
+    write_predictions,
     write_report,
 )
 from finetune.models import FEATURE_BATCH, Classifier, FeatureRequest, FeatureSource, build_classifier
@@ -327,6 +328,7 @@ def _assess(job: Job, classifier: Classifier, head_answers: np.ndarray | None) -
         classifier.save(run.model_keras)
     with job.stage("evaluation", "Testing") as update:
         found = evaluate_on_test(classifier, dataset, head_answers, progress=update)
+        write_predictions(run.predictions_csv, dataset, {"test": found.answers}, classifier.thresholds)
     write_hparams(run.tensorboard / "result", run.path.name, config, _accuracies(run, found.metrics))
     write_run_facts(run, seconds=job.watch.seconds, peak_memory_mb=peak_memory_mb())
     with job.watch.time("report"):

@@ -10,6 +10,7 @@ import pytest
 
 from finetune.evaluation import metrics as evaluation, report as reporting
 from finetune.evaluation.report import ReportData
+from finetune.evaluation.report_page import render_page
 from finetune.utils.errors import ImageError
 
 CLASSES = ("daisy", "<script>alert(1)</script>", "roses")
@@ -52,12 +53,12 @@ def evidence() -> ReportData:
         },
         config_yaml="name: flowers\n",
         commands=["finetune predict IMAGES --model runs/flowers-1"],
-        thumbnail=lambda path: np.full((64, 64, 3), 90, np.uint8),
+        read_thumbnail=lambda path: np.full((64, 64, 3), 90, np.uint8),
     )
 
 
 def page(changed: ReportData) -> str:
-    return reporting.render_page(changed, reporting.draw_figures(changed))
+    return render_page(changed, reporting.draw_figures(changed))
 
 
 def test_writes_exactly_these_files(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_image_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
     def gone(path: str) -> np.ndarray:
         raise ImageError("the file does not exist")
 
-    reporting.write_report(tmp_path, replace(evidence(), thumbnail=gone))
+    reporting.write_report(tmp_path, replace(evidence(), read_thumbnail=gone))
     assert "83.3" in (tmp_path / "report.html").read_text()
 
 
@@ -162,7 +163,7 @@ def test_what_the_model_looked_at_stands_beside_the_mistakes() -> None:
         asked.append((path, name))
         return np.zeros((64, 64, 3), np.uint8)
 
-    assert "what the model looked at" in page(replace(evidence(), overlay=overlay))
+    assert "what the model looked at" in page(replace(evidence(), read_overlay=overlay))
     assert asked == [(str(PATHS[3]), "daisy")]
 
 
@@ -177,7 +178,7 @@ def test_many_classes_stay_small_and_come_worst_first(tmp_path: Path) -> None:
         evidence(),
         test=evaluation.multiclass_metrics(answers, labels, classes),
         mistakes=evaluation.multiclass_mistakes(answers, labels, classes, [Path(f"{i}.jpg") for i in range(1500)]),
-        thumbnail=lambda path: rng.integers(0, 255, (160, 160, 3), np.uint8),  # noise: the largest JPEG there is
+        read_thumbnail=lambda path: rng.integers(0, 255, (160, 160, 3), np.uint8),  # noise: the largest JPEG there is
     )
     reporting.write_report(tmp_path, many)
     assert (tmp_path / "report.html").stat().st_size < 5e6

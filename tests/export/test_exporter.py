@@ -225,7 +225,7 @@ def test_evaluate_demands_an_accuracy_too(capsys, run):
 def test_an_accuracy_below_the_demand_is_shown_with_its_interval():
     assessment.require_accuracy(evaluation.wilson_interval(93, 100), 0.93)
     with pytest.raises(
-        CheckFailed, match=r"accuracy is 92.00% \(95 % interval 85.0% to 95.9%\), and 93.00% was demanded"
+        CheckFailed, match=r"accuracy is 92.00% \(95 % interval 85.0% to 95.9%\), and 93.00% is required"
     ):
         assessment.require_accuracy(evaluation.wilson_interval(92, 100), 0.93)
 
