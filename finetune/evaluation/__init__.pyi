@@ -3,6 +3,7 @@ from .calibration import (
     fit_temperature as fit_temperature,
     threshold_for_precision as threshold_for_precision,
 )
+from .class_lookup import find_class as find_class
 from .comparison import (
     Comparison as Comparison,
     RunSummary as RunSummary,
@@ -18,7 +19,6 @@ from .evaluate import (
 from .explain import (
     Explanation as Explanation,
     explain_image as explain_image,
-    find_class as find_class,
     grad_cam as grad_cam,
     heatmap as heatmap,
     make_explainer as make_explainer,

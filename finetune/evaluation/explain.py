@@ -1,18 +1,18 @@
-"""Where in the image a classifier found its answer: Grad-CAM, Grad-CAM++ and plain CAM.
+"""Where in an image a classifier sees a class: Grad-CAM, Grad-CAM++ and plain CAM.
 
-    found = explain(classifier, "dog.jpg")                     the likeliest class
-    found = explain(classifier, "dog.jpg", target="beagle")    what speaks for another one
-    found.heat                                                 (S, S) in 0..1
-    overlay(found.image, found.heat)                         (S, S, 3) uint8
+    explanation = explain_image(classifier, "dog.jpg")                     the most probable class
+    explanation = explain_image(classifier, "dog.jpg", target="beagle")    another one
+    explanation.heat                                                       (S, S) in 0..1
+    overlay_heatmap(explanation.image, explanation.heat)                   (S, S, 3) uint8
 
-It works for every network of the catalogue. A map is made from the last feature map, so it is as coarse as that
-(7 x 7 cells in most networks at 224 px) and says where, not why. It costs one pass through the backbone and one
-there and back through the head.
+It works for every backbone. A heatmap is computed from the last feature map, so it is as coarse as that (7 x 7 cells
+in most networks at 224 px) and says where, not why. It costs one pass through the backbone, and one forward and one
+backward through the head.
 
 * grad-cam    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391
 * grad-cam++  Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063: kinder to several objects of one class
 * cam         Zhou et al. 2016, https://arxiv.org/abs/1512.04150: only where the head is a global mean and one
-              dense layer; its scale spans what speaks against the class too, where Grad-CAM begins at zero
+              dense layer; its scale includes evidence against the class, while Grad-CAM starts at zero
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from finetune.data import read_square, resize_square
+from finetune.evaluation.class_lookup import find_class
 from finetune.models import Classifier, ClassScore, activate
 from finetune.utils import UsageError, did_you_mean, keras, tf
 
@@ -38,10 +39,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Explanation:
-    """What in `image`, (S, S, 3) uint8 as the network saw it, speaks for one class.
+    """The evidence in `image`, (S, S, 3) uint8 as the network saw it, for one class.
 
-    `heat` is (S, S) float32 in 0..1, 1 where the most does; `blank` if nothing does. `cells` is the same as the
-    network made it, (h, w), in units of its own. `predictions` are the likeliest classes, best first.
+    `heat` is (S, S) float32 in 0..1, 1 at the strongest evidence; `blank` if there is none. `cells` is the heatmap at
+    the size of the feature map, (h, w), in units of its own. `predictions` are the most probable classes, best first.
     """
 
     image: Pixels
@@ -50,7 +51,7 @@ class Explanation:
     target: ClassScore
     predictions: tuple[ClassScore, ...]
     method: str
-    labels: tuple[int, ...] = ()  # classes over their thresholds, where an image has any number of them
+    labels: tuple[int, ...] = ()  # classes above their thresholds, where an image has any number of them
 
     @property
     def blank(self) -> bool:
@@ -65,23 +66,23 @@ def explain_image(
     method: str = "grad-cam",
     top: int = 5,
 ) -> Explanation:
-    """The map of one image: a file, or pixels (H, W, 3) uint8 (of the network's own size: taken as they are).
+    """The explanation of one image: a file, or pixels (H, W, 3) uint8 (not resized if they have the network's size).
 
-    `target` is a class by name, WordNet id or number; None is the likeliest. Raises UsageError for a class or
-    method that there is not, and for a network without a feature map; ImageProblem for a file that cannot be read.
+    `target` is a class by name, WordNet id or number; None is the most probable one. Raises UsageError for an unknown
+    class or method, and for a network without a feature map; ImageError for a file that cannot be read.
     """
     return make_explainer(classifier).explain(image, target=target, method=method, top=top)
 
 
 def make_explainer(classifier: Classifier) -> "Explainer":
-    """The `Explainer` of `classifier`, made once. It follows the weights when they are trained on."""
+    """The `Explainer` of `classifier`, created once; when the classifier is trained, it uses the new weights."""
     if classifier not in _EXPLAINERS:
         _EXPLAINERS[classifier] = Explainer(classifier)
     return _EXPLAINERS[classifier]
 
 
 class Explainer:
-    """Maps for many images of one classifier."""
+    """Heatmaps of one classifier, for many images."""
 
     def __init__(self, classifier: Classifier) -> None:
         features = classifier.feature_map
@@ -89,7 +90,7 @@ class Explainer:
         if len(shape) != 3 or shape[0] * shape[1] < 2:
             raise UsageError(
                 f"{classifier.name} has no feature map to explain: at {classifier.spec.image_size} px its features are "
-                f"{' x '.join(map(str, shape))}, which keep no places apart.",
+                f"{' x '.join(map(str, shape))}, which say nothing about places.",
                 hint="Train with a larger model.image_size.",
             )
         self._transform = classifier.transform
@@ -102,8 +103,8 @@ class Explainer:
 
     @cached_property
     def has_linear_head(self) -> bool:
-        """Whether class scores are a weighted mean of the feature map, so that plain CAM means something."""
-        return all(map(_keeps_linear, self._above.layers)) and any(
+        """Whether class scores are a weighted mean of the feature map, as plain CAM needs it."""
+        return all(map(_is_linear, self._above.layers)) and any(
             isinstance(layer, keras.layers.GlobalAveragePooling2D) for layer in self._above.layers
         )
 
@@ -115,24 +116,25 @@ class Explainer:
         method: str = "grad-cam",
         top: int = 5,
     ) -> Explanation:
-        """See the function `explain`."""
+        """See the function `explain_image`."""
         number = None if target is None else find_class(target, self._classes, self._ids)
-        seen = self._read(image)
-        cells, probabilities = self.maps(seen[None], None if number is None else [number], method=method)
-        best = np.argsort(-probabilities[0], kind="stable")
-        said = self._label_type.predicted_classes(probabilities[0], self._thresholds)
+        pixels = self._read(image)
+        cells, rows = self.maps(pixels[None], None if number is None else [number], method=method)
+        probabilities = rows[0]
+        best = np.argsort(-probabilities, kind="stable")
+        labels = self._label_type.predicted_classes(probabilities, self._thresholds)
 
-        def prediction(at: int) -> ClassScore:
-            return ClassScore(self._classes[at], self._ids[at], float(probabilities[0, at]))
+        def prediction(number: int) -> ClassScore:
+            return ClassScore(self._classes[number], self._ids[number], float(probabilities[number]))
 
         return Explanation(
-            image=seen,
-            heat=heatmap(cells[0], seen.shape[0], method=method),
+            image=pixels,
+            heat=heatmap(cells[0], pixels.shape[0], method=method),
             cells=cells[0],
             target=prediction(int(best[0]) if number is None else number),
-            predictions=tuple(prediction(int(at)) for at in best[:top]),
+            predictions=tuple(prediction(int(number)) for number in best[:top]),
             method=method,
-            labels=() if said is None else tuple(np.flatnonzero(said).tolist()),
+            labels=() if labels is None else tuple(np.flatnonzero(labels).tolist()),
         )
 
     def maps(
@@ -140,7 +142,7 @@ class Explainer:
     ) -> tuple[Floats, Floats]:
         """Images (N,S,S,3) -> cells (N,h,w), signed, and probabilities (N, classes).
 
-        `targets` has a class number per image; None is the likeliest. `heat` makes of cells what is shown.
+        `targets` has a class number per image; None is the most probable class. `heatmap` enlarges the cells.
         """
         chosen = np.full(len(images), -1) if targets is None else np.asarray(targets)
         cells, probabilities = self._function(method)(tf.cast(images, tf.float32), tf.cast(chosen, tf.int32))
@@ -167,10 +169,10 @@ class Explainer:
                 f"{self._name}: plain CAM needs a head of one global mean and one dense layer, and this one has more.",
                 hint="Use --method grad-cam, which works for every head and equals CAM where CAM is possible.",
             )
-        weigh = {"grad-cam": _mean_gradient, "grad-cam++": _plus_plus, "cam": _mean_gradient}[method]
+        weigh = {"grad-cam": _mean_gradient, "grad-cam++": _grad_cam_plus_plus, "cam": _mean_gradient}[method]
         if method not in self._run:
-            any_number = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
-            signature = (any_number, tf.TensorSpec((None,), tf.int32))
+            images = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
+            signature = (images, tf.TensorSpec((None,), tf.int32))
             self._run[method] = tf.function(
                 lambda images, targets: self._cells(images, targets, weigh),
                 input_signature=signature,
@@ -187,9 +189,9 @@ _EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
 
 
 def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
-    """Signed cells (N, h, w) for the likeliest class of each image, and logits (N, classes), as tensors.
+    """Signed cells (N, h, w) for the most probable class of each image, and logits (N, classes), as tensors.
 
-    `head` is the model above the feature map, `features` (N, h, w, c) what it gets: for who has these already.
+    `head` is the model above the feature map, `features` (N, h, w, c) its input.
     """
     return _weighted(head, features, tf.fill([len(features)], -1), _mean_gradient)
 
@@ -197,7 +199,7 @@ def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
 def _weighted(head: Any, features: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
     features = tf.cast(features, tf.float32)  # (N, h, w, c)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(features)  # nothing below is differentiated: the costly half of a backward pass is left out
+        tape.watch(features)  # nothing below is differentiated, which would be the costly part
         logits = tf.cast(head(features, training=False), tf.float32)  # (N, classes)
         targets = tf.where(targets < 0, tf.argmax(logits, axis=1, output_type=tf.int32), targets)
         score = tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
@@ -209,24 +211,22 @@ def _mean_gradient(_features: Any, gradients: Any) -> Any:
     return tf.reduce_mean(gradients, axis=(1, 2))
 
 
-def _plus_plus(features: Any, gradients: Any) -> Any:
+def _grad_cam_plus_plus(features: Any, gradients: Any) -> Any:
     """Weights of Grad-CAM++ for the score exp(logit), whose derivatives are powers of the logit's (section 3.2)."""
     squares, cubes = gradients**2, gradients**3
-    below = 2 * squares + cubes * tf.reduce_sum(features, axis=(1, 2), keepdims=True)
-    share = tf.math.divide_no_nan(squares, below)
-    return tf.reduce_sum(share * tf.nn.relu(gradients), axis=(1, 2))
+    denominator = 2 * squares + cubes * tf.reduce_sum(features, axis=(1, 2), keepdims=True)
+    alpha = tf.math.divide_no_nan(squares, denominator)
+    return tf.reduce_sum(alpha * tf.nn.relu(gradients), axis=(1, 2))
 
 
-def _keeps_linear(layer: Any) -> bool:
-    kl = keras.layers
-    if isinstance(layer, kl.Dense | kl.Conv2D):
-        return layer.activation is keras.activations.linear and getattr(layer, "kernel_size", (1, 1)) == (
-            1,
-            1,
-        )
-    if isinstance(layer, kl.Activation):
-        return layer.activation is keras.activations.linear
-    return isinstance(layer, kl.InputLayer | kl.GlobalAveragePooling2D | kl.Dropout | kl.Flatten | kl.Reshape)
+def _is_linear(layer: Any) -> bool:
+    layers, linear = keras.layers, keras.activations.linear
+    if isinstance(layer, layers.Conv2D):
+        return layer.activation is linear and layer.kernel_size == (1, 1)
+    if isinstance(layer, layers.Dense | layers.Activation):
+        return layer.activation is linear
+    passed = layers.InputLayer | layers.GlobalAveragePooling2D | layers.Dropout | layers.Flatten | layers.Reshape
+    return isinstance(layer, passed)
 
 
 # --------------------------------------------------------------------------------------------------- images
@@ -235,8 +235,7 @@ def _keeps_linear(layer: Any) -> bool:
 def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
     """Signed cells (h, w) -> (size, size) in 0..1, enlarged smoothly.
 
-    What speaks against the class is 0 in both kinds of Grad-CAM; plain CAM spans from its lowest cell to its
-    highest.
+    Evidence against the class is 0 in both kinds of Grad-CAM; plain CAM spans from its lowest cell to its highest.
     """
     lowest = float(cells.min()) if method == "cam" else 0.0
     positive = np.maximum(cells - lowest, 0)
@@ -248,51 +247,13 @@ def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
 
 
 def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
-    """`image` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is none, in warm colours where much."""
+    """`image` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is little heat, in warm colours where much."""
     from matplotlib import colormaps
 
-    grey = image.mean(axis=2, keepdims=True)  # an image's own colours would be taken for heat
+    grey = image.mean(axis=2, keepdims=True)  # the colours of the image would be taken for heat
     ground = 0.35 * image + 0.65 * grey
     colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
     strength = (0.72 * np.sqrt(heat))[..., None]
     mixed = ground * (0.8 * (1 - strength)) + colours * strength
     result: Pixels = np.clip(mixed, 0, 255).astype(np.uint8)
     return result
-
-
-# ---------------------------------------------------------------------------------------------------- classes
-
-
-def find_class(wanted: str | int, classes: Sequence[str], ids: Sequence[str] = ()) -> int:
-    """The number of the class `wanted`: a number, a WordNet id, a name whatever its case, or a word of one name.
-
-    Raises UsageError with the nearest names, or with all that have the word.
-    """
-    if isinstance(wanted, int):
-        if not 0 <= wanted < len(classes):
-            raise UsageError(f"there is no class number {wanted}.", hint=f"Classes are 0 to {len(classes) - 1}.")
-        return wanted
-    for found in (_same(wanted, ids), _same(wanted, classes)):
-        if found:
-            return found[0]
-    words = _words(wanted)
-    holding = [at for at, name in enumerate(classes) if words and f" {words} " in f" {_words(name)} "]
-    if len(holding) == 1:
-        return holding[0]
-    if holding:
-        names = [classes[at] for at in holding]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise UsageError(f"{wanted!r} may be any of {len(names)} classes: {shown}.", hint="Give one of them.")
-    near = did_you_mean(wanted, classes)
-    known = f"Known: {', '.join(classes)}" if len(classes) <= 20 else "`finetune predict` shows how classes are called."
-    raise UsageError(f"the model has no class {wanted!r}.{near}", hint=known)
-
-
-def _same(wanted: str, names: Sequence[str]) -> list[int]:
-    """Where `wanted` stands in `names`: to the letter, else whatever its case, dashes and underscores."""
-    exact = [at for at, name in enumerate(names) if name == wanted != ""]
-    return exact or [at for at, name in enumerate(names) if _words(name) == _words(wanted) != ""]
-
-
-def _words(name: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())

@@ -17,25 +17,25 @@ def opened(settings):
 
 
 def test_a_sheet_per_class(opened):
-    found = dict(preview.preview_sheets(*opened, images=2, augmented=3))
-    assert list(found) == ["blue", "green", "red"]
-    for png in found.values():
+    sheets = dict(preview.preview_sheets(*opened, images=2, augmented=3))
+    assert list(sheets) == ["blue", "green", "red"]
+    for png in sheets.values():
         with Image.open(io.BytesIO(png)) as sheet:
-            assert sheet.width >= 2 * sheet.height  # two rows of five, and the heads
+            assert sheet.width >= 2 * sheet.height  # two rows of five, and the titles
 
 
 def test_without_augmentation_there_is_nothing_to_show_of_it(settings):
     loaded = config.load_config(settings)
-    found = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), images=2))
-    with Image.open(io.BytesIO(found["red"])) as sheet:
-        assert sheet.width < sheet.height  # two rows of two, and the heads
+    sheets = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), images=2))
+    with Image.open(io.BytesIO(sheets["red"])) as sheet:
+        assert sheet.width < sheet.height  # two rows of two, and the titles
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (97, 97)])
 def test_the_box_is_what_the_evaluation_keeps(shape):
     """Black outside the box, white inside: the network sees white alone."""
     how = data.Transform(32)
-    left, top, width, height = preview.kept(*shape, how)
+    left, top, width, height = preview.crop_box(*shape, how)
     pixels = np.zeros((shape[1], shape[0], 3), np.uint8)
     pixels[top : top + height, left : left + width] = 255
     seen = np.array(data.resize_square(Image.fromarray(pixels), how))
@@ -45,7 +45,7 @@ def test_the_box_is_what_the_evaluation_keeps(shape):
 
 
 def test_squeezed_images_lose_nothing():
-    assert preview.kept(300, 200, data.Transform(32, resize="squash")) is None
+    assert preview.crop_box(300, 200, data.Transform(32, resize="squash")) is None
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from finetune.utils.errors import ConfigError, DataError, UsageError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 
 FILES = {
-    "config.yaml", "run.json", "classes.txt", "splits.csv", "predictions.csv", "state.json", "history.csv", "model.keras",
-    "report.json", "report.html", "checkpoints/LAST",
+    "config.yaml", "run.json", "classes.txt", "splits.csv", "predictions.csv", "state.json", "history.csv",
+    "model.keras", "report.json", "report.html", "checkpoints/LAST",
     "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
     "figures/mistakes.png",
 }  # fmt: skip
