@@ -34,7 +34,7 @@ def two_runs(images, tmp_path_factory):
 
 def summary(name, correct, **config):
     images = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(correct)}
-    return RunSummary(name, "done", {"test": {}} if images else {}, [], config, images)
+    return RunSummary(name, "done", {"test": {"n": 1}} if images else {}, [], config, images)
 
 
 def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
@@ -143,7 +143,7 @@ def test_better_worse_and_no_evidence():
 def test_only_common_images_count():
     first, second = summary("A", [1, 1, 0, 0]), summary("B", [1, 1])
     assert compare_summaries([first, second]).tests[1].n == 2
-    elsewhere = RunSummary("E", "done", {"test": {}}, [], {}, {("other", "cat"): True})
+    elsewhere = RunSummary("E", "done", {"test": {"n": 1}}, [], {}, {("other", "cat"): True})
     assert compare_summaries([first, elsewhere]).sentences()[0].endswith("they share no test image.")
 
 

@@ -157,9 +157,9 @@ def test_a_label_of_two_images_is_in_train_and_in_validation():
 def test_what_makes_no_sense_is_refused_in_the_config():
     several = {"csv": "t.csv", "multi_label": True}
     assert "is for csv data only" in refused(data={"builtin": "digits", "multi_label": True})
-    assert "needs one class an image" in refused(data=several, imbalance="oversample")
-    assert "needs one class an image" in refused(data=several, imbalance="logit_adjust")
-    assert "instead of label_column" in refused(data={"csv": "t.csv", "label_column": "x", "label_columns": ["a", "b"]})
+    assert "needs exactly one class per image" in refused(data=several, imbalance="oversample")
+    assert "needs exactly one class per image" in refused(data=several, imbalance="logit_adjust")
+    assert "replaces label_column" in refused(data={"csv": "t.csv", "label_column": "x", "label_columns": ["a", "b"]})
     assert "drop multi_label: false" in refused(data={**several, "multi_label": False, "label_columns": ["a", "b"]})
     assert "rename the column" in refused(data={"csv": "t.csv", "label_columns": ["a|b", "c"]})
     assert configs.load_config({"data": several, "imbalance": "weights"}).imbalance == "weights"
