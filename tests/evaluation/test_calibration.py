@@ -25,9 +25,9 @@ def softmax(logits):
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
 def test_the_temperature_undoes_what_made_the_logits_too_sure_or_too_shy(honest, factor):
     logits, labels = honest
-    found = calibration.fit_temperature(logits * factor, labels)
-    assert found == pytest.approx(factor, rel=0.1)
-    assert multiclass_metrics(softmax(logits * factor / found), labels, "abcde").calibration_error < 0.03
+    result = calibration.fit_temperature(logits * factor, labels)
+    assert result == pytest.approx(factor, rel=0.1)
+    assert multiclass_metrics(softmax(logits * factor / result), labels, "abcde").calibration_error < 0.03
 
 
 def test_the_temperature_stays_finite_where_all_is_right():

@@ -37,8 +37,9 @@ def summary(name, correct, **config):
     return RunSummary(name, "done", {"test": {"n": 1}} if images else {}, [], config, images)
 
 
+@pytest.mark.slow
 def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
-    found = comparison.compare_runs([result.run.path for result in two_runs])
+    compared = comparison.compare_runs([result.run.path for result in two_runs])
     rows = np.genfromtxt(two_runs[0].run.splits_csv, delimiter=",", dtype=str, skip_header=1)
     test = rows[rows[:, 2] == "test"]
     classifiers = [result.classifier for result in two_runs]
@@ -49,19 +50,21 @@ def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
     ]
     labels = np.array([classifiers[0].classes.index(label) for label in test[:, 1]])
     expected = evaluation.paired_test(*(one == labels for one in answered))
-    assert found.tests[1] == expected
-    assert [run.accuracy.value for run in found.runs] == [np.mean(one == labels) for one in answered]
+    assert compared.tests[1] == expected
+    assert [run.accuracy.value for run in compared.runs] == [np.mean(one == labels) for one in answered]
 
 
+@pytest.mark.slow
 def test_what_differs_in_the_configs(two_runs):
-    found = comparison.compare_runs([result.run.path for result in two_runs]).differences
-    assert found["head.epochs"] == ["2", "1"]
-    assert found["head.learning_rate"] == ["0.03", "1e-07"]
-    assert "head.batch_size" not in found
-    assert "name" not in found
-    assert any(key.startswith("fine_tune") for key in found)
+    compared = comparison.compare_runs([result.run.path for result in two_runs]).differences
+    assert compared["head.epochs"] == ["2", "1"]
+    assert compared["head.learning_rate"] == ["0.03", "1e-07"]
+    assert "head.batch_size" not in compared
+    assert "name" not in compared
+    assert any(key.startswith("fine_tune") for key in compared)
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_json_and_a_image(two_runs, tmp_path, capsys):
     paths = [str(result.run.path) for result in two_runs]
     figure = tmp_path / "compared.png"
@@ -75,12 +78,13 @@ def test_the_command_prints_tables_json_and_a_image(two_runs, tmp_path, capsys):
     assert cli.main(["compare", *paths, "--figure", str(figure)]) == 2  # it exists
     capsys.readouterr()
     assert cli.main(["compare", *paths, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [run["name"] for run in found["runs"]] == ["colours-1", "colours-2"]
-    assert found["tests"][0] is None
-    assert found["tests"][1]["n"] == found["runs"][0]["test"]["n"]
+    compared = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in compared["runs"]] == ["colours-1", "colours-2"]
+    assert compared["tests"][0] is None
+    assert compared["tests"][1]["n"] == compared["runs"][0]["test"]["n"]
 
 
+@pytest.mark.slow
 def test_images_without_their_folder_still_compare(two_runs, tmp_path):
     """Runs may be moved, and compared where the images are not."""
     moved = []
@@ -94,6 +98,7 @@ def test_images_without_their_folder_still_compare(two_runs, tmp_path):
     assert comparison.compare_runs(moved).tests == here.tests
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_shown_without_a_paired_test(two_runs, tmp_path):
     """It has no predictions.csv."""
     target = tmp_path / "old"
@@ -106,6 +111,7 @@ def test_a_run_of_an_earlier_version_is_shown_without_a_paired_test(two_runs, tm
     assert "old has no predictions.csv" in compared.sentences()[0]
 
 
+@pytest.mark.slow
 def test_damaged_predictions_are_refused(two_runs, tmp_path):
     target = tmp_path / "torn"
     target.mkdir()
@@ -116,13 +122,14 @@ def test_damaged_predictions_are_refused(two_runs, tmp_path):
         comparison.compare_runs([two_runs[0].run.path, target])
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_shown_as_such(two_runs, tmp_path):
     target = tmp_path / "unfinished"
     target.mkdir()
     (target / "state.json").write_text('{"format": 1, "status": "stopped", "phases": []}')
-    found = comparison.compare_runs([two_runs[0].run.path, target])
-    assert found.tests == [None, None]
-    assert found.sentences() == [
+    compared = comparison.compare_runs([two_runs[0].run.path, target])
+    assert compared.tests == [None, None]
+    assert compared.sentences() == [
         "unfinished and colours-1 cannot be compared image by image: unfinished has no test results."
     ]
     figure = tmp_path / "figure.png"
@@ -156,6 +163,7 @@ def test_more_comparisons_make_none_more_significant():
     assert corrected == pytest.approx([alone[0] * 2, alone[1] * 3, alone[2]])
 
 
+@pytest.mark.slow
 def test_one_run_and_none_are_one_clear_message(two_runs, tmp_path):
     path = two_runs[0].run.path
     with pytest.raises(UsageError, match="at least two runs"):

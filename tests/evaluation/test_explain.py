@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from finetune import config, data
-from finetune.backbones import registry as catalog
 from finetune.cli import main as cli
 from finetune.evaluation import explain as explanation
 from finetune.models import build_classifier, load_classifier
@@ -54,22 +53,22 @@ def read(path, size):
 
 @pytest.mark.parametrize("method", explanation.EXPLAIN_METHODS)
 def test_a_map_has_the_size_of_the_image_and_values_from_0_to_1(tiny, image, method):
-    found = explanation.explain_image(tiny, image, target="dog", method=method)
-    assert found.heat.shape == (64, 64)
-    assert found.heat.dtype == np.float32
-    assert found.heat.min() >= 0
-    assert found.heat.max() <= 1
-    assert found.cells.shape == (8, 8)
-    assert found.target.name == "dog"
-    assert sum(one.probability for one in found.predictions) == pytest.approx(1, abs=1e-5)
-    assert explanation.overlay_heatmap(found.image, found.heat).shape == (64, 64, 3)
+    result = explanation.explain_image(tiny, image, target="dog", method=method)
+    assert result.heat.shape == (64, 64)
+    assert result.heat.dtype == np.float32
+    assert result.heat.min() >= 0
+    assert result.heat.max() <= 1
+    assert result.cells.shape == (8, 8)
+    assert result.target.name == "dog"
+    assert sum(one.probability for one in result.predictions) == pytest.approx(1, abs=1e-5)
+    assert explanation.overlay_heatmap(result.image, result.heat).shape == (64, 64, 3)
 
 
 def test_without_a_target_the_likeliest_class_is_explained(tiny, image):
-    found = explanation.explain_image(tiny, image)
-    assert found.target == found.predictions[0]
-    asked = explanation.explain_image(tiny, image, target=found.target.name)
-    np.testing.assert_array_equal(found.heat, asked.heat)
+    result = explanation.explain_image(tiny, image)
+    assert result.target == result.predictions[0]
+    asked = explanation.explain_image(tiny, image, target=result.target.name)
+    np.testing.assert_array_equal(result.heat, asked.heat)
 
 
 def test_with_a_linear_head_grad_cam_is_the_plain_cam_without_what_speaks_against(tiny, image):
@@ -86,12 +85,12 @@ def test_with_a_linear_head_grad_cam_is_the_plain_cam_without_what_speaks_agains
 
 
 def test_grad_cam_plus_plus_follows_its_formula(tiny, image):
-    found = explanation.explain_image(tiny, image, target=1, method="grad-cam++")
+    result = explanation.explain_image(tiny, image, target=1, method="grad-cam++")
     features = feature_map(tiny, image).astype("float64")
     gradient = tiny.model.get_layer("logits").kernel.numpy()[:, 1].astype("float64") / 64
     alpha = gradient**2 / (2 * gradient**2 + gradient**3 * features.sum(axis=(0, 1)))
     expected = features @ (64 * alpha * np.maximum(gradient, 0))
-    np.testing.assert_allclose(found.cells, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(result.cells, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_that_speaks_for_the_class_gives_a_blank_map():
@@ -103,8 +102,8 @@ def test_nothing_that_speaks_for_the_class_gives_a_blank_map():
 def test_a_file_is_seen_as_the_network_sees_it(tiny, image, tmp_path):
     path = tmp_path / "wide.png"
     Image.fromarray(np.concatenate([image, image], axis=1)).save(path)
-    found = explanation.explain_image(tiny, path)
-    np.testing.assert_array_equal(found.image, data.read_square(path, tiny.transform))
+    result = explanation.explain_image(tiny, path)
+    np.testing.assert_array_equal(result.image, data.read_square(path, tiny.transform))
 
 
 def test_many_images_at_once_give_the_maps_of_each(tiny, image):
@@ -131,6 +130,7 @@ def test_the_map_follows_the_weights(image):
 # --------------------------------------------------------------------------------------------------- families
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "size"), FAMILIES.items())
 def test_every_family_gives_a_map(backbone, size):
     subject = untrained(backbone, size)
@@ -158,51 +158,21 @@ def test_an_unknown_method_names_the_nearest(tiny, image):
         explanation.explain_image(tiny, image, method="gradcam")
 
 
-# ---------------------------------------------------------------------------------------------------- classes
-
-
-@pytest.mark.parametrize("wanted", ["African elephant", "african_elephant", "AFRICAN-ELEPHANT", "n02504458", 386])
-def test_a_class_is_found_by_name_id_and_number(wanted):
-    entries = catalog.imagenet_classes()
-    found = explanation.find_class(wanted, [entry.name for entry in entries], [entry.id for entry in entries])
-    assert entries[found].id == "n02504458"
-
-
-def test_one_word_of_a_name_is_enough_if_no_other_class_has_it():
-    assert explanation.find_class("poodle", ["toy poodle", "cat"]) == 0
-    assert explanation.find_class("dog", ["hot dog", "dog"]) == 1
-    with pytest.raises(UsageError, match="'poodle' may be any of 2 classes: toy poodle, miniature poodle"):
-        explanation.find_class("poodle", ["toy poodle", "miniature poodle"])
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ("daisey", r"no class 'daisey'. Did you mean 'daisy'"),
-        (7, "no class number 7"),
-        ("", "no class ''"),
-        ("--", "no class"),
-    ],
-)
-def test_a_class_that_there_is_not(wanted, message):
-    with pytest.raises(UsageError, match=message):
-        explanation.find_class(wanted, ["daisy", "rose"], ["", ""])
-
-
 # ------------------------------------------------------------------------------------------- the real network
 
 
 def test_on_the_elephant_image_the_mass_lies_on_the_elephant(imagenet, shared):
-    found = explanation.explain_image(imagenet, shared / "data/demo_images/elephant.jpg")
+    result = explanation.explain_image(imagenet, shared / "data/demo_images/elephant.jpg")
     body = np.zeros((224, 224), bool)
     body[10:215, 30:224] = True  # the box around it, 76 % of the image
     core = np.zeros((224, 224), bool)
     core[30:180, 40:200] = True  # head and chest, 48 %
-    assert found.target.name == "African elephant"
-    assert found.heat[body].sum() / found.heat.sum() > 0.9
-    assert found.heat[core].sum() / found.heat.sum() > 0.75
+    assert result.target.name == "African elephant"
+    assert result.heat[body].sum() / result.heat.sum() > 0.9
+    assert result.heat[core].sum() / result.heat.sum() > 0.75
 
 
+@pytest.mark.slow
 # Grad-CAM++ leaves out the channels that speak against a class, and tells classes apart less sharply by it.
 @pytest.mark.parametrize(("method", "sharpness"), [("grad-cam", 0.7), ("grad-cam++", 0.25), ("cam", 0.5)])
 def test_the_map_of_two_animals_moves_with_the_class_asked_for(imagenet, shared, method, sharpness):
@@ -224,6 +194,7 @@ def test_the_map_of_two_animals_moves_with_the_class_asked_for(imagenet, shared,
 # ----------------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_image_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(shared / "data/demo_images/granny_smith.jpg")
@@ -237,6 +208,7 @@ def test_the_command_writes_a_image_beside_its_answers(shared, tmp_path, capsys,
     assert "Did you mean 'Granny Smith'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_of_one_name_do_not_overwrite_each_other(shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("one/a.jpg", "two/a.jpg", "broken.jpg"):

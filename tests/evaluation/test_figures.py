@@ -118,9 +118,9 @@ def test_pairs_have_both_views_of_each_image_and_mark_what_is_wrong() -> None:
 @pytest.mark.parametrize("shape", [(40, 60, 3), (500, 20, 3), (10, 900, 3)])
 def test_prediction(shape: tuple[int, int, int]) -> None:
     image = np.full(shape, (255, 0, 0), np.uint8)
-    found = opened(draw_prediction(image, [("elephant", 0.9), ("tusker", 0.0001)], "photo.jpg"))
-    assert has(found, "#ff0000")
-    assert has(found, BLUE)
+    result = opened(draw_prediction(image, [("elephant", 0.9), ("tusker", 0.0001)], "photo.jpg"))
+    assert has(result, "#ff0000")
+    assert has(result, BLUE)
 
 
 def test_a_schedule_over_phases() -> None:

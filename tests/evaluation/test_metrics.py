@@ -25,39 +25,39 @@ def random_case(n: int, c: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
 
 
 def test_by_hand() -> None:
-    found = multiclass_metrics(PROBABILITIES, LABELS, CLASSES)
-    assert found.n == 4
-    assert found.correct == 3
-    assert found.accuracy.value == 0.75
-    assert found.confusion.tolist() == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
-    assert found.log_loss == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.4]).mean())
-    assert found.balanced_accuracy == pytest.approx((1 + 2 / 3) / 2)
+    result = multiclass_metrics(PROBABILITIES, LABELS, CLASSES)
+    assert result.n == 4
+    assert result.correct == 3
+    assert result.accuracy.value == 0.75
+    assert result.confusion.tolist() == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    assert result.log_loss == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.4]).mean())
+    assert result.balanced_accuracy == pytest.approx((1 + 2 / 3) / 2)
     # confidences 0.7, 0.8, 0.6, 0.4 fall into four bins
-    assert found.calibration_error == pytest.approx((0.3 + 0.2 + 0.6 + 0.6) / 4)
-    assert found.mean_confidence == pytest.approx(0.625)
-    assert found.confused_pairs() == [("b", "a", 1)]
+    assert result.calibration_error == pytest.approx((0.3 + 0.2 + 0.6 + 0.6) / 4)
+    assert result.mean_confidence == pytest.approx(0.625)
+    assert result.confused_pairs() == [("b", "a", 1)]
 
 
 @pytest.mark.parametrize(("n", "c"), [(300, 3), (500, 40)])
 def test_equals_scikit_learn(n: int, c: int) -> None:
     probabilities, labels, classes = random_case(n, c)
-    found = multiclass_metrics(probabilities, labels, classes)
+    result = multiclass_metrics(probabilities, labels, classes)
     predicted = probabilities.argmax(axis=1)
-    assert found.accuracy.value == pytest.approx(sk.accuracy_score(labels, predicted))
-    assert found.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
-    assert found.log_loss == pytest.approx(sk.log_loss(labels, probabilities, labels=range(c)))
-    assert found.confusion.tolist() == sk.confusion_matrix(labels, predicted, labels=range(c)).tolist()
+    assert result.accuracy.value == pytest.approx(sk.accuracy_score(labels, predicted))
+    assert result.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
+    assert result.log_loss == pytest.approx(sk.log_loss(labels, probabilities, labels=range(c)))
+    assert result.confusion.tolist() == sk.confusion_matrix(labels, predicted, labels=range(c)).tolist()
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         labels, predicted, labels=range(c), zero_division=0
     )
-    assert [item.precision or 0 for item in found.per_class] == pytest.approx(precision)
-    assert [item.recall.value if item.recall else 0 for item in found.per_class] == pytest.approx(recall)
-    assert [item.f1 or 0 for item in found.per_class] == pytest.approx(f1)
-    assert [item.n for item in found.per_class] == support.tolist()
+    assert [item.precision or 0 for item in result.per_class] == pytest.approx(precision)
+    assert [item.recall.value if item.recall else 0 for item in result.per_class] == pytest.approx(recall)
+    assert [item.f1 or 0 for item in result.per_class] == pytest.approx(f1)
+    assert [item.n for item in result.per_class] == support.tolist()
     if c > 5:
-        assert found.top5 is not None
+        assert result.top5 is not None
         expected = sk.top_k_accuracy_score(labels, probabilities, k=5, labels=range(c))
-        assert found.top5.value == pytest.approx(expected)
+        assert result.top5.value == pytest.approx(expected)
 
 
 def test_wilson_against_published_values() -> None:
@@ -69,23 +69,23 @@ def test_wilson_against_published_values() -> None:
         (1, 29): (0.0061, 0.1718),
     }
     for (successes, n), (low, high) in published.items():
-        found = wilson_interval(successes, n)
-        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+        result = wilson_interval(successes, n)
+        assert (result.low, result.high) == pytest.approx((low, high), abs=5e-5)
     assert wilson_interval(7, 7).high == 1
 
 
 def test_a_class_without_images_has_no_numbers() -> None:
-    found = multiclass_metrics(PROBABILITIES, LABELS, CLASSES).to_json()["per_class"][2]
-    assert (found.pop("class"), found.pop("n")) == ("c", 0)
-    assert set(found) == {"precision", "recall", "recall_low", "recall_high", "f1"}
-    assert set(found.values()) == {None}
+    result = multiclass_metrics(PROBABILITIES, LABELS, CLASSES).to_json()["per_class"][2]
+    assert (result.pop("class"), result.pop("n")) == ("c", 0)
+    assert set(result) == {"precision", "recall", "recall_low", "recall_high", "f1"}
+    assert set(result.values()) == {None}
 
 
 def test_a_class_never_predicted_has_no_precision() -> None:
-    found = multiclass_metrics(np.array([[1.0, 0.0], [0.9, 0.1]]), np.array([0, 1]), ("a", "b")).per_class[1]
-    assert found.precision is None
-    assert found.recall is not None
-    assert (found.recall.value, found.f1) == (0, 0)
+    result = multiclass_metrics(np.array([[1.0, 0.0], [0.9, 0.1]]), np.array([0, 1]), ("a", "b")).per_class[1]
+    assert result.precision is None
+    assert result.recall is not None
+    assert (result.recall.value, result.f1) == (0, 0)
 
 
 def test_top5_only_where_it_says_something() -> None:
@@ -94,10 +94,10 @@ def test_top5_only_where_it_says_something() -> None:
 
 
 def test_equal_probabilities_count_as_argmax_counts() -> None:
-    found = multiclass_metrics(np.full((10, 10), 0.1), np.arange(10), tuple("abcdefghij"))
-    assert found.accuracy.value == 0.1
-    assert found.top5 is not None
-    assert found.top5.value == 0.5
+    result = multiclass_metrics(np.full((10, 10), 0.1), np.arange(10), tuple("abcdefghij"))
+    assert result.accuracy.value == 0.1
+    assert result.top5 is not None
+    assert result.top5.value == 0.5
 
 
 def test_calibration_of_an_honest_and_of_a_boasting_model() -> None:
@@ -116,22 +116,22 @@ def test_error_of_true_probabilities_is_chance() -> None:
     """What many draws of honest answers come to on average is what the report says to expect."""
     rng = np.random.default_rng(0)
     claims = rng.uniform(0.5, 1, (400, 300))
-    found = [
+    result = [
         multiclass_metrics(
             np.stack([claim, 1 - claim], axis=1), (rng.uniform(size=300) > claim).astype(int), ("a", "b")
         )
         for claim in claims
     ]
-    errors = [metrics.calibration_error for metrics in found]
-    expected = [metrics.expected_ece_if_calibrated for metrics in found]
+    errors = [metrics.calibration_error for metrics in result]
+    expected = [metrics.expected_ece_if_calibrated for metrics in result]
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.03)
     assert multiclass_metrics(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b")).expected_ece_if_calibrated == 0
 
 
 def test_bins_hold_every_image_once() -> None:
-    found = multiclass_metrics(*random_case(777, 4))
-    assert sum(item.n for item in found.calibration) == 777
-    assert all(item.low <= item.confidence <= item.high for item in found.calibration)
+    result = multiclass_metrics(*random_case(777, 4))
+    assert sum(item.n for item in result.calibration) == 777
+    assert all(item.low <= item.confidence <= item.high for item in result.calibration)
 
 
 def test_float32_gives_the_same_numbers() -> None:
@@ -144,11 +144,11 @@ def test_float32_gives_the_same_numbers() -> None:
 
 
 def test_json_holds_the_contract() -> None:
-    found = json.loads(json.dumps(multiclass_metrics(PROBABILITIES, LABELS, CLASSES).to_json(), allow_nan=False))
-    assert found["n"] == 4
-    assert set(found["accuracy"]) == {"value", "low", "high"}
-    assert {"top5", "log_loss", "calibration_error", "per_class", "confusion"} <= set(found)
-    assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    result = json.loads(json.dumps(multiclass_metrics(PROBABILITIES, LABELS, CLASSES).to_json(), allow_nan=False))
+    assert result["n"] == 4
+    assert set(result["accuracy"]) == {"value", "low", "high"}
+    assert {"top5", "log_loss", "calibration_error", "per_class", "confusion"} <= set(result)
+    assert result["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
 
 
 def test_not_numbers_are_refused() -> None:
@@ -182,12 +182,12 @@ def test_paired_test_by_hand() -> None:
     """Nine disagreements, eight for the second: 2 * (C(9,0) + C(9,1)) / 2**9 = 0.039."""
     first = np.array([True] * 20 + [True] + [False] * 8 + [False] * 5)
     second = np.array([True] * 20 + [False] + [True] * 8 + [False] * 5)
-    found = paired_test(first, second)
-    assert (found.n, found.only_first, found.only_second) == (34, 1, 8)
-    assert found.p_value == pytest.approx(20 / 512)
-    assert found.better == "second"
+    result = paired_test(first, second)
+    assert (result.n, result.only_first, result.only_second) == (34, 1, 8)
+    assert result.p_value == pytest.approx(20 / 512)
+    assert result.better == "second"
     assert paired_test(second, first).better == "first"
-    assert found.difference == pytest.approx(second.mean() - first.mean())
+    assert result.difference == pytest.approx(second.mean() - first.mean())
 
 
 def test_paired_test_without_difference() -> None:
@@ -200,7 +200,7 @@ def test_paired_test_without_difference() -> None:
 
 def test_mistakes_come_surest_first() -> None:
     probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]])
-    found = multiclass_mistakes(probabilities, np.array([1, 1, 1]), ("a", "b"), [Path("x"), Path("y"), Path("z")])
-    assert [item.path.name for item in found] == ["y", "x"]
-    assert (found[0].true, found[0].predicted, found[0].probability) == ("b", "a", 0.9)
-    assert found[0].true_probability == 0.1
+    result = multiclass_mistakes(probabilities, np.array([1, 1, 1]), ("a", "b"), [Path("x"), Path("y"), Path("z")])
+    assert [item.path.name for item in result] == ["y", "x"]
+    assert (result[0].true, result[0].predicted, result[0].probability) == ("b", "a", 0.9)
+    assert result[0].true_probability == 0.1

@@ -21,16 +21,16 @@ def some_answers(n=200, classes=4, seed=0):
 def test_the_figures_are_those_of_scikit_learn():
     scores, labels = some_answers()
     thresholds = np.array([0.4, 0.5, 0.6, 0.7])
-    found = multilabel.multilabel_metrics(scores, labels, "abcd", thresholds)
+    result = multilabel.multilabel_metrics(scores, labels, "abcd", thresholds)
     said = scores >= thresholds
-    assert found.mean_average_precision.value == pytest.approx(average_precision_score(labels, scores))
-    assert found.micro_f1.value == pytest.approx(f1_score(labels, said, average="micro"))
-    assert found.macro_f1.value == pytest.approx(f1_score(labels, said, average="macro"))
-    assert found.exact.value == (said == labels).all(axis=1).mean()
-    for share in (found.mean_average_precision, found.micro_f1, found.accuracy):
+    assert result.mean_average_precision.value == pytest.approx(average_precision_score(labels, scores))
+    assert result.micro_f1.value == pytest.approx(f1_score(labels, said, average="micro"))
+    assert result.macro_f1.value == pytest.approx(f1_score(labels, said, average="macro"))
+    assert result.exact.value == (said == labels).all(axis=1).mean()
+    for share in (result.mean_average_precision, result.micro_f1, result.accuracy):
         assert share.low < share.value < share.high
         assert share.high - share.low < 0.2
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_accuracy_is_what_two_sets_have_in_common():
@@ -42,11 +42,11 @@ def test_accuracy_is_what_two_sets_have_in_common():
 def test_a_label_without_images_says_nothing_and_spoils_nothing():
     scores, labels = some_answers()
     labels[:, 1] = 0
-    found = multilabel.multilabel_metrics(scores, labels, "abcd", 0.5)
-    assert found.per_class[1].average_precision is None
+    result = multilabel.multilabel_metrics(scores, labels, "abcd", 0.5)
+    assert result.per_class[1].average_precision is None
     rest = [0, 2, 3]
     expected = average_precision_score(labels[:, rest], scores[:, rest])
-    assert found.mean_average_precision.value == pytest.approx(expected)
+    assert result.mean_average_precision.value == pytest.approx(expected)
 
 
 def test_thresholds_have_the_highest_f1():
@@ -59,15 +59,15 @@ def test_thresholds_have_the_highest_f1():
 
 def test_mistakes_are_labels_said_or_missed_the_surest_first():
     scores = np.array([[0.9, 0.2], [0.05, 0.1]])
-    found = multilabel.multilabel_mistakes(
+    result = multilabel.multilabel_mistakes(
         scores, np.array([[0, 0], [1, 1]]), ["sun", "sea"], [Path("x"), Path("y")], 0.5
     )
-    assert [(one.predicted, one.about, one.true) for one in found] == [
+    assert [(one.predicted, one.about, one.true) for one in result] == [
         ("not sun", "sun", "sun|sea"),
         ("sun", "sun", "none"),
         ("not sea", "sea", "sun|sea"),
     ]
-    assert found[0].probability == pytest.approx(0.95)
+    assert result[0].probability == pytest.approx(0.95)
 
 
 def test_losses_and_temperature_are_those_of_the_sigmoid():
@@ -81,8 +81,8 @@ def test_losses_and_temperature_are_those_of_the_sigmoid():
 
 def test_a_test_without_mistakes_has_a_report():
     labels = np.array([[1, 0], [0, 1], [0, 0]])
-    found = multilabel.multilabel_metrics(labels * 0.9, labels, ("sun", "sea"), 0.5)
-    assert found.exact.value == found.mean_average_precision.value == found.mean_average_precision.high == 1
-    assert found.mean_average_precision.low == evaluation.wilson_interval(3, 3).low
-    assert set(reporting.class_figure(found)) == {"labels"}
+    result = multilabel.multilabel_metrics(labels * 0.9, labels, ("sun", "sea"), 0.5)
+    assert result.exact.value == result.mean_average_precision.value == result.mean_average_precision.high == 1
+    assert result.mean_average_precision.low == evaluation.wilson_interval(3, 3).low
+    assert set(reporting.class_figure(result)) == {"labels"}
     assert evaluation.paired_test(np.array([0.5, 1.0]), np.array([1.0, 1.0])).difference == 0.25

@@ -63,20 +63,20 @@ def page(changed: ReportData) -> str:
 
 def test_writes_exactly_these_files(tmp_path: Path) -> None:
     reporting.write_report(tmp_path, evidence())
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    result = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     figures = {f"figures/{name}.png" for name in ("curves", "confusion", "calibration", "mistakes")}
-    assert found == {"report.json", "report.html", *figures}
+    assert result == {"report.json", "report.html", *figures}
 
 
 def test_json_holds_the_contract_and_reads_as_a_table(tmp_path: Path) -> None:
     reporting.write_report(tmp_path, evidence())
     text = (tmp_path / "report.json").read_text()
-    found = json.loads(text)
-    assert found == json.loads(json.dumps(reporting.report_json(evidence())))  # the layout changes no value
-    assert found["test"]["accuracy"]["value"] == pytest.approx(5 / 6)
-    assert found["phases"][1]["name"] == "fine_tune"
-    assert found["mistakes"][0]["probability"] == 0.97
-    assert found["fine_tuning"]["only_second"] == 2
+    result = json.loads(text)
+    assert result == json.loads(json.dumps(reporting.report_json(evidence())))  # the layout changes no value
+    assert result["test"]["accuracy"]["value"] == pytest.approx(5 / 6)
+    assert result["phases"][1]["name"] == "fine_tune"
+    assert result["mistakes"][0]["probability"] == 0.97
+    assert result["fine_tuning"]["only_second"] == 2
     assert "[2, 0, 0],\n" in text
 
 

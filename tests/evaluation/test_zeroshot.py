@@ -25,6 +25,7 @@ def zoo(shared, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_survey_names_the_classes_of_each_folder(zoo, capsys):
     assert cli.main(["zeroshot", str(zoo), "--json"]) == 0
     captured = capsys.readouterr()
@@ -45,6 +46,7 @@ def test_a_folder_is_voted_for_by_the_classes_seen_in_it():
     assert zeroshot.vote(probabilities, labels, train, test).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_message(zoo, tmp_path):
     with pytest.raises(DataError, match="there is no folder"):
         zeroshot.survey_folders(tmp_path / "nowhere")

@@ -175,6 +175,7 @@ def test_columns_mean_several_labels_and_come_back_from_a_dump(tmp_path):
 # ----------------------------------------------------------------------------------------------------- the run
 
 
+@pytest.mark.slow
 def test_a_run_learns_reports_and_keeps_its_thresholds(run):
     report = json.loads(run.report_json.read_text())
     test = report["test"]
@@ -193,11 +194,13 @@ def test_a_run_learns_reports_and_keeps_its_thresholds(run):
     assert "Label by label" in page
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_again_finds_the_figures_of_its_report(run):
     test = json.loads(run.report_json.read_text())["test"]
     assert api.evaluate(run.path).to_json() == test
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(run, tags, tmp_path, monkeypatch):
     config = configs.load_config(settings_for(tags, tmp_path))
     count = iter(range(1000))
@@ -217,9 +220,10 @@ def test_a_stopped_run_ends_as_one_that_was_not(run, tags, tmp_path, monkeypatch
     assert all(np.array_equal(*pair) for pair in zip(*weights, strict=True))
 
 
+@pytest.mark.slow
 def test_other_tables_are_measured_and_folders_are_refused(run, tags, images):
-    found = api.evaluate(run.path, tags)
-    assert found.n == 90
+    result = api.evaluate(run.path, tags)
+    assert result.n == 90
     with pytest.raises(DataError, match="no CSV"):
         api.evaluate(run.path, images)
 
@@ -230,6 +234,7 @@ def typed(capsys, *command):
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path):
     spec = load_classifier(run.path).spec
     folder = tags.parent
@@ -252,12 +257,14 @@ def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path
     assert "labels: " in out
 
 
+@pytest.mark.slow
 def test_precision_is_for_one_class_a_image(capsys, run, tags):
     code, _, err = typed(capsys, "predict", tags.parent, "--model", run.path, "--precision", 0.9)
     assert code == UsageError.exit_code
     assert "any number of labels" in err
 
 
+@pytest.mark.slow
 def test_explain_looks_at_any_label(capsys, run, tags, tmp_path):
     code, out, _ = typed(
         capsys, "explain", tags.parent / "07.png", "--model", run.path, "--class", "green", "--output", tmp_path / "x"
@@ -266,6 +273,7 @@ def test_explain_looks_at_any_label(capsys, run, tags, tmp_path):
     assert "green" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["keras", "litert", "onnx"])
 def test_exports_say_the_same(run, tmp_path, name):
     if missing := errors.missing_packages(find_format(name).packages):
@@ -283,6 +291,7 @@ def test_exports_say_the_same(run, tmp_path, name):
     assert card.read_report(run.report_json)["test"]["accuracy"]["value"] == pytest.approx(made.before.value)
 
 
+@pytest.mark.slow
 def test_the_page_ticks_what_is_over_its_threshold(run, tags):
     classifier = load_classifier(run.path)
     page = demo_page.DemoPage(classifier, None, demo_page.example_images(run.path))
@@ -294,6 +303,7 @@ def test_the_page_ticks_what_is_over_its_threshold(run, tags):
     }
 
 
+@pytest.mark.slow
 def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run, tags, tmp_path, capsys):
     head = {"epochs": 2, "batch_size": 8, "learning_rate": 0.03, "label_smoothing": 0.1, "monitor": "loss"}
     more = {"imbalance": "weights", "augment": {"mixup": 0.2}, "calibrate": False, "tensorboard": {"histograms": True}}
@@ -306,14 +316,14 @@ def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run,
 
 
 def test_check_counts_labels_and_tries_a_step(tags, tmp_path):
-    found = checking.check_config(configs.load_config(settings_for(tags, tmp_path)))
-    assert not found.problems
+    result = checking.check_config(configs.load_config(settings_for(tags, tmp_path)))
+    assert not result.problems
     assert (
-        found.counts.sum(axis=1).tolist()
+        result.counts.sum(axis=1).tolist()
         == data.open_dataset(DataConfig(csv=tags, multi_label=True), seed=0).counts().tolist()
     )
-    assert found.counts.sum() > 90
-    json.dumps(found.to_json())
+    assert result.counts.sum() > 90
+    json.dumps(result.to_json())
 
 
 def test_preview_draws_a_sheet_for_each_label(capsys, tags, tmp_path):
