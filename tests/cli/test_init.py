@@ -153,3 +153,16 @@ def test_nothing_is_overwritten(tmp_path: Path):
 def test_the_real_flowers(shared: Path):
     text = init.suggest_config(shared / "data" / "flower_photos")
     assert "3,670 images in 5 classes" in text
+
+
+def test_the_command_writes_a_config_that_loads(typed, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = typed("init", images, "mine.yaml")
+    assert (code, out) == (0, "")
+    assert "Next: finetune train mine.yaml" in err
+    assert config.load_config("mine.yaml").data.folder == images
+    assert typed("init", f"{images}/")[0] == 0
+    assert config.load_config(f"{images.name}.yaml").data.folder == images
+    code, _, err = typed("init", images)
+    assert code == 2
+    assert f"{images.name}.yaml exists already" in err

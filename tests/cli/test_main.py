@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,6 +82,23 @@ def test_help_names_every_command_and_shows_how(answers):
     assert "finetune train digits" in answers["help"]["out"]
     assert "example: finetune predict" in answers["help of a command"]["out"]
     assert answers["nothing"]["out"] == answers["help"]["out"]
+
+
+def help_of(capsys, name):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([name, "--help"])
+    assert leaving.value.code == 0
+    out = capsys.readouterr().out
+    assert "--quiet" in out
+    return out[out.index("example: ") :]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_a_file_with_its_options_and_an_example(capsys, name):
+    module = import_module(f"finetune.cli.{name}")
+    assert module.__doc__.startswith(f"`finetune {name}`")
+    assert callable(module.run)
+    assert f"finetune {name}" in help_of(capsys, name)
 
 
 def test_a_config_with_errors_shows_all_of_them_with_their_lines(answers):
@@ -172,11 +190,6 @@ def test_a_wrong_command_line_is_exit_code_2(capsys, command):
     assert "usage: finetune" in capsys.readouterr().err
 
 
-def test_train_needs_a_config(capsys):
-    assert cli.main(["train"]) == 2
-    assert "finetune train digits" in capsys.readouterr().err
-
-
 def test_values_may_stand_behind_an_option(capsys):
     assert cli.main(["check", "digits", "--json", "head.epochz=5"]) == 2
     assert "head.epochz" in capsys.readouterr().err
@@ -184,19 +197,6 @@ def test_values_may_stand_behind_an_option(capsys):
         with pytest.raises(SystemExit):
             cli.main(words)
     assert "unrecognized arguments: more" in capsys.readouterr().err
-
-
-def test_init_writes_a_config_that_loads(capsys, images, tmp_path, monkeypatch):
-    from finetune import config
-
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["init", str(images), "mine.yaml"]) == 0
-    assert "Next: finetune train mine.yaml" in capsys.readouterr().err
-    assert config.load_config("mine.yaml").data.folder == images
-    assert cli.main(["init", f"{images}/"]) == 0
-    assert config.load_config(f"{images.name}.yaml").data.folder == images
-    assert cli.main(["init", str(images)]) == 2
-    assert f"{images.name}.yaml exists already" in capsys.readouterr().err
 
 
 def test_every_key_of_a_config_is_in_the_docs(answers):

@@ -1,0 +1,37 @@
+"""`finetune train` as it is typed."""
+
+import json
+
+import pytest
+
+from finetune.config import dump_config, load_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+
+
+def test_it_needs_a_config(typed):
+    code, _, err = typed("train")
+    assert code == 2
+    assert "finetune train digits" in err
+
+
+def test_accept_data_change_is_for_resume(typed):
+    code, _, err = typed("train", "digits", "--accept-data-change")
+    assert code == 2
+    assert "--resume" in err
+
+
+@pytest.mark.slow
+def test_it_trains_with_overrides_behind_options_and_asserts_an_accuracy(typed, settings, tmp_path):
+    config_file = tmp_path / "colours.yaml"
+    config_file.write_text(dump_config(load_config(settings | {"fine_tune": None})))
+    runs = tmp_path / "elsewhere"
+    words = ["train", config_file, "--output", runs, "--quiet", "head.epochs=1", "head.learning_rate=1e-9"]
+    code, out, err = typed(*words, "--assert-accuracy", 1)
+    assert code == 7
+    assert out == ""
+    assert "accuracy" in err
+    run = runs / "colours-1"
+    assert load_config(run / "config.yaml").head.epochs == 1
+    typed_words = [*map(str, words), "--assert-accuracy", "1"]
+    assert json.loads((run / "run.json").read_text())["command"] == ["finetune", *typed_words]
