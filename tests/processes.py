@@ -72,14 +72,14 @@ def slow(owner, name, seconds=0.05):
     setattr(owner, name, fake)
 import finetune.data.dataset as dataset, finetune.data.images as images, finetune.data.scan as scan
 import finetune.models.feature_cache as feature_cache
-import finetune.training.callbacks as callbacks, finetune.training.experiment as experiment
-import finetune.training.trainer as trainer
+import finetune.training.experiment as experiment
+import finetune.training.loop as loop, finetune.training.tensorboard as tensorboard
 import finetune.runs.run as run, finetune.utils.device as device
 from finetune.runs.run import Run
-from finetune.training.trainer import Trainer
+from finetune.training.loop import Trainer
 """
 
-EAGER = "trainer.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
+EAGER = "loop.CHECKPOINT_SECONDS = 0.0\n"  # a checkpoint after each batch
 SLOW = EAGER + "slow(Trainer, 'train_batch', 0.1)\n"
 
 

@@ -1,5 +1,4 @@
 from .check import CheckResult as CheckResult, check_config as check_config, describe_pair as describe_pair
-from .distributed.group import process_group as process_group
 from .dry_run import DryRun as DryRun
 from .experiment import Result as Result, resume_run as resume_run, train_config as train_config
 from .run_training import run_training as run_training

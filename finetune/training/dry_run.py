@@ -31,8 +31,10 @@ from finetune.models import (
     prepare_features,
     refuse_unreadable,
 )
-from finetune.training.experiment import refuse_infinite, run_folder_size
-from finetune.training.trainer import Phase, Trainer, TrainingState, plan_phases, refuse_undistributable
+from finetune.training.distributed.exactness import refuse_undistributable
+from finetune.training.loop import Trainer
+from finetune.training.phases import Phase, plan_phases
+from finetune.training.start_checks import refuse_infinite, run_folder_size
 from finetune.utils import ProgressCallback, ResourceError, describe_device, peak_memory_mb, tf, visible_gpus
 
 RATE_POINTS = 61  # steps at which the learning rate is noted
@@ -176,7 +178,7 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
     if phase.settings.learning_rate == "auto":  # it is found before the phase begins; any rate will do for timing
         phase = replace(phase, settings=phase.settings.model_copy(update={"learning_rate": 1e-3}))
     source = CachedFeatures((rows,), np.arange(len(rows)))
-    trainer = Trainer(phase, classifier, source, dataset, config=config, progress=TrainingState())
+    trainer = Trainer(phase, classifier, source, dataset, config=config)
     size = min(phase.settings.batch_size, len(trainer.train_indices))
     inputs = np.resize(rows, (size, *rows.shape[1:]))
     labels = dataset.labels[np.resize(trainer.train_indices[:FEATURE_BATCH], size)]

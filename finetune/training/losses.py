@@ -1,4 +1,4 @@
-"""What a training step minimises, for one class per image and for any number of labels. In TensorFlow.
+"""What a training step minimises, for one class per image and for any number of labels; and class imbalance.
 
     loss = loss_for(dataset.label_type)
     loss.total(smoothing)(loss.encode(labels, classes), logits, class_weights)
@@ -8,7 +8,7 @@ The same two tasks as in `data.labels` and `evaluation.tasks`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,3 +89,33 @@ MULTILABEL_LOSS = MultilabelLoss()
 def loss_for(label_type: LabelType) -> TaskLoss:
     """The loss that belongs to labels of this type."""
     return MULTILABEL_LOSS if label_type is MULTILABEL else MULTICLASS_LOSS
+
+
+# ------------------------------------------------------------------------------------------------ class imbalance
+
+
+class ClassImbalance(NamedTuple):
+    """What the config does against rare classes, as arrays of shape (classes,)."""
+
+    weights: np.ndarray  # of an image of each class in the loss
+    offsets: np.ndarray  # added to the logits while training
+
+
+def class_frequencies(labels: np.ndarray, label_type: LabelType, classes: int) -> np.ndarray:
+    """How common each class is among `labels`, (classes,) in 0..1; above 0 for all, also for a class without images."""
+    counts = label_type.counts(labels, classes)
+    return np.asarray(np.maximum(counts, 1) / max(1, len(labels)))
+
+
+def against_imbalance(method: str, task_loss: TaskLoss, frequencies: np.ndarray) -> ClassImbalance:
+    """Weights and offsets for classes of these `frequencies` (classes,); `oversample` and `none` need neither.
+
+    `weights`: see `losses`. `logit_adjust`: the logarithm of how common a class is, so that the logits themselves
+    learn to do without it (Menon et al. 2021, Long-tail learning via logit adjustment).
+    """
+    weights, offsets = np.ones(len(frequencies)), np.zeros(len(frequencies))
+    if method == "weights":
+        weights = task_loss.class_weights(frequencies)
+    if method == "logit_adjust":
+        offsets = np.log(frequencies)
+    return ClassImbalance(weights, offsets)

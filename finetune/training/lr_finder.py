@@ -1,29 +1,31 @@
 """What a few trial steps tell before a phase begins: a good learning rate, and how long an epoch takes.
 
-`learning_rate: auto`: a short test before a phase finds the rate (Smith 2017, Cyclical Learning Rates, section 3.3).
-
-The rate grows from step to step while the loss is watched; where the loss is lowest it is still falling at a tenth of
-that rate, which is taken (the rule of fastai's `lr_find`). The weights are put back after every trial.
+`learning_rate: auto` is found by a short test (Smith 2017, Cyclical Learning Rates, section 3.3): the rate grows from
+step to step while the loss is watched; where the loss is lowest it is still falling at a tenth of that rate, which is
+taken (the rule of fastai's `lr_find`). The weights are put back after every trial.
 """
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune.config import PhaseConfig as Settings
-from finetune.training.trainer import Phase, Trainer, weights_kept
+from finetune.training.phases import Phase
+from finetune.training.weights import weights_restored
+
+if TYPE_CHECKING:
+    from finetune.training.loop import Trainer
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
 SMOOTHING = 0.9  # of the moving average of the losses
-ENOUGH = 4.0  # times the lowest loss: the test ends
+TOO_HIGH = 4.0  # times the lowest loss: the test ends
 MARGIN = 10.0
-TIMED = 4  # steps that tell how long an epoch takes
-Make = Callable[[Settings], Trainer]
+TIMED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -35,34 +37,36 @@ class LearningRateCurve:
     chosen: float
 
 
-def find_learning_rate(phase: Phase, make: Make) -> LearningRateCurve:
-    """Tries rates on `phase`; `make(settings)` gives its PhaseTraining with a constant rate, on the same weights."""
-    trainer = make(_constant(phase, LOWEST))
-    with weights_kept(trainer.above.variables):
-        rates, losses = _try(trainer)
+def find_learning_rate(phase: Phase, make_trainer: "Callable[[Phase], Trainer]") -> LearningRateCurve:
+    """Try growing learning rates on `phase`; `make_trainer` gives a Trainer that begins with the weights of now."""
+    trainer = make_trainer(_at_constant_rate(phase))
+    with weights_restored(trainer.above.variables):
+        rates, losses = _try_rates(trainer)
     return LearningRateCurve(tuple(rates), tuple(losses), choose_learning_rate(rates, losses))
 
 
-def seconds_per_epoch(phase: Phase, make: Make) -> float:
+def seconds_per_epoch(phase: Phase, make_trainer: "Callable[[Phase], Trainer]") -> float:
     """How long an epoch of `phase` will take here, validation included: a few steps are timed and undone."""
-    trainer = make(_constant(phase, LOWEST))
+    trainer = make_trainer(_at_constant_rate(phase))
     steps: list[float] = []
-    with weights_kept(trainer.above.variables):
-        for inputs, labels in itertools.islice(trainer.epoch_batches(), TIMED + 1):
+    with weights_restored(trainer.above.variables):
+        for inputs, labels in islice(trainer.epoch_batches(), TIMED_STEPS + 1):
             started = time.monotonic()
             trainer.try_step(inputs, labels)
             steps.append(time.monotonic() - started)
         started = time.monotonic()
         trainer.validate()
         validation = time.monotonic() - started
-    return float(statistics.median(steps[1:] or steps)) * trainer.steps_per_epoch + validation
+    without_compiling = steps[1:] or steps
+    return float(statistics.median(without_compiling)) * trainer.steps_per_epoch + validation
 
 
-def _constant(phase: Phase, rate: float) -> Settings:
-    return phase.settings.model_copy(update={"learning_rate": rate, "schedule": "constant", "warmup": 0.0})
+def _at_constant_rate(phase: Phase) -> Phase:
+    changes = {"learning_rate": LOWEST, "schedule": "constant", "warmup": 0.0}
+    return replace(phase, settings=phase.settings.model_copy(update=changes))
 
 
-def _try(trainer: Trainer) -> tuple[list[float], list[float]]:
+def _try_rates(trainer: "Trainer") -> tuple[list[float], list[float]]:
     rates: list[float] = []
     losses: list[float] = []
     average, step = 0.0, 0
@@ -70,10 +74,10 @@ def _try(trainer: Trainer) -> tuple[list[float], list[float]]:
     while step < STEPS:
         for inputs, labels in trainer.epoch_batches():
             trainer.optimizer.learning_rate.assign(growing[step])
-            loss, _, _, finite = trainer.try_step(inputs, labels)
-            average = SMOOTHING * average + (1 - SMOOTHING) * loss
+            result = trainer.try_step(inputs, labels)
+            average = SMOOTHING * average + (1 - SMOOTHING) * result.loss
             smooth = average / (1 - SMOOTHING ** (step + 1))
-            if not finite or (losses and smooth > ENOUGH * min(losses)):
+            if not result.finite or (losses and smooth > TOO_HIGH * min(losses)):
                 return rates, losses
             rates.append(float(growing[step]))
             losses.append(float(smooth))

@@ -1,7 +1,7 @@
 """How a phase turns gradients into steps: optimizer, schedule of the learning rate, slower steps for earlier blocks.
 
-    optimizer = build(settings, total_steps)              Keras' own optimizer, set up as the config says
-    slow_down(optimizer, {variable: 0.8, ...})            these variables take shorter steps
+    optimizer = build_optimizer(settings, total_steps)       Keras' own optimizer, set up as the config says
+    scales = layer_scales(blocks, above, decay=0.8)          for `keras_patches.scale_learning_rates`
 
 All state is in `optimizer.variables`, so that a checkpoint holds it.
 """
@@ -31,20 +31,20 @@ def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
         "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
     }
     if settings.optimizer == "sgd":
-        made = keras.optimizers.SGD(momentum=MOMENTUM, nesterov=True, **common)
+        optimizer = keras.optimizers.SGD(momentum=MOMENTUM, nesterov=True, **common)
     elif settings.optimizer == "adamw":
-        made = keras.optimizers.AdamW(**{**common, "weight_decay": settings.weight_decay})
+        optimizer = keras.optimizers.AdamW(**{**common, "weight_decay": settings.weight_decay})
     else:
-        made = keras.optimizers.Adam(**common)
+        optimizer = keras.optimizers.Adam(**common)
     if settings.weight_decay:
-        made.exclude_from_weight_decay(var_names=NO_DECAY)
-    return made
+        optimizer.exclude_from_weight_decay(var_names=NO_DECAY)
+    return optimizer
 
 
 def learning_rate_schedule(settings: PhaseConfig, total_steps: int) -> Any:
     """The learning rate: a number, or a Keras schedule over `total_steps` steps. `plateau` lowers it between epochs."""
     if settings.learning_rate == "auto":
-        raise ValueError("learning_rate: auto must be found before training (see `rates`)")
+        raise ValueError("learning_rate: auto must be found before training (see `lr_finder`)")
     peak, warm = float(settings.learning_rate), round(settings.warmup * total_steps)
     match settings.schedule:
         case "cosine":  # Loshchilov & Hutter 2017, one cycle without restarts
@@ -86,32 +86,16 @@ def lower_learning_rate(optimizer: Any, waited: int) -> None:
 # ------------------------------------------------------------------------------------- discriminative learning rates
 
 
-def layer_scales(found: Sequence[Block], above: Any, decay: float) -> dict[Any, float]:
+def layer_scales(blocks: Sequence[Block], above: Any, decay: float) -> dict[Any, float]:
     """What the steps of each trainable variable of the model `above` are multiplied by: the head 1, the last block
     `decay`, the one before `decay` squared, and so on (discriminative fine-tuning, Howard & Ruder 2018)."""
     scales: dict[Any, float] = {}
     if decay == 1:
         return scales
-    held = {id(variable) for variable in above.trainable_variables}
-    for depth, block in enumerate(reversed(found), start=1):
+    trainable = {id(variable) for variable in above.trainable_variables}
+    for depth, block in enumerate(reversed(blocks), start=1):
         for layer in block.layers:
             for variable in layer.trainable_variables:
-                if id(variable) in held:
+                if id(variable) in trainable:
                     scales[variable.value.ref()] = math.pow(decay, depth)
     return scales
-
-
-def scale_learning_rates(optimizer: Any, scales: dict[Any, float]) -> None:
-    """Multiplies the steps of some variables, by their `ref()`; the step itself is that of the optimizer.
-
-    Keras passes the learning rate to `update_step` for each variable, so this is where it can differ between them.
-    keras.optimizers.MultiOptimizer would need one optimizer with a state of its own per block.
-    """
-    if not scales:
-        return
-    plain = optimizer.update_step
-
-    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        return plain(gradient, variable, learning_rate * scales.get(variable.ref(), 1.0))
-
-    optimizer.update_step = update_step

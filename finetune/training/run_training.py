@@ -119,16 +119,17 @@ def _train_as_one_of_several(
     if place.rank == 0:
         terminal.say(f"Waiting for {place.world_size - 1} other process(es): {', '.join(place.addresses)}")
     from finetune.training.distributed.group import join_group
-    from finetune.training.experiment import assert_same_start, train_as_follower
+    from finetune.training.experiment import train_as_follower
+    from finetune.training.start_checks import assert_same_command
 
     exit_at_once()  # TensorFlow would wait for the others, who may have gone
     with join_group(place, device) as group:
-        with group.together():
+        with group.synchronized():
             requested = request.requested_config()
-        assert_same_start(group, requested)
+        assert_same_command(group, requested)
         target: Run | Config | None = None
-        with group.together():
-            if group.chief:
+        with group.synchronized():
+            if group.rank == 0:
                 target = request.find()
         if target is not None:
             return _train(target, request, command, terminal, stop)

@@ -1,10 +1,10 @@
 """The same few validation images, epoch after epoch: what the classifier calls them, and where it looks.
 
-    watched = Samples(training)            at the start of a phase
-    jpeg = watched.sheet()                 whenever the weights have moved
+    samples = SampleSheet(trainer)         at the start of a phase
+    jpeg = samples.sheet()                 whenever the weights have moved
 
 What is frozen is computed once, so that a sheet costs a few milliseconds in the head phase and less than a small batch
-when fine-tuning. Nothing here draws a random number or changes a weight: training goes on as if nobody had looked.
+when fine-tuning. Nothing here draws a random number or changes a weight: the training is the same without it.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from finetune.data import Transform, epoch_order, image_batches, image_reader
 from finetune.evaluation import draw_pairs, grad_cam, heatmap, overlay_heatmap, task_for
 from finetune.models import FEATURE_BATCH
-from finetune.training.trainer import Trainer
+from finetune.training.loop import Trainer
 from finetune.utils import keras
 
 COUNT = 8
@@ -24,37 +24,37 @@ COUNT = 8
 class SampleSheet:
     """Up to `COUNT` validation images of a phase, chosen by the seed, as many classes among them as there can be."""
 
-    def __init__(self, training: Trainer) -> None:
-        classifier, dataset = training.classifier, training.dataset
+    def __init__(self, trainer: Trainer) -> None:
+        classifier, dataset = trainer.classifier, trainer.dataset
         self.classes, self.label_type = classifier.classes, classifier.label_type
         groups = dataset.label_type.group_ids(dataset.labels)
-        chosen = spread_over_classes(training.validation_indices, groups, COUNT, seed=training.seed)
-        images, readable = _read(training, chosen, classifier.transform)
+        chosen = spread_over_classes(trainer.validation_indices, groups, COUNT, seed=trainer.seed)
+        images, readable = _read(trainer, chosen, classifier.transform)
         self.indices, self.images = chosen[readable], images[readable]  # a file may have gone since the check
         self.truth = dataset.labels[self.indices]
-        learning = bool(training.phase.blocks)  # else the whole backbone is frozen, and its output is what we keep
-        self._rise = keras.Model(training.phase.cut, classifier.feature_map) if learning else None
+        learning = bool(trainer.phase.blocks)  # else the whole backbone is frozen, and its output is what we keep
+        self._above = keras.Model(trainer.phase.cut, classifier.feature_map) if learning else None
         self._head = keras.Model(classifier.feature_map, classifier.model.output)
         if learning:
-            self._below = next(training.source.batches(self.indices, None, COUNT))
+            self._below = next(trainer.source.batches(self.indices, None, COUNT))
         else:
             self._below = classifier.backbone(self.images.astype(np.float32), training=False)
 
     def sheet(self) -> bytes:
-        """A JPEG: each image, below it what spoke for the answer (Grad-CAM), then the answer."""
-        found = self._below if self._rise is None else self._rise(self._below, training=False)
-        cells, logits = (array.numpy() for array in grad_cam(self._head, found))
+        """A JPEG: each image, below it what spoke for the prediction (Grad-CAM), then the prediction."""
+        feature_map = self._below if self._above is None else self._above(self._below, training=False)
+        cells, logits = (array.numpy() for array in grad_cam(self._head, feature_map))
         task = task_for(self.label_type)
-        answers, probabilities = self.label_type.decide(logits, 0.0), task.probabilities(logits)
-        right = task.agreement(answers, self.truth) == 1
-        looks = [
+        predicted, probabilities = self.label_type.decide(logits, 0.0), task.probabilities(logits)
+        correct = task.agreement(predicted, self.truth) == 1
+        overlays = [
             overlay_heatmap(image, heatmap(map, len(image))) for image, map in zip(self.images, cells, strict=True)
         ]
         captions = [
-            f"{self._name(answer)}\n{row.max():.0%}" + ("" if good else f", is {self._name(true)}")
-            for answer, true, row, good in zip(answers, self.truth, probabilities, right, strict=True)
+            f"{self._name(label)}\n{row.max():.0%}" + ("" if is_correct else f", is {self._name(true)}")
+            for label, true, row, is_correct in zip(predicted, self.truth, probabilities, correct, strict=True)
         ]
-        return draw_pairs(list(self.images), looks, captions, right.tolist())
+        return draw_pairs(list(self.images), overlays, captions, correct.tolist())
 
     def _name(self, label: Any) -> str:
         return self.label_type.display_text(label, self.classes)
@@ -76,23 +76,23 @@ def spread_over_classes(indices: np.ndarray, labels: np.ndarray, count: int, *, 
     return ordered
 
 
-def thumbnails(training: Trainer, indices: np.ndarray, side: int) -> np.ndarray:
+def thumbnails(trainer: Trainer, indices: np.ndarray, side: int) -> np.ndarray:
     """(n, side, side, 3) uint8: what the network sees of `indices`, small; black where a file has gone."""
-    return _read(training, indices, dataclasses.replace(training.classifier.transform, size=side))[0]
+    return _read(trainer, indices, dataclasses.replace(trainer.classifier.transform, size=side))[0]
 
 
-def _read(training: Trainer, indices: np.ndarray, transform: Transform) -> tuple[np.ndarray, np.ndarray]:
+def _read(trainer: Trainer, indices: np.ndarray, transform: Transform) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, S, S, 3), and which of them could be read."""
-    paths = training.dataset.paths(indices)
+    paths = trainer.dataset.paths(indices)
     (batch,) = image_batches(image_reader(paths, transform), np.arange(len(paths)), len(paths))
     readable = np.array([at not in batch.problems for at in range(len(paths))])
     return batch.images, readable
 
 
-def vectors(training: Trainer, indices: np.ndarray) -> np.ndarray:
+def feature_vectors(trainer: Trainer, indices: np.ndarray) -> np.ndarray:
     """(n, channels) float32: what the head sees of `indices`, with the weights as they are now."""
-    head_input: Any = training.classifier.head_input
-    rise = keras.Model(training.phase.cut, head_input) if training.phase.blocks else None
-    parts = training.source.batches(indices, None, FEATURE_BATCH)
-    whole = np.concatenate([part if rise is None else rise(part, training=False).numpy() for part in parts])
+    head_input: Any = trainer.classifier.head_input
+    above = keras.Model(trainer.phase.cut, head_input) if trainer.phase.blocks else None
+    parts = trainer.source.batches(indices, None, FEATURE_BATCH)
+    whole = np.concatenate([part if above is None else above(part, training=False).numpy() for part in parts])
     return whole.astype(np.float32)

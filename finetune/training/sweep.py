@@ -29,7 +29,6 @@ from finetune.config import Config, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, open_dataset
 from finetune.evaluation import display_path
 from finetune.runs import refuse_run_folder
-from finetune.training.callbacks import write_hparams
 from finetune.training.experiment import train_config
 from finetune.training.search_space import SearchSpace, current_point, grid_points
 from finetune.training.sweep_results import (
@@ -48,6 +47,7 @@ from finetune.training.sweep_study import (
     retry_dead_trials,
     retry_trial,
 )
+from finetune.training.tensorboard import write_hparams
 from finetune.training.tryout import Bench
 from finetune.utils import (
     ConfigError,

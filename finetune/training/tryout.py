@@ -8,7 +8,6 @@ does not differ from the config before is kept: the network (its variables are p
 regression that the head starts from.
 """
 
-import dataclasses
 import gc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config import Config, PhaseConfig
+from finetune.config import Config
 from finetune.data import Dataset
 from finetune.evaluation import LinearProbe, ValidationScores
 from finetune.models import (
@@ -27,17 +26,12 @@ from finetune.models import (
     build_classifier,
     prepare_features,
 )
-from finetune.training.baseline import probe_head_features, set_head_weights
-from finetune.training.lr_finder import find_learning_rate
-from finetune.training.trainer import (
-    Callback,
-    Phase,
-    PhaseResult,
-    Trainer,
-    TrainingState,
-    plan_phases,
-    run_phase,
-)
+from finetune.training.callbacks import Callback
+from finetune.training.journal import PhaseResult
+from finetune.training.loop import Trainer, fit_phases
+from finetune.training.phase_start import fit_head_probe
+from finetune.training.phases import Phase, plan_phases
+from finetune.training.scoring import logits_above, validation_scores
 from finetune.utils import ProgressCallback, keras
 
 HEAD_ONLY = {"dropout", "hidden", "cosine", "batch_norm"}  # keys of `model` that change no feature of a frozen network
@@ -83,7 +77,7 @@ class Bench:
         self,
         config: Config,
         *,
-        watcher: Callback | None = None,
+        callbacks: Sequence[Callback] = (),
         check_stop: Callable[[], None] = lambda: None,
     ) -> Measured:
         """Trains `config` (its recipe complete).
@@ -93,24 +87,30 @@ class Bench:
         keras.utils.set_random_seed(config.seed)
         classifier = self._classifier(config)
         phases = plan_phases(config, classifier)
-        standing, found = TrainingState(), []
-        for phase, source in zip(phases, self._features(config, classifier, phases), strict=True):
-            trainer = self._trainer(config, classifier, phase, source, standing)
-            started = phase.index > 0 or self._start_head(config, classifier, trainer)
-            result = run_phase(
-                trainer,
-                has_start=started,
-                watcher=watcher or Callback(),
-                commit=lambda _: None,
-                record=lambda _: None,
-                check_stop=check_stop,
-            )
-            found.append(result)
-            standing = TrainingState(phase=phase.index + 1, step=standing.step)
-        measured = Measured(trainer.validate(), tuple(found))
-        del trainer
+        sources = self._features(config, classifier, phases)
+        results = fit_phases(
+            phases,
+            classifier,
+            sources,
+            self.dataset,
+            config=config,
+            callbacks=callbacks,
+            check_stop=check_stop,
+            fit_probe=self._fit_probe,
+        )
+        scores = validation_scores(
+            lambda indices: logits_above(classifier, phases[-1], sources[-1], indices),
+            self.dataset.labels,
+            self.dataset.indices("validation"),
+        )
         gc.collect()  # compiled steps hold cycles, which would otherwise pile up over the trials
-        return measured
+        return Measured(scores, results)
+
+    def _fit_probe(self, trainer: Trainer) -> LinearProbe | None:
+        key = (*_below(trainer.config), trainer.config.imbalance)
+        if key not in self._baselines:
+            self._baselines[key] = fit_head_probe(trainer)
+        return self._baselines[key]
 
     def _classifier(self, config: Config) -> Classifier:
         key = (config.model.model_dump_json(), config.seed)
@@ -137,34 +137,6 @@ class Bench:
                 return found  # they belong to this network
             self._sources = key, found
         return self._sources[1]
-
-    def _trainer(
-        self,
-        config: Config,
-        classifier: Classifier,
-        phase: Phase,
-        source: FeatureSource,
-        standing: TrainingState,
-    ) -> Trainer:
-        def make(settings: PhaseConfig) -> Trainer:
-            tried = dataclasses.replace(phase, settings=settings)
-            begun = TrainingState(phase=phase.index)
-            return Trainer(tried, classifier, source, self.dataset, config=config, progress=begun)
-
-        if phase.settings.learning_rate == "auto":
-            found = phase.settings.model_copy(update={"learning_rate": find_learning_rate(phase, make).chosen})
-            phase = dataclasses.replace(phase, settings=found)
-        return Trainer(phase, classifier, source, self.dataset, config=config, progress=standing)
-
-    def _start_head(self, config: Config, classifier: Classifier, trainer: Trainer) -> bool:
-        if config.head.start == "random" or not classifier.spec.linear_head:
-            return False
-        key = (*_below(config), config.imbalance)
-        if key not in self._baselines:
-            self._baselines[key] = probe_head_features(trainer)
-        if (found := self._baselines[key]) is not None:
-            set_head_weights(found, classifier)
-        return found is not None
 
 
 def _below(config: Config) -> tuple[Any, ...]:

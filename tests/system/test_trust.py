@@ -124,7 +124,7 @@ def test_a_logger_that_fails_costs_no_work(forge: Forge, unbroken: dict, output:
     (tmp_path / "elsewhere").mkdir()
     output.symlink_to(tmp_path / "elsewhere")  # a link is as good as a folder
     full = "def full(): raise OSError(28, 'No space left on device')\n"
-    moment = "at(callbacks.tf.summary, 'scalar', 17, act=full)"  # after 6 steps and an epoch: that of the 7th step
+    moment = "at(tensorboard.tf.summary, 'scalar', 17, act=full)"  # after 6 steps and an epoch: that of the 7th step
     assert forge.run("train", "cfg.yaml", "--output", output, patch=full + moment) == 5
     assert "tensorboard" in forge.said()
     run = output / "colours-1"

@@ -1,75 +1,16 @@
-"""Who listens to a training: lines for people, and event files without a doubled point after a restart."""
+"""Who is told about a training: everybody, in order, and without costing work when one of them fails."""
 
 import io
-import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
-from PIL import Image
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
-from tensorboard.plugins.projector import ProjectorConfig
-from tensorboard.util.tensor_util import make_ndarray
 
-from finetune import configs
-from finetune.training import callbacks as monitoring, experiment, projector, samples
-from finetune.training.trainer import Callback, PhaseResult
-from finetune.utils.errors import ResourceError
-from finetune.utils.terminal import Terminal
+from finetune.training.callbacks import Callback, CallbackList, ProgressLogger
+from finetune.training.journal import PhaseResult
+from finetune.utils import ResourceError, Terminal
 
-
-def training(step=0, **changes):
-    return SimpleNamespace(progress=SimpleNamespace(step=step, epoch=0, batch=1, waited=0), **changes)
-
-
-def values(folder, tag):
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
-    events.Reload()
-    found = events.Tensors(tag)
-    return {event.step: make_ndarray(event.tensor_proto).item() for event in found}, len(found)
-
-
-def row(step):
-    return {"step": step, "loss": step, "accuracy": 0.5, "validation_loss": step, "validation_accuracy": 0.25}
-
-
-def test_steps_and_epochs_are_written_where_tensorboard_finds_them(tmp_path):
-    board = monitoring.TensorBoard(tmp_path / "tensorboard", "name: <b>x</b>\nseed: 1\n")
-    for step in (1, 2, 3):
-        board.step_done(training(step), loss=step / 10, learning_rate=0.5)
-    board.epoch_done(training(3), row(3))
-    board.close()
-    assert values(tmp_path / "tensorboard" / "train", "step/loss")[0] == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3})
-    assert values(tmp_path / "tensorboard" / "train", "epoch/accuracy")[0] == {3: 0.5}
-    assert values(tmp_path / "tensorboard" / "validation", "epoch/accuracy")[0] == {3: 0.25}
-    assert b"    seed: 1" in values(tmp_path / "tensorboard" / "train", "config")[0][0]  # indented: shown as it is
-
-
-def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
-    folder = tmp_path / "tensorboard"
-    # The loss tells the session: the first begins, each of the others goes on from a checkpoint after step 3.
-    for loss, first_step, steps in ((1, 0, range(1, 6)), (2, 3, range(4, 8)), (3, 3, range(4, 7))):
-        old = set(folder.glob("*/*"))
-        board = monitoring.TensorBoard(folder, "seed: 1", first_step=first_step)
-        for step in steps:
-            board.step_done(training(step), loss=loss, learning_rate=0.5)
-        board.epoch_done(training(5), row(5))
-        board.close()
-        for path in set(folder.glob("*/*")) - old:  # files are read in the order of their names: these are of a day
-            path.rename(path.with_name(re.sub(r"tfevents\.\d{10}", f"tfevents.170000000{loss}", path.name)))
-        points, count = values(folder / "train", "step/loss")
-        assert points == {1: 1, 2: 1, 3: 1} | dict.fromkeys(steps, loss)
-        assert count == len(points)
-        for part in ("train", "validation"):
-            assert values(folder / part, "epoch/loss")[1] == 1
-
-
-def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path):
-    (tmp_path / "tensorboard").write_text("a file")
-    with pytest.raises(ResourceError, match="tensorboard"):
-        monitoring.TensorBoard(tmp_path / "tensorboard", "seed: 1")
+EVENTS = ("on_train_begin", "on_phase_begin", "on_train_batch_end", "on_epoch_end", "on_phase_end", "on_train_end")
 
 
 def test_everything_is_passed_on_to_all():
@@ -80,227 +21,65 @@ def test_everything_is_passed_on_to_all():
             self.name = name
 
         def __getattribute__(self, what):
-            if what in ("phase_started", "step_done", "epoch_done", "phase_done", "close"):
+            if what in EVENTS:
                 return lambda *_: heard.append((self.name, what))
             return super().__getattribute__(what)
 
-    everybody = monitoring.CallbackList([Listener("a"), Listener("b")])
-    everybody.phase_started(None)
-    everybody.step_done(None, 1.0, 0.1)
-    everybody.epoch_done(None, {})
-    everybody.phase_done(None, None)
-    everybody.close()
-    events = ("phase_started", "step_done", "epoch_done", "phase_done", "close")
-    assert heard == [(name, event) for event in events for name in ("a", "b")]
+    callbacks = CallbackList([Listener("a"), Listener("b")])
+    callbacks.on_train_begin()
+    callbacks.begin_phase("the trainer", lambda: None)
+    callbacks.on_train_batch_end(0, {})
+    callbacks.on_epoch_end(0, {})
+    callbacks.on_phase_end(PhaseResult("head", 1, 1, {}))
+    callbacks.on_train_end()
+    assert heard == [(name, event) for event in EVENTS for name in ("a", "b")]
+    assert [callback.trainer for callback in callbacks.callbacks] == ["the trainer"] * 2
 
 
 @pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), ValueError("a bug")])
-@pytest.mark.parametrize("lost", [False, True])
-def test_when_a_listener_fails_the_work_is_committed_before_its_error_goes_on(trouble, lost):
-    committed = []
+@pytest.mark.parametrize("disk_is_full", [False, True])
+def test_when_a_callback_fails_the_work_is_saved_before_its_error_is_raised(trouble, disk_is_full):
+    saved = []
 
     class Failing(Callback):
-        def step_done(self, training, loss, learning_rate):
+        def on_train_batch_end(self, batch, logs):
             raise trouble
 
-    def commit(training):
-        committed.append(training)
-        if lost:
+    def save():
+        saved.append("work")
+        if disk_is_full:
             raise ResourceError("nor can this be written")
 
-    everybody = monitoring.CallbackList([Callback(), Failing()], commit)
+    callbacks = CallbackList([Callback(), Failing()])
+    callbacks.begin_phase("the trainer", save)
     with pytest.raises(type(trouble)) as caught:
-        everybody.step_done("the training", 1.0, 0.1)
+        callbacks.on_train_batch_end(0, {})
     assert caught.value is trouble
-    assert committed == ["the training"]
+    assert saved == ["work"]
 
 
 def test_people_read_a_line_an_epoch_and_what_was_undone():
-    screen = Terminal()
-    screen.console.file = io.StringIO()
-    lines = monitoring.ProgressLogger(screen)
-    bars = []
-    lines.update = lambda done, total: bars.append((done, total))
-    phase = SimpleNamespace(name="fine_tune", blocks=("block3",), index=1)
-    busy = training(
-        phase=phase,
+    terminal = Terminal()
+    terminal.console.file = io.StringIO()
+    logger = ProgressLogger(terminal)
+    logger.trainer = SimpleNamespace(
+        phase=SimpleNamespace(name="fine_tune", blocks=("block3",), index=1),
         settings=SimpleNamespace(epochs=4),
         above=SimpleNamespace(trainable_variables=[np.zeros((10, 200))]),
         steps_per_epoch=5,
+        state=SimpleNamespace(epoch=0, batch=1, waited=0),
     )
-    lines.phase_started(busy)
-    lines.step_done(busy, 0.1, 0.1)
-    lines.epoch_done(
-        busy, {"epoch": 1, "loss": 0.5, "validation_loss": 0.25, "validation_accuracy": 0.75, "seconds": 1.25}
-    )
-    busy.progress.waited = 1
-    lines.epoch_done(
-        busy, {"epoch": 2, "loss": 0.5, "validation_loss": 0.3, "validation_accuracy": 0.7, "seconds": 1.25}
-    )
-    lines.phase_done(busy, PhaseResult("fine_tune", 2, 0, {}))
-    opening, first, second, undone = screen.console.file.getvalue().splitlines()
+    row = {"epoch": 1, "loss": 0.5, "validation_loss": 0.25, "validation_accuracy": 0.75, "seconds": 1.25}
+    logger.on_phase_begin()
+    logger.on_train_batch_end(0, {"loss": 0.1, "learning_rate": 0.1})
+    logger.on_epoch_end(0, row)
+    logger.trainer.state.waited = 1
+    logger.on_epoch_end(1, {**row, "epoch": 2})
+    logger.on_phase_end(PhaseResult("fine_tune", 2, 0, {}))
+    opening, first, second, undone = terminal.console.file.getvalue().splitlines()
     assert opening == "fine_tune: training blocks from block3 on, 2,000 weights"
     assert " ".join(first.split()) == (
         "epoch 1/4 loss 0.5000 validation: loss 0.2500, accuracy 75.00% 1.2 s best so far"
     )
     assert "best so far" not in second
     assert undone.startswith("warning: fine_tune did not beat")
-    assert bars == [(1, 20)]
-
-
-# ------------------------------------------------------------------------------------------------ a whole training
-
-
-@pytest.fixture(scope="module")
-def watched(images, tmp_path_factory):
-    """A run with everything that TensorBoard can be asked for, and what the terminal said."""
-    folder = tmp_path_factory.mktemp("watched")
-    screen = Terminal()
-    screen.console.file = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        result = experiment.train_config(settings(images, folder, histograms=True, profile=True), terminal=screen)
-    return result, screen.console.file.getvalue()
-
-
-def settings(images, folder, **options):
-    phase = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}
-    return configs.load_config(
-        {
-            "name": "colours",
-            "output": str(folder / "runs"),
-            "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
-            "model": {"backbone": "tiny", "weights": "none"},
-            "head": phase,
-            "fine_tune": phase | {"unfreeze": 2},
-            "tensorboard": options,
-        }
-    )
-
-
-def events_of(run, part):
-    found = EventAccumulator(str(run.tensorboard / part), size_guidance={"tensors": 0})
-    found.Reload()
-    return found
-
-
-def test_who_watches_changes_nothing(watched, images, tmp_path):
-    plain = experiment.train_config(settings(images, tmp_path))
-    pairs = zip(plain.classifier.model.get_weights(), watched[0].classifier.model.get_weights(), strict=True)
-    assert all(np.array_equal(*pair) for pair in pairs)
-    tags = events_of(plain.run, "train").Tags()["tensors"]
-    assert not [tag for tag in tags if tag.startswith(("weights/", "gradients/"))]
-    assert not (plain.run.tensorboard / "train/plugins").exists()
-
-
-def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
-    found = events_of(watched[0].run, "train")
-    steps = {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
-    for kind in ("weights", "gradients"):
-        assert steps[f"{kind}/logits/kernel"] == [6, 12, 18, 24]
-        assert steps[f"{kind}/block3_conv/kernel"] == [18, 24]  # the fine-tune phase alone
-        assert not [tag for tag in steps if tag.startswith(f"{kind}/block1_")]
-    buckets = make_ndarray(found.Tensors("gradients/logits/kernel")[0].tensor_proto)  # (left, right, count)
-    assert buckets[:, 2].sum() == 32 * 3
-    assert buckets[0, 0] < 0 < buckets[-1, 1]
-
-
-def test_a_profile_of_each_phase_is_left_and_it_is_said_how_to_see_it(watched):
-    result, said = watched
-    assert len(list(result.run.tensorboard.glob("train/plugins/profile/*/*.xplane.pb"))) == 2
-    assert said.count("pip install xprof") == 2
-
-
-def test_the_projector_finds_a_point_for_every_validation_image(watched):
-    run = watched[0].run
-    folder = run.tensorboard / "validation"
-    config = ProjectorConfig()
-    text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
-    assert [embedding.tensor_name for embedding in config.embeddings] == ["head", "fine_tune"]
-    rows = [line.split(",") for line in run.splits_csv.read_text().splitlines()]
-    expected = sorted((row[1], row[0]) for row in rows if row[2] == "validation")
-    for embedding in config.embeddings:
-        vectors = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
-        assert vectors.shape == (15, 32)
-        head, *points = [line.split("\t") for line in (folder / embedding.metadata_path).read_text().splitlines()]
-        assert head == ["class", "answer", "file"]
-        assert sorted((true, file) for true, _, file in points) == expected
-        assert {answer for _, answer, _ in points} <= {"blue", "green", "red"}
-        with Image.open(folder / embedding.sprite.image_path) as sprite:
-            assert sprite.size == (4 * 64, 4 * 64)
-        assert list(embedding.sprite.single_image_dim) == [64, 64]
-
-
-def test_a_finished_run_is_a_row_of_hparams(watched):
-    result = watched[0]
-    found = events_of(result.run, "result")
-    tags = [tag for tag in found.Tags()["tensors"] if not tag.startswith("_hparams_")]
-    accuracies = {tag: make_ndarray(found.Tensors(tag)[0].tensor_proto).item() for tag in tags}
-    validation = result.run.phases[-1]["validation"]["accuracy"]
-    assert accuracies == pytest.approx(
-        {"accuracy/validation": validation, "accuracy/test": result.metrics.accuracy.value}
-    )
-    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    start = parse_session_start_info_plugin_data(content)
-    assert start.group_name == result.run.path.name
-    assert start.hparams["model.backbone"].string_value == "tiny"
-    assert start.hparams["fine_tune.learning_rate"].number_value == 0.01
-    assert start.hparams["fine_tune.unfreeze"].string_value == "2"
-    assert "model.image_size" not in start.hparams  # not set: no value
-
-
-def test_every_hparam_is_a_key_of_the_config(images, tmp_path):
-    found = monitoring._hparams(settings(images, tmp_path))
-    assert set(monitoring.HPARAMS) - found.keys() == {"model.image_size"}
-
-
-def test_a_result_told_twice_counts_once(images, tmp_path):
-    for accuracy in (0.5, 0.75):
-        monitoring.write_hparams(tmp_path / "result", "a-1", settings(images, tmp_path), {"test": accuracy})
-    assert values(tmp_path / "result", "accuracy/test") == ({0: 0.75}, 1)
-
-
-# --------------------------------------------------------------------------------------------------- the pieces
-
-
-def test_samples_take_each_class_before_any_comes_twice():
-    labels = np.array([0] * 50 + [1] * 3 + [2] * 50)
-    indices = np.arange(2, 103)
-    chosen = samples.spread_over_classes(indices, labels, 6, seed=1)
-    assert labels[chosen].tolist() == [0, 0, 1, 1, 2, 2]
-    assert set(chosen) <= set(indices)
-    assert chosen.tolist() == samples.spread_over_classes(indices, labels, 6, seed=1).tolist()
-    assert chosen.tolist() != samples.spread_over_classes(indices, labels, 6, seed=2).tolist()
-    assert sorted(samples.spread_over_classes(indices[:4], labels, 6, seed=1)) == [2, 3, 4, 5]
-
-
-def test_long_vectors_keep_their_angles_on_fewer_axes(tmp_path):
-    random = np.random.default_rng(0)
-    vectors = (random.normal(size=(40, 8)) @ random.normal(size=(8, 300))).astype(np.float32)  # of 8 dimensions
-    texts = [str(at) for at in range(40)]
-    images = np.zeros((40, projector.SIDE, projector.SIDE, 3), np.uint8)
-    projector.add_to_projector(tmp_path, "head", vectors, {"class": texts, "file": ["a\tb"] * 40}, images)
-    written = np.loadtxt(tmp_path / "head.tsv", delimiter="\t")
-    assert written.shape[1] <= projector.AXES
-    np.testing.assert_allclose(
-        written @ written.T, vectors @ vectors.T, rtol=0.01, atol=0.01 * np.abs(vectors @ vectors.T).max()
-    )
-    lines = (tmp_path / "head_metadata.tsv").read_text().splitlines()
-    assert lines[:2] == ["class\tfile", "0\ta\\x09b"]
-    assert len(lines) == 41
-
-
-def test_an_embedding_joins_those_before_it_and_replaces_its_own(tmp_path):
-    def add(name):
-        images = np.zeros((3, projector.SIDE, projector.SIDE, 3), np.uint8)
-        projector.add_to_projector(
-            tmp_path, name, np.eye(3), {"class": ["a", "b", "c"], "file": ["d", "e", "f"]}, images
-        )
-        config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
-        return [embedding.tensor_name for embedding in config.embeddings]
-
-    assert add("head") == ["head"]
-    assert add("fine_tune") == ["head", "fine_tune"]
-    assert add("fine_tune") == ["head", "fine_tune"]  # a resumed run repeats the end of a phase
-    (tmp_path / "projector_config.pbtxt").write_text("not ours {")
-    assert add("fine_tune") == ["fine_tune"]

@@ -8,7 +8,7 @@ from PIL import Image
 
 import finetune
 from finetune.config import load_config
-from finetune.training import check, check_config, describe_pair, dry_run, trainer
+from finetune.training import check, check_config, describe_pair, dry_run, loop
 from finetune.utils import ConfigError, DataError, ResourceError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
@@ -117,7 +117,7 @@ def test_a_step_that_fails_is_reported(head_only, monkeypatch, error):
         raise error
 
     if error:
-        monkeypatch.setattr(trainer.Trainer, "train_batch", failing_step)
+        monkeypatch.setattr(loop.Trainer, "train_batch", failing_step)
     else:
         head_only["head"]["learning_rate"] = 1e38
     result = check_config(load_config(head_only))

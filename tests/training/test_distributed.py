@@ -4,17 +4,12 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from processes import EAGER, SLOW, Crowd, furnish, outcome
 
-from finetune.training.distributed import group as distribution
-from finetune.training.distributed.cluster import ProcessPlace
-from finetune.utils import device
-from finetune.utils.device import keras, tf
-from finetune.utils.errors import ConfigError, DataError, ResourceError
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 name: colours
@@ -137,11 +132,19 @@ def test_asking_one_stops_all_at_the_same_step(crowd: Crowd, output: Path, unbro
 
 OTHER = {  # what one process has otherwise, by the exit code of all
     "config: ": (2, "import sys; sys.argv[2] = 'other.yaml'"),
-    "keras: ": (2, "from finetune.utils import device; device.library_versions = lambda: {'keras': '3.99'}"),
-    "images: ": (3, "real = data.reopen\ndata.reopen = lambda *args, **more: reversed_labels(real(*args, **more))"),
+    "keras: ": (
+        2,
+        "import finetune.training.start_checks as checks; checks.library_versions = lambda: {'keras': '3.99'}",
+    ),
+    "images: ": (
+        3,
+        "real = experiment.reopen_dataset\n"
+        "experiment.reopen_dataset = lambda *args, **more: reversed_labels(real(*args, **more))",
+    ),
     "weights: ": (
         4,
-        "real = classifier.build\nclassifier.build = lambda *args, **more: real(*args, **{**more, 'seed': 1})",
+        "real = experiment.build_classifier\n"
+        "experiment.build_classifier = lambda *args, **more: real(*args, **{**more, 'seed': 1})",
     ),
 }
 REVERSED = """
@@ -159,59 +162,3 @@ def test_what_differs_is_named_before_anything_begins(crowd: Crowd, output: Path
     for forge in crowd.forges:
         assert name in forge.said()
         assert "on process 1 of 2 (127.0.0.1:" in forge.said()
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [1, 2, 7, 64])
-def test_every_row_counts_once(parts: int, count: int) -> None:
-    """Of every batch, also of one with fewer rows than there are processes."""
-    counted = np.zeros(count)
-    for rank in range(parts):
-        one = group_of(rank, parts)
-        held = one.held(count)
-        assert held.stop > held.start  # kernels crash on empty batches
-        part = one.part(rank, tf.constant(count), tf.constant(held.stop - held.start))
-        rows = part.rows(np.arange(count))
-        assert part.held(np.arange(count)[held]).tolist() == rows.tolist()
-        counted[rows] += part.weight.numpy()
-    assert counted.tolist() == [1] * count
-
-
-def test_shares_are_whole_units_and_all_there_is() -> None:
-    shares = [group_of(rank, 3).share(100, 32) for rank in range(3)]
-    assert [(share.start, share.stop) for share in shares] == [(0, 32), (32, 64), (64, 100)]
-    assert group_of(0, 3).rounds(100, 32) == 2
-    assert [group_of(rank, 3).share(10, 32) for rank in range(3)] == [slice(0, 0), slice(0, 0), slice(0, 10)]
-
-
-def group_of(rank: int, size: int) -> distribution.ProcessGroup:
-    """One of `size` processes with a device each, without the others."""
-    strategy = SimpleNamespace(num_replicas_in_sync=size)
-    return distribution.ProcessGroup(ProcessPlace(rank, tuple("abcde"[:size])), strategy)
-
-
-def test_alone_everything_is_as_if_there_were_no_groups() -> None:
-    alone = distribution.process_group()
-    assert alone is distribution.ALONE
-    assert alone.describe() == ""
-    assert (alone.tell("a"), alone.gather("a"), alone.any(True)) == ("a", ["a"], True)
-    assert alone.total(lambda place: [place, 7]) == [0, 7]
-    with pytest.raises(DataError, match="mine"), alone.together():
-        raise DataError("mine")
-
-
-def test_a_gpu_that_is_not_there() -> None:
-    if device.visible_gpus():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(ResourceError, match="no GPU here"), distribution.use_devices("gpu"):
-        pass
-
-
-def test_what_would_not_be_the_same_is_refused() -> None:
-    two, kl = group_of(0, 2), keras.layers
-    distribution.refuse_if_not_exact(distribution.ALONE, [kl.GaussianNoise(0.1)], 8, 42)
-    distribution.refuse_if_not_exact(two, [kl.Dropout(0.2), kl.BatchNormalization()], 8, 42)
-    with pytest.raises(ConfigError, match="GaussianNoise"):
-        distribution.refuse_if_not_exact(two, [kl.GaussianNoise(0.1)], 8, 42)
-    with pytest.raises(ConfigError, match="last batch of an epoch has 1 images"):
-        distribution.refuse_if_not_exact(two, [kl.BatchNormalization()], 8, 41)

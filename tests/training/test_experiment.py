@@ -14,19 +14,20 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from finetune import api, configs
-from finetune.evaluation import evaluate as assessment
-from finetune.models import build_classifier, load_classifier
-from finetune.runs import run as runs
+from finetune import api
+from finetune.config import load_config
+from finetune.evaluation import evaluate_classifier
+from finetune.models import load_classifier
+from finetune.runs import open_run
 from finetune.training import experiment
-from finetune.utils import terminal
-from finetune.utils.errors import ConfigError, DataError, UsageError
+from finetune.training.run_facts import read_run_facts
+from finetune.utils import ConfigError, DataError, Terminal, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 
 FILES = {
-    "config.yaml", "run.json", "classes.txt", "splits.csv", "predictions.csv", "state.json", "history.csv",
-    "model.keras", "report.json", "report.html", "checkpoints/LAST",
+    "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
+    "predictions.csv", "report.json", "report.html", "checkpoints/LAST",
     "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
     "figures/mistakes.png",
 }  # fmt: skip
@@ -55,8 +56,8 @@ class Story:
     """One training, and everything that it said."""
 
     def __init__(self, settings):
-        self.config = configs.load_config(settings)
-        screen = terminal.Terminal()
+        self.config = load_config(settings)
+        screen = Terminal()
         screen.console.file = io.StringIO()
         self.result = experiment.train_config(
             self.config, command=["finetune", "train", "colours.yaml"], terminal=screen
@@ -162,17 +163,29 @@ def test_classes_and_splits_are_lists(story, images):
 
 def test_the_config_that_is_left_loads_to_an_equal_one(story, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert configs.load_config(story.run.config_yaml) == story.config
+    assert load_config(story.run.config_yaml) == story.config
 
 
 def test_run_json_tells_where_the_run_comes_from(story):
-    facts = experiment.read_run_facts(story.run)
+    facts = read_run_facts(story.run)
     assert facts["command"] == ["finetune", "train", "colours.yaml"]
     assert facts["seed"] == 0
     assert set(facts["versions"]) >= {"finetune", "tensorflow", "keras"}
     assert facts["device"]
     assert facts["seconds"].keys() >= {"reading", "features", "head", "fine_tune", "evaluation", "report"}
     assert "weights" in facts  # none here, and that is said
+
+
+def test_predictions_of_validation_and_test_images_are_kept(story):
+    rows = rows_of(story.run.predictions_csv)
+    assert [row["split"] for row in rows] == ["validation"] * 15 + ["test"] * 15
+    for split, accuracy in (
+        ("validation", story.run.phases[-1]["validation"]["accuracy"]),
+        ("test", story.report["test"]["accuracy"]["value"]),
+    ):
+        chosen = [row for row in rows if row["split"] == split]
+        assert np.mean([row["predicted"] == row["label"] for row in chosen]) == pytest.approx(accuracy)
+        assert all(sum(float(row[name]) for name in ("blue", "green", "red")) == pytest.approx(1) for row in chosen)
 
 
 def test_the_state_is_done_with_both_phases(story):
@@ -265,14 +278,12 @@ def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
 
 def test_a_finished_run_is_not_begun_again_by_evaluate(story):
     before = tree(story.run.path)
-    assert assessment.evaluate_classifier(story.run.path).to_json() == story.report["test"]
+    assert evaluate_classifier(story.run.path).to_json() == story.report["test"]
     assert tree(story.run.path) == before
 
 
 def test_evaluate_measures_what_is_asked_for(story, images, tmp_path):
-    train, validation = (
-        assessment.evaluate_classifier(story.run.path, split=split) for split in ("train", "validation")
-    )
+    train, validation = (evaluate_classifier(story.run.path, split=split) for split in ("train", "validation"))
     assert (train.n, validation.n) == (42, 15)
     assert validation.accuracy.value == pytest.approx(story.run.phases[-1]["validation"]["accuracy"])
     everything = api.evaluate(story.run.path, images)
@@ -280,22 +291,22 @@ def test_evaluate_measures_what_is_asked_for(story, images, tmp_path):
     assert everything.correct == train.correct + validation.correct + story.result.metrics.correct
 
     shutil.copytree(images / "red", tmp_path / "new" / "red")
-    reds = assessment.evaluate_classifier(story.run.path, tmp_path / "new")
+    reds = evaluate_classifier(story.run.path, tmp_path / "new")
     assert [one.n for one in reds.per_class] == [0, 0, 24]
     assert reds.correct == everything.confusion[2, 2]
 
     (tmp_path / "table.csv").write_text(f"path,label\n{images}/red/00.png,red\n{images}/blue/00.png,blue\n")
-    assert assessment.evaluate_classifier(story.run.path, tmp_path / "table.csv").n == 2
+    assert evaluate_classifier(story.run.path, tmp_path / "table.csv").n == 2
 
 
 def test_evaluate_refuses_what_it_cannot_measure(story, images, tmp_path):
     shutil.copytree(images / "red", tmp_path / "new" / "purple")
     with pytest.raises(DataError, match="purple"):
-        assessment.evaluate_classifier(story.run.path, tmp_path / "new")
+        evaluate_classifier(story.run.path, tmp_path / "new")
     with pytest.raises(DataError, match="no such folder or table"):
-        assessment.evaluate_classifier(story.run.path, tmp_path / "absent")
+        evaluate_classifier(story.run.path, tmp_path / "absent")
     with pytest.raises(UsageError, match="--data"):
-        assessment.evaluate_classifier(story.run.model_keras)
+        evaluate_classifier(story.run.model_keras)
 
 
 def test_evaluate_refuses_images_that_have_changed(story, images, tmp_path):
@@ -304,16 +315,16 @@ def test_evaluate_refuses_images_that_have_changed(story, images, tmp_path):
     shutil.copytree(story.run.path, moved)
     text = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(text.replace(str(images), str(tmp_path / "pictures")))
-    assert assessment.evaluate_classifier(moved).to_json() == story.report["test"]  # the run and its images may move
+    assert evaluate_classifier(moved).to_json() == story.report["test"]  # the run and its images may move
     Image.new("RGB", (40, 40), "red").save(tmp_path / "pictures" / "red" / "07.png")
     with pytest.raises(DataError, match=r"red/07\.png"):
-        assessment.evaluate_classifier(moved)
+        evaluate_classifier(moved)
 
 
 def test_runs_do_not_go_among_the_images(images):
     before = tree(images)
     with pytest.raises(ConfigError, match="inside the data folder"):
-        experiment.train_config(configs.load_config(settings_for(images, images / "runs")))
+        experiment.train_config(load_config(settings_for(images, images / "runs")))
     assert tree(images) == before
 
 
@@ -337,7 +348,7 @@ def test_a_head_alone_on_augmented_views_without_test_images(images, tmp_path):
     assert "Test accuracy" not in story.said
     assert "Next:" in story.said
     with pytest.raises(DataError, match="no test images"):
-        assessment.evaluate_classifier(story.run.path)
+        evaluate_classifier(story.run.path)
 
 
 def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_path):
@@ -370,9 +381,10 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path
         "head": HEAD | {"epochs": 1},
         "fine_tune": None,
     }
-    meanwhile, build = [], build_classifier
+    meanwhile, build = [], experiment.build_classifier
     monkeypatch.setattr(
-        "finetune.training.experiment.build_classifier",
+        experiment,
+        "build_classifier",
         lambda *args, **more: meanwhile.append(is_op_determinism_enabled()) or build(*args, **more),
     )
     story = Story(settings)
@@ -382,8 +394,8 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path
     assert [len(story.report["test"]["classes"]), story.report["test"]["n"]] == [2, 9]
     assert len(rows_of(story.run.splits_csv)) == 48
     assert tree(tmp_path / "pix") == {path.name for path in (tmp_path / "pix").iterdir()}
-    assert assessment.evaluate_classifier(story.run.path).n == 9
-    assert runs.open_run(story.run.path).status == "done"
+    assert evaluate_classifier(story.run.path).n == 9
+    assert open_run(story.run.path).status == "done"
 
 
 # ----------------------------------------------------------------------------------- what is found out on the way
@@ -404,7 +416,7 @@ def found_out(images, cache, tmp_path_factory):
 
 
 def test_the_head_starts_as_a_regression(found_out):
-    facts = experiment.read_run_facts(found_out.run)
+    facts = read_run_facts(found_out.run)
     assert "Baseline, logistic regression on the features: validation accuracy" in found_out.said
     assert 0.5 < facts["baseline"]["accuracy"] <= 1
     head = found_out.run.phases[0]["validation"]
@@ -412,21 +424,21 @@ def test_the_head_starts_as_a_regression(found_out):
 
 
 def test_a_rate_is_found_by_trial_and_drawn(found_out):
-    settled = experiment.read_run_facts(found_out.run)["settled"]
+    settled = read_run_facts(found_out.run)["settled"]
     assert 1e-7 < settled["head"]["learning_rate"] < 1
     assert f"head: learning rate {settled['head']['learning_rate']:g}, found by trial" in found_out.said
     assert (found_out.run.figures / "learning_rate_head.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_time_budget_costs_epochs_and_says_so(found_out):
-    assert experiment.read_run_facts(found_out.run)["settled"]["fine_tune"]["epochs"] == 0
+    assert read_run_facts(found_out.run)["settled"]["fine_tune"]["epochs"] == 0
     assert "fine_tune: 0 epochs instead of 2, to keep to time_budget" in found_out.said
     assert found_out.run.phases[1]["epochs"] == 0
 
 
 def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothing(story):
     loaded = load_classifier(story.run.path)
-    temperature = experiment.read_run_facts(story.run)["temperature"]
+    temperature = read_run_facts(story.run)["temperature"]
     assert loaded.spec.temperature == pytest.approx(temperature)
     assert temperature != 1
     assert loaded.spec.confidences[-1][2] == 1
@@ -441,4 +453,4 @@ def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
 def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
     chosen = told(images, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
     assert "Chosen by recipe: auto" in chosen.said
-    assert any("model.resize" in line for line in experiment.read_run_facts(chosen.run)["recipe"])
+    assert any("model.resize" in line for line in read_run_facts(chosen.run)["recipe"])

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 pytest.importorskip("optuna")
-from finetune import configs
+from finetune import config as configs
+from finetune.evaluation import ValidationScores
 from finetune.runs import run as runs
 from finetune.training import search_space as space, sweep, sweep_study, tryout
-from finetune.training.trainer import PhaseResult, ValidationScores
+from finetune.training.journal import PhaseResult
 from finetune.training.tryout import Measured
 from finetune.utils.errors import ResourceError, Stopped, TrainingDiverged, UsageError
 

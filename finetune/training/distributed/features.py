@@ -22,7 +22,8 @@ from finetune.models import (
     plan_features,
     remove_feature_leftovers,
 )
-from finetune.training.distributed.group import ProcessGroup, refuse_mixing
+from finetune.training.distributed.exactness import refuse_mixing
+from finetune.training.distributed.group import ProcessGroup
 from finetune.utils import ConfigError, ProgressCallback, ResourceError
 
 VISIBLE_SECONDS = 90  # that a network drive may take to show a new file to another machine
@@ -47,20 +48,21 @@ def prepare_shared_features(
     note(plan.numerics)
     if plan.place == "off":
         refuse_mixing(group, request.augment)
-    missing = group.tell(plan.missing_views())
+    missing = group.broadcast(plan.missing_views())
     total = sum(plan.images[view] for view in missing)
     computed, started, meter = 0, time.monotonic(), WaitMeter()
     for view in missing:
         done = 0
-        with closing(compute_features(plan, view, group.rank, group.size, meter=meter)) as batches:
-            for _ in range(group.rounds(plan.images[view], FEATURE_BATCH) + 1):  # the last round completes the files
-                with group.together():
+        rounds = -(-plan.images[view] // (FEATURE_BATCH * group.world_size))  # batches of the rank that has most
+        with closing(compute_features(plan, view, group.rank, group.world_size, meter=meter)) as batches:
+            for _ in range(rounds + 1):  # the last round completes the files
+                with group.synchronized():
                     done = next(batches, done)
-                    progress(min(total, computed + done * group.size), total)
+                    progress(min(total, computed + done * group.world_size), total)
         computed += plan.images[view]
     if total:
         say(describe_pace(total, time.monotonic() - started, meter.seconds))
-    with group.together():
+    with group.synchronized():
         _await_files(group, plan)
         return open_features(plan)
 
@@ -69,26 +71,26 @@ def _plan(
     group: ProcessGroup, request: FeatureRequest, policy: str, numerics: str | None, say: Callable[[str], None]
 ) -> FeaturePlan:
     """The plan of rank 0, on every process."""
-    if group.size > 1 and policy == "memory":
+    if group.world_size > 1 and policy == "memory":
         raise ConfigError("cache=memory is for one process: others could not read it.", hint="Use cache=disk.")
-    if group.size > 1 and policy == "auto":
+    if group.world_size > 1 and policy == "auto":
         policy = "disk"
     place, dtype = "", ""
     plan = None
-    with group.together():
-        if group.chief:
+    with group.synchronized():
+        if group.rank == 0:
             remove_feature_leftovers()
             plan = plan_features(request, policy=policy, numerics=numerics)
             place, dtype = plan.place, plan.dtype
             if plan.message:
                 say(plan.message)
-    place, dtype = group.tell((place, dtype))
+    place, dtype = group.broadcast((place, dtype))
     return plan or FeaturePlan(request, place, dtype)  # type: ignore[arg-type]
 
 
 def _await_files(group: ProcessGroup, plan: FeaturePlan) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
-    while group.size > 1 and plan.missing_views():
+    while group.world_size > 1 and plan.missing_views():
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"{features_folder()} does not show the features that the other processes have kept.",

@@ -1,17 +1,17 @@
-"""Several devices and several machines: who computes what, and how it is put together again.
+"""The processes that train together, and their devices: rank, world size, broadcast, all-reduce, barrier.
 
-    with distribution.joined(config.device):       at the start of a training
-        group = distribution.group()
-        group.total(compute)                       inside a compiled step: sums of what every device computed
-        group.tell(value)                          what the chief says, on every process
-        group.agree({"weights": digest})           an error that names who has something else
+    with join_group(place, config.device) as group:      at the start, before TensorFlow has computed anything
+        group.sum_over_shards(compute, ...)               in a compiled step: the sum of what each device computed
+        group.broadcast(value)                            the value of rank 0, on every rank
+        group.assert_same_on_all_ranks({"weights": sha})  an error that names the rank that differs
+        with group.synchronized():                        all ranks leave the block, or all raise the error of one
 
 Every process is a whole `finetune train`: it builds the same classifier, takes its rows of the *same* batches, and
 makes the same step with the sum of all gradients. So weights, decisions and random numbers are equal everywhere and
-nothing has to be copied. `tf.distribute` does one thing for us, the sum over all devices; all else is built on it.
-Weights, optimizer and checkpoints never learn that there are others, which is why nothing of them is forbidden here.
+nothing has to be copied. `tf.distribute` does one thing for us, the sum over all devices (an all-reduce); everything
+else is built on it. Weights, optimizer and checkpoints do not know that there are other processes.
 
-One process without company is the usual case: `ALONE`, where a sum is what it sums.
+One process with one device is the usual case: `SINGLE`, where a sum is what it sums.
 """
 
 import json
@@ -25,12 +25,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from finetune.config import AugmentConfig
 from finetune.training.distributed.cluster import ProcessPlace
 from finetune.utils import (
-    ConfigError,
     FinetuneError,
     ResourceError,
+    TrainingDiverged,
     keras,
     select_devices,
     silence_cpp_logs,
@@ -39,12 +38,11 @@ from finetune.utils import (
 )
 
 T = TypeVar("T")
-E = TypeVar("E", bound=FinetuneError)
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+LOST_PROCESS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")  # of tf.errors
 
 
 @dataclass(frozen=True)
-class Shard:
+class BatchShard:
     """The rows of a batch that one device works on, inside a compiled step; numbers are scalar tensors.
 
     Where a batch has fewer rows than there are devices, some get a row that counts for nothing (`weight` 0): kernels
@@ -58,11 +56,11 @@ class Shard:
     offset: Any = 0  # the first row that the process holds, if it does not hold the whole batch
 
     def rows(self, batch: Any) -> Any:
-        """Those of this part, in a whole `batch`."""
+        """The rows of this shard, of a whole `batch`."""
         return batch if self.last is None else batch[self.first : self.last]
 
     def held(self, rows: Any) -> Any:
-        """Those of this part, in the `rows` that the process holds."""
+        """The rows of this shard, of the `rows` that the process holds."""
         return rows if self.last is None else rows[self.first - self.offset : self.last - self.offset]
 
 
@@ -71,285 +69,296 @@ class ProcessGroup:
     """The processes that train together, and the devices of this one."""
 
     place: ProcessPlace = field(default_factory=ProcessPlace)
-    strategy: Any = None  # None: one process, one device
-    asked: Callable[[], bool] = lambda: False  # whether somebody asked this process to stop
+    strategy: Any = None  # of tf.distribute; None: one process, one device
+    stop_requested: Callable[[], bool] = lambda: False  # whether somebody asked this process to stop
     stopping: bool = False  # somebody asked one of the processes to stop, and all know
-    parting: bool = False  # all processes are ending, for the same reason
+    all_leave: bool = False  # all processes are ending, for the same reason
 
     @property
     def rank(self) -> int:
+        """The number of this process, from 0. Rank 0 is the one that speaks and writes."""
         return self.place.rank
 
     @property
-    def size(self) -> int:
-        """Processes."""
+    def world_size(self) -> int:
+        """How many processes there are."""
         return self.place.world_size
 
     @property
-    def chief(self) -> bool:
-        """Whether this process is the one that speaks and writes."""
-        return self.rank == 0
-
-    @property
-    def parts(self) -> int:
-        """Devices of all processes; a batch is divided into as many parts."""
+    def num_replicas(self) -> int:
+        """Devices of all processes; a batch is divided into as many shards."""
         return int(self.strategy.num_replicas_in_sync) if self.strategy else 1
 
     @property
-    def alone(self) -> bool:
-        return self.parts == 1
+    def is_single_device(self) -> bool:
+        return self.num_replicas == 1
 
     def describe(self) -> str:
         """`2 processes`, or `4 devices`; empty for one."""
-        if self.size > 1:
-            return f"{self.size} processes" + (f", {self.parts} devices" if self.parts > self.size else "")
-        return "" if self.alone else f"{self.parts} devices"
+        if self.world_size > 1:
+            devices = f", {self.num_replicas} devices" if self.num_replicas > self.world_size else ""
+            return f"{self.world_size} processes{devices}"
+        return "" if self.is_single_device else f"{self.num_replicas} devices"
 
-    # --- who does what
+    def process_name(self, rank: int) -> str:
+        """`process 1 of 2 (node7:29400)`."""
+        return f"process {rank} of {self.world_size} ({self.place.addresses[rank]})"
 
-    def held(self, count: int) -> slice:
-        """The rows of a batch of `count` that this process has to read."""
-        if self.alone:
+    # --- which rows belong to whom
+
+    def rows_of_rank(self, count: int) -> slice:
+        """The rows of a batch of `count` that this process has to read; at least one."""
+        if self.is_single_device:
             return slice(0, count)
-        first = min(self._bound(self.rank * self._local, count), count - 1)
-        return slice(first, max(self._bound((self.rank + 1) * self._local, count), first + 1))
+        first = min(self._first_row(self.rank * self._local_replicas, count), count - 1)
+        return slice(first, max(self._first_row((self.rank + 1) * self._local_replicas, count), first + 1))
 
-    def share(self, count: int, unit: int) -> slice:
-        """Which of `count` things this process does, in whole units of `unit`; together the processes do all."""
+    def slice_of_rank(self, count: int, unit: int) -> slice:
+        """Which of `count` images this process works on, in whole batches of `unit`; together the ranks do all."""
         units = -(-count // unit)
-        bounds = (self.rank * units // self.size, (self.rank + 1) * units // self.size)
-        return slice(*(min(count, unit * bound) for bound in bounds))
+        first, last = (units * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return slice(min(count, unit * first), min(count, unit * last))
 
-    def rounds(self, count: int, unit: int) -> int:
-        """How many units the process with the largest `share` has; where all meet after each, so often."""
-        return -(-count // (unit * self.size))
-
-    def part(self, place: Any, count: Any, held: Any) -> Shard:
-        """The part number `place` of a batch of `count`, of which this process holds `held` rows."""
-        start, stop = self._bound(place, count), self._bound(place + 1, count)
-        own = tf.minimum(self._bound(self.rank * self._local, count), count - 1)
+    def shard(self, replica: Any, count: Any, held: Any) -> BatchShard:
+        """The shard of device number `replica`, of a batch of `count` of which this process holds `held` rows."""
+        start, stop = self._first_row(replica, count), self._first_row(replica + 1, count)
+        own = tf.minimum(self._first_row(self.rank * self._local_replicas, count), count - 1)
         empty = start == stop
         first, last = tf.where(empty, own, start), tf.where(empty, own + 1, stop)
-        return Shard(count, first, last, tf.cast(~empty, keras.config.floatx()), tf.where(held == count, 0, own))
+        return BatchShard(count, first, last, tf.cast(~empty, keras.config.floatx()), tf.where(held == count, 0, own))
 
     @property
-    def _local(self) -> int:
+    def _local_replicas(self) -> int:
         """Devices of this process."""
-        return self.parts // self.size
+        return self.num_replicas // self.world_size
 
-    def _bound(self, place: Any, count: Any) -> Any:
-        return place * count // self.parts
+    def _first_row(self, replica: Any, count: Any) -> Any:
+        return replica * count // self.num_replicas
 
-    # --- sums: the one thing that is done together
+    # --- sums: the one thing that tf.distribute does
 
-    def total(self, compute: Callable[[Any], Sequence[Any]]) -> list[Any]:
-        """The sums over all devices of the tensors that `compute(place)` gives; `place` counts the devices from 0.
+    def sum_over_replicas(self, compute: Callable[[Any], Sequence[Any]]) -> list[Any]:
+        """The sums over all devices of the tensors that `compute(replica)` gives; replicas count from 0.
 
         To be called inside a compiled function, the same on every process.
         """
-        if self.alone:
+        if self.is_single_device:
             return list(compute(0))
 
-        def one() -> Any:
+        def compute_and_reduce() -> Any:
             context = tf.distribute.get_replica_context()
-            own = [tf.identity(tensor) for tensor in compute(context.replica_id_in_sync_group)]
-            return context.all_reduce("SUM", own)
+            tensors = [tf.identity(tensor) for tensor in compute(context.replica_id_in_sync_group)]
+            return context.all_reduce("SUM", tensors)
 
-        return [self.strategy.experimental_local_results(total)[0] for total in self.strategy.run(one)]
+        sums = self.strategy.run(compute_and_reduce)
+        return [self.strategy.experimental_local_results(total)[0] for total in sums]
 
-    def total_of_parts(self, compute: Callable[[Shard], Sequence[Any]], *, count: Any, held: Any) -> list[Any]:
-        """`total` of what `compute(part)` gives for each part of a batch of `count`; this process holds `held` rows."""
-        if self.alone:
-            return list(compute(Shard(count)))
-        return self.total(lambda place: compute(self.part(place, count, held)))
+    def sum_over_shards(self, compute: Callable[[BatchShard], Sequence[Any]], *, count: Any, held: Any) -> list[Any]:
+        """The sums of what `compute(shard)` gives for each shard of a batch of `count`; this process holds `held` rows.
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
+        To be called inside a compiled function.
+        """
+        if self.is_single_device:
+            return list(compute(BatchShard(count)))
+        return self.sum_over_replicas(lambda replica: compute(self.shard(replica, count, held)))
+
+    def all_reduce(self, array: np.ndarray) -> np.ndarray:
         """The sum of the arrays of all processes; all must have its shape and type."""
-        if self.size == 1:
+        if self.world_size == 1:
             return array
         with explain_lost_process():
-            found: np.ndarray = self._sum(tf.convert_to_tensor(array)).numpy()
-        return found
+            total: np.ndarray = self._compiled_all_reduce(tf.convert_to_tensor(array)).numpy()
+        return total
 
     @cached_property
-    def _sum(self) -> Any:
-        def once(array: Any, place: Any) -> Any:
-            return tf.where(place % self._local == 0, array, tf.zeros_like(array))  # one device speaks for a process
+    def _compiled_all_reduce(self) -> Any:
+        def once_per_process(array: Any, replica: Any) -> Any:
+            return tf.where(replica % self._local_replicas == 0, array, tf.zeros_like(array))
 
         def total(array: Any) -> Any:
-            return self.total(lambda place: [once(array, place)])[0]
+            return self.sum_over_replicas(lambda replica: [once_per_process(array, replica)])[0]
 
         return tf.function(total, autograph=False, reduce_retracing=True)
 
-    def joined(self, rows: np.ndarray, mine: slice, count: int) -> np.ndarray:
-        """`count` rows of which this process has those at `mine`."""
-        if self.size == 1:
+    def concatenate(self, rows: np.ndarray, own: slice, count: int) -> np.ndarray:
+        """All `count` rows, of which this process has those at `own` and the others have the rest."""
+        if self.world_size == 1:
             return rows
         whole = np.zeros((count, *rows.shape[1:]), rows.dtype)
-        whole[mine] = rows
-        return self.sum(whole)
+        whole[own] = rows
+        return self.all_reduce(whole)
 
-    def gather(self, value: Any) -> list[Any]:
-        """What every process has for `value`, by rank; anything that JSON can hold."""
-        if self.size == 1:
+    def all_gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank; anything that JSON can hold.
+
+        As bytes in an array with a row for each rank: an all-reduce is all there is.
+        """
+        if self.world_size == 1:
             return [value]
+        own_row = slice(self.rank, self.rank + 1)
         text = json.dumps(value).encode()
-        lengths = self.joined(np.array([len(text)]), slice(self.rank, self.rank + 1), self.size)
+        lengths = self.concatenate(np.array([len(text)]), own_row, self.world_size)
         letters = np.zeros((1, lengths.max()), np.int32)
         letters[0, : len(text)] = np.frombuffer(text, np.uint8)
-        table = self.joined(letters, slice(self.rank, self.rank + 1), self.size).astype(np.uint8)
+        table = self.concatenate(letters, own_row, self.world_size).astype(np.uint8)
         return [json.loads(row[:length].tobytes()) for row, length in zip(table, lengths, strict=True)]
 
-    def tell(self, value: T) -> T:
-        """What the chief has for `value`; anything that JSON can hold."""
-        found: T = self.gather(value if self.chief else None)[0]
-        return found
+    def broadcast(self, value: T) -> T:
+        """The value of rank 0, on every rank; anything that JSON can hold."""
+        received: T = self.all_gather(value if self.rank == 0 else None)[0]
+        return received
 
-    def spread(self, variables: Sequence[Any]) -> None:
-        """Gives `variables` the values that they have on the chief."""
-        if self.size > 1:
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        """Give `variables` the values that they have on rank 0."""
+        if self.world_size > 1:
             for variable in variables:
                 own = variable.numpy()
-                variable.assign(self.sum(own if self.chief else np.zeros_like(own)))
+                variable.assign(self.all_reduce(own if self.rank == 0 else np.zeros_like(own)))
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any process."""
-        return bool(self.sum(np.array([int(flag)]))[0])
+    # --- all or none
 
-    # --- agreement
-
-    def agree(self, facts: Mapping[str, str], error: type[FinetuneError] = FinetuneError, *, hint: str = "") -> None:
-        """Raises `error`, on all processes, if one of them has another value than the chief for any of `facts`."""
-        everyone = self.gather(dict(facts))
-        wrong = [
-            f"\n  {name}: {_short(theirs.get(name))} on {self.name(rank)}, {_short(everyone[0].get(name))} on the chief"
-            for rank, theirs in enumerate(everyone)
-            for name in sorted({*theirs, *everyone[0]})
-            if theirs.get(name) != everyone[0].get(name)
+    def assert_same_on_all_ranks(
+        self, facts: Mapping[str, str], error: type[FinetuneError] = FinetuneError, *, hint: str = ""
+    ) -> None:
+        """Raise `error`, on all ranks, if one of them has another value than rank 0 for any of `facts`."""
+        facts_by_rank = self.all_gather(dict(facts))
+        expected = facts_by_rank[0]
+        differences = [
+            f"\n  {name}: {_shorten(own.get(name))} on {self.process_name(rank)}, "
+            f"{_shorten(expected.get(name))} on process 0"
+            for rank, own in enumerate(facts_by_rank)
+            for name in sorted({*own, *expected})
+            if own.get(name) != expected.get(name)
         ]
-        if wrong:
-            what = f"The processes of this training do not have the same:{''.join(wrong)}"
-            raise self.everywhere(error(what, hint=hint))
-
-    def everywhere(self, error: E) -> E:
-        """`error`, which all processes are about to raise."""
-        self.parting = True
-        return error
+        if differences:
+            self.all_leave = True
+            raise error(f"The processes of this training do not have the same:{''.join(differences)}", hint=hint)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """All processes end the block, or all raise what one of them raised."""
-        trouble: FinetuneError | None = None
+    def synchronized(self) -> Iterator[None]:
+        """All ranks leave the block together, or all raise the FinetuneError of one of them."""
+        own_error: FinetuneError | None = None
         try:
             yield
         except FinetuneError as error:
-            if self.size == 1:
+            if self.world_size == 1:
                 raise
-            trouble = error
-        told = None if trouble is None else [trouble.message, trouble.hint, trouble.exit_code]
-        troubles = self.gather(told)
-        if trouble:
-            raise self.everywhere(trouble)
-        for rank, other in enumerate(troubles):
+            own_error = error
+        errors = self.all_gather(
+            None if own_error is None else [own_error.message, own_error.hint, own_error.exit_code]
+        )
+        self.all_leave |= any(errors)
+        if own_error:
+            raise own_error
+        for rank, other in enumerate(errors):
             if other:
-                what, hint, exit_code = other
-                raise self.everywhere(Elsewhere(f"{self.name(rank)}: {what}", hint=hint, exit_code=exit_code))
+                message, hint, exit_code = other
+                raise ErrorOnOtherRank(f"{self.process_name(rank)}: {message}", hint=hint, exit_code=exit_code)
 
-    def part_company(self) -> None:
-        """Waits until all processes are about to end: one that is gone too early spoils the last sum of the others."""
+    def barrier(self) -> None:
+        """Wait until all ranks are here; raise the error of one that fails on its way to it."""
+        with self.synchronized():
+            pass
+
+    def wait_for_the_end(self) -> None:
+        """Wait until all processes are about to end: one that has left too early spoils the last sum of the others."""
         with suppress(ResourceError):
-            self.sum(np.zeros(1))
-
-    def name(self, rank: int) -> str:
-        """`process 1 of 2 (node7:29400)`."""
-        return f"process {rank} of {self.size} ({self.place.addresses[rank]})"
+            self.all_reduce(np.zeros(1))
 
 
-class Elsewhere(FinetuneError):
+class ErrorOnOtherRank(FinetuneError):
     """Another process of the group has failed; its message and exit code."""
 
-    def __init__(self, what: str, *, hint: str, exit_code: int) -> None:
-        super().__init__(what, hint=hint)
+    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = exit_code
 
 
-def _short(value: str | None) -> str:
-    return "none" if value is None else value if len(value) < 60 else f"{value[:12]}..."
+def _shorten(value: str | None) -> str:
+    if value is None:
+        return "none"
+    return value if len(value) < 60 else f"{value[:12]}..."
 
 
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """What TensorFlow says when another process is gone, in our words."""
+    """TensorFlow's error when another process is gone, as a ResourceError."""
     try:
         yield
-    except LOST as error:
+    except tf.errors.OpError as error:
+        if type(error).__name__ not in LOST_PROCESS:
+            raise
         raise ResourceError(
-            f"Another process of this training has ended or cannot be reached: {_who(str(error))}",
-            hint="Its own output tells why. Start all of them again, with --resume, to go on from the last checkpoint.",
+            f"Another process of this training has ended or cannot be reached: {_name_lost_process(str(error))}",
+            hint="Its own output says why. Start all of them again, with --resume, to continue from the last "
+            "checkpoint.",
         ) from error
 
 
-def _who(message: str) -> str:
+def _name_lost_process(message: str) -> str:
     tasks = [line for line in message.splitlines() if line.startswith("/job:worker/")]
     ranks = sorted({line.rpartition(":")[2].strip() for line in tasks})
     reason = message.partition("aborted by:")[2] or message
     return f"process {', '.join(ranks)}" if ranks else " ".join(reason.split())[:120]
 
 
-# --------------------------------------------------------------------------------------------------- who is there
+# ------------------------------------------------------------------------------------------------ the current group
 
-ALONE = ProcessGroup()
-_current = ALONE
-_joined: dict[ProcessPlace, Any] = {}  # TensorFlow can join a cluster once in the life of a process
+SINGLE = ProcessGroup()
+_current = SINGLE
+_strategies: dict[ProcessPlace, Any] = {}  # TensorFlow can join a cluster once in the life of a process
 
 
 def process_group() -> ProcessGroup:
-    """The group that this process belongs to; `ALONE` outside of `joined`."""
+    """The group that this process belongs to; `SINGLE` outside of `join_group`."""
     return _current
 
 
 @contextmanager
-def join_group(place: ProcessPlace, wanted: str) -> Iterator[ProcessGroup]:
-    """Inside, `group()` is the group of all that are in the same cluster, on the devices that `device: wanted` says.
+def join_group(place: ProcessPlace, device: str) -> Iterator[ProcessGroup]:
+    """Inside, `process_group()` is the group of all that are in the same cluster, on the devices that `device` names.
 
     Waits until all its processes are there. To be entered before TensorFlow has computed anything. Raises
     ResourceError for a device that is not there, or if the others do not come.
     """
     global _current
-    select_devices(wanted, place.local_rank)
-    before, _current = _current, ProcessGroup(place, _strategy(place, wanted))
+    select_devices(device, place.local_rank)
+    outer, _current = _current, ProcessGroup(place, _strategy(place, device))
     try:
         yield _current
-        _current.parting = True
+        _current.all_leave = True
+    except TrainingDiverged:  # found in sums, which all have
+        _current.all_leave = True
+        raise
     finally:
-        if _current.parting:
-            _current.part_company()
-        _current = before
+        if _current.all_leave:
+            _current.wait_for_the_end()
+        _current = outer
 
 
 @contextmanager
-def use_devices(wanted: str) -> Iterator[ProcessGroup]:
-    """The group that was `joined`; outside of one, that of the devices of this process alone."""
-    if _current is ALONE:
-        with join_group(ProcessPlace(), wanted) as alone:
-            yield alone
-    else:
+def use_devices(device: str) -> Iterator[ProcessGroup]:
+    """The group that was joined; outside of one, that of the devices of this process alone."""
+    if _current is not SINGLE:
         yield _current
+        return
+    with join_group(ProcessPlace(), device) as group:
+        yield group
 
 
-def _strategy(place: ProcessPlace, wanted: str) -> Any:
+def _strategy(place: ProcessPlace, device: str) -> Any:
     if place.world_size > 1:
-        if place not in _joined:
-            _joined[place] = _join(place)
-        return _joined[place]
-    if wanted == "all":
+        if place not in _strategies:
+            _strategies[place] = _join_cluster(place)
+        return _strategies[place]
+    if device == "all":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) > 1:
-            return tf.distribute.MirroredStrategy([each.name for each in devices])
+            return tf.distribute.MirroredStrategy([logical_device.name for logical_device in devices])
     return None
 
 
-def _join(place: ProcessPlace) -> Any:
+def _join_cluster(place: ProcessPlace) -> Any:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(place.addresses)}),
         task_type="worker",
@@ -358,7 +367,7 @@ def _join(place: ProcessPlace) -> Any:
         rpc_layer="grpc",
     )
     try:
-        with silence_cpp_logs(), _interruptible():
+        with silence_cpp_logs(), _default_signal_handlers():
             return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:
         raise ResourceError(
@@ -374,108 +383,19 @@ def _join(place: ProcessPlace) -> Any:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """While inside, a signal ends the process: it waits where Python's handlers never run, and has nothing to lose yet.
+def _default_signal_handlers() -> Iterator[None]:
+    """Inside, a signal ends the process: it waits in C++, where Python's handlers never run, and has nothing to lose.
 
-    Afterwards they are back, also where TensorFlow has put one of its own (SIGTERM, for preemption).
+    Afterwards the handlers are back, also where TensorFlow has put one of its own (SIGTERM, for preemption).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
         signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-# ------------------------------------------------------------------------------------------- what cannot be shared
-
-
-def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: int, count: int) -> None:
-    """ConfigError for what would not give the same result as one process on one device, with the reason.
-
-    `layers` are those above the cut, `count` the number of training images.
-    """
-    if group.alone:
-        return
-    where = group.describe()
-    learns = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
-    if learns and group.parts > group.size:
-        raise ConfigError(
-            f"model.batch_norm=train cannot be used on {where}: the devices of a process share its statistics.",
-            hint="Use batch_norm=frozen or recalibrate, or one process per device: --nproc.",
-        )
-    if learns and 0 < count % batch_size < group.parts:
-        raise ConfigError(
-            f"model.batch_norm=train on {where}: the last batch of an epoch has {count % batch_size} images, and "
-            "statistics of a device without any cannot be told.",
-            hint=f"Choose another batch_size than {batch_size}.",
-        )
-    random = [layer for layer in layers if hasattr(layer, "seed_generator") and type(layer) is not keras.layers.Dropout]
-    if random:
-        raise ConfigError(
-            f"{type(random[0]).__name__} ({random[0].name}) draws random numbers per batch, which cannot be the same "
-            f"on {where} as on one.",
-            hint="Use another backbone, or train on one device.",
-        )
-
-
-def refuse_mixing(group: ProcessGroup, augment: AugmentConfig) -> None:
-    """ConfigError for mixing without cached features: every process would have to read every image."""
-    if group.size > 1 and (augment.mixup or augment.cutmix):
-        raise ConfigError(
-            f"augment.mixup and cutmix on {group.describe()} need cached features: "
-            "an image's partner may be with another process.",
-            hint="Use augment.views=4 and cache=disk, or mixup=0 and cutmix=0.",
-        )
-
-
-class SynchronizedLayers:
-    """Layers that treat a batch as a whole, made to do so on a part of it: rows are dropped as if all were here
-    (dropout, drop-path), and statistics are those of all (BatchNorm that trains)."""
-
-    def __init__(self, group: ProcessGroup, layers: Sequence[Any]) -> None:
-        own = () if group.alone else layers
-        self._dropouts = [layer for layer in own if type(layer) is keras.layers.Dropout and layer.rate > 0]
-        self._norms = [layer for layer in own if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
-        self._seeds: list[Any] = []
-
-    def draw(self) -> None:
-        """Draws the random numbers of a step; once for all devices, hence outside of `Group.total`."""
-        self._seeds = [layer.seed_generator.next() for layer in self._dropouts]
-
-    @contextmanager
-    def on(self, part: Shard) -> Iterator[None]:
-        """While inside, the layers act on `part`. Meant to surround the tracing of a step."""
-        for layer in self._norms:
-            layer.synchronized = True
-        for layer, seed in zip(self._dropouts, self._seeds, strict=True):
-            layer.call = _dropout(layer, part, seed)
-        try:
-            yield
-        finally:
-            for layer in self._norms:
-                layer.synchronized = False
-            for layer in self._dropouts:
-                del layer.call  # the method of the class comes back
-
-
-def _dropout(layer: Any, part: Shard, seed: Any) -> Callable[..., Any]:
-    def call(inputs: Any, training: bool = False) -> Any:
-        if not training:
-            return inputs
-        shape, fixed = tf.shape(inputs), layer.noise_shape or (None,) * inputs.shape.rank
-        sides = [part.count if at == 0 else shape[at] if side is None else side for at, side in enumerate(fixed)]
-        kept = tf.nn.experimental.stateless_dropout(tf.ones(sides, inputs.dtype), layer.rate, _as_int32(seed))
-        return inputs * part.rows(kept)
-
-    return call
-
-
-def _as_int32(seed: Any) -> Any:
-    """As Keras does it, for the same numbers."""
-    return tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)

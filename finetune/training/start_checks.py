@@ -1,0 +1,81 @@
+"""What cannot work should fail before the long part: weights, disk space, one batch, and ranks that differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import finetune
+from finetune.config import Config, dump_config
+from finetune.data import Dataset, image_batches, image_reader
+from finetune.models import FEATURE_BATCH, Classifier
+from finetune.runs import Checkpoint, Run
+from finetune.training.distributed.group import ProcessGroup
+from finetune.training.phases import Phase
+from finetune.training.run_facts import read_run_facts, write_run_facts
+from finetune.utils import DataError, UsageError, WeightsError, keras, library_versions, sha256_of
+
+LOG_BYTES = 20_000_000  # for TensorBoard, report and tables
+
+
+def refuse_other_weights(run: Run, classifier: Classifier) -> None:
+    """Note the weights that the run begins with; WeightsError where a resumed run finds others."""
+    before = read_run_facts(run).get("weights")
+    if before and before != classifier.weights_hash:
+        raise WeightsError(
+            f"{run.path} began with other weights: SHA-256 {before}, now {classifier.weights_hash}.",
+            hint="Bring the file of config.yaml's model.weights back, or start a new run.",
+        )
+    write_run_facts(run, weights=classifier.weights_hash)
+
+
+def run_folder_size(classifier: Classifier, phases: Sequence[Phase]) -> int:
+    """Bytes that the run folder may come to: the model, the logs, and three checkpoints of the deepest phase.
+
+    A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.
+    """
+    deepest = max(keras.Model(phase.cut, classifier.model.output).count_params() for phase in phases)
+    return int(4 * (3 * 4 * deepest + classifier.model.count_params())) + LOG_BYTES
+
+
+def try_one_batch(classifier: Classifier, dataset: Dataset, batch_size: int) -> None:
+    """WeightsError unless the whole model gives finite scores for one batch of training images."""
+    paths = dataset.paths(dataset.indices("train")[: min(batch_size, FEATURE_BATCH)])
+    batch = next(image_batches(image_reader(paths, classifier.transform), np.arange(len(paths)), len(paths)))
+    scores = classifier.model(batch.images.astype("float32"), training=False)
+    refuse_infinite(classifier, keras.ops.convert_to_numpy(scores))
+
+
+def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
+    """WeightsError unless all `values`, which came out of `classifier`, are finite numbers."""
+    if not np.isfinite(values).all():
+        raise WeightsError(
+            f"{classifier.spec.backbone} gives NaN or infinity for the first images.",
+            hint="Its weights are damaged: `finetune weights verify` says which file.",
+        )
+
+
+def assert_same_command(group: ProcessGroup, config: Config | None) -> None:
+    """UsageError, naming the rank, if one was given another config than rank 0 or is another version.
+
+    `config` is the one of the command line, None without one.
+    """
+    text = dump_config(config.model_copy(update={"output": Path("runs")})) if config else "none"
+    facts = {"config": sha256_of([text.encode()]), "finetune": finetune.__version__, **library_versions()}
+    group.assert_same_on_all_ranks(facts, UsageError, hint="Start all with the same command, files and installation.")
+
+
+def assert_same_start(
+    group: ProcessGroup, dataset: Dataset, classifier: Classifier, checkpoint: Checkpoint | None
+) -> None:
+    """DataError or WeightsError, naming the rank, if one has other images, weights or checkpoint than rank 0."""
+    if group.world_size == 1:
+        return
+    rows = zip(dataset.names, dataset.hashes, dataset.labels.tolist(), dataset.splits.tolist(), strict=True)
+    group.assert_same_on_all_ranks({"images": sha256_of(repr(row).encode() for row in rows)}, DataError)
+    weights = sha256_of(variable.numpy().tobytes() for variable in classifier.model.variables)
+    group.assert_same_on_all_ranks(
+        {"weights": weights, "checkpoint": checkpoint.name if checkpoint else "none"},
+        WeightsError,
+        hint="All must read the same weight file, and the run folder must be on storage that all share.",
+    )

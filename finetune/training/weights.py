@@ -1,0 +1,66 @@
+"""Variables that get other values: those of before, their averages, those of a checkpoint, new statistics."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from finetune.models import Classifier
+from finetune.training.phases import batch_norm_layers
+from finetune.utils import keras, tf
+
+
+def assign_values(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    """Give each of `variables` its value."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+@contextmanager
+def weights_restored(variables: Sequence[Any]) -> Iterator[None]:
+    """Whatever the block does to `variables` is undone at its end."""
+    values = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        assign_values(variables, values)
+
+
+@contextmanager
+def averaged_weights(optimizer: Any, variables: Sequence[Any], ema: float | None) -> Iterator[None]:
+    """Inside, `variables` are their moving averages, if the optimizer keeps them (`ema`)."""
+    if ema is None:
+        yield
+        return
+    with weights_restored(variables):
+        optimizer.finalize_variable_values(variables)
+        yield
+
+
+def restore_model(classifier: Classifier, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put the model's part of a checkpoint back."""
+    variables = list(classifier.model.variables)
+    for key, value in arrays.items():
+        kind, _, at = key.partition("/")
+        if kind == "model":
+            variables[int(at)].assign(value)
+            classifier.changed.add(id(variables[int(at)]))
+
+
+def recalibrate_batch_norm(above: Any, batches: Iterable[np.ndarray]) -> None:
+    """Set the statistics of all BatchNorm layers of `above` to their means over `batches` (features, (n, ...)).
+
+    With the weights as they are now: precise statistics (Wu & Johnson 2021, Rethinking "Batch" in BatchNorm).
+    """
+    layers = batch_norm_layers(above)
+    momenta = [layer.momentum for layer in layers]
+    momentum = tf.Variable(0.0, dtype=keras.config.floatx())
+    for layer in layers:
+        layer.trainable, layer.momentum = True, momentum
+    forward = tf.function(lambda x: above(x, training=True), autograph=False, reduce_retracing=True)
+    for number, inputs in enumerate(batches):
+        momentum.assign(number / (number + 1))  # the plain mean of all batches so far
+        forward(tf.convert_to_tensor(inputs))
+    for layer, original in zip(layers, momenta, strict=True):
+        layer.trainable, layer.momentum = False, original
