@@ -1,10 +1,10 @@
-"""Which run to go on with, and whether what is asked for is what it will do.
+"""Which run to resume, and whether what is requested is what it will do.
 
-    find("runs/flowers-1", None, [])          that run
-    find(None, "configs/flowers.yaml", [])    the newest unfinished run of that config; None if there is none
-    find(None, None, [])                      the newest unfinished run in ./runs
+    find_run_to_resume("runs/flowers-1", None, [])          that run
+    find_run_to_resume(None, "configs/flowers.yaml", [])    the newest unfinished run of that config; None without one
+    find_run_to_resume(None, None, [])                      the newest unfinished run in ./runs
 
-A run goes on as it began. A config or an override that says otherwise would be silently ignored, so it is refused
+A run continues as it began. A config or an override that says otherwise would be silently ignored, so it is refused
 with every difference shown; only where the images are, where features are kept and where it computes may change, for
 the images' content is checked anyway. No TensorFlow here: a wrong request, or a run that is in use, is answered at
 once.
@@ -28,70 +28,85 @@ OUTPUT = Path("runs")
 def find_run_to_resume(
     run: str | None, config: str | None, overrides: Sequence[str], *, break_lock: bool = False
 ) -> Run | None:
-    """The run to go on with; None when `config` is given and no run of it has begun.
+    """The run to resume; None when `config` is given and no run of it has begun.
 
     Raises UsageError for what is no run, for a finished one, and for a config or override that differs from the
     run's; ResourceError, with who and since when, while another process works on it.
     """
-    run, config, overrides = _told_apart(run, config, overrides)
-    asked = load_config(config, overrides) if config else None
-    found = open_run(Path(run)) if run else _newest(asked)
-    if found is None:
+    run, config, overrides = _sort_words(run, config, overrides)
+    requested = load_config(config, overrides) if config else None
+    target = open_run(Path(run)) if run else _newest_run(requested)
+    if target is None:
         return None
-    if not found.config_yaml.exists():
-        raise UsageError(f"{found.path} was stopped before it began.", hint="Start anew: finetune train CONFIG")
-    with found.lock(break_lock=break_lock):
-        begun = _begun(found)
-        _refuse_finished(found, begun)
-        asked = as_in_run(asked, begun) if asked else load_config(found.config_yaml, overrides)
-        _agree(found, begun, asked, searched=not run)
-    return found
+    if not target.config_yaml.exists():
+        raise UsageError(f"{target.path} was stopped before it began.", hint="Start again: finetune train CONFIG")
+    with target.lock(break_lock=break_lock):
+        original = _original_config(target)
+        if target.status == "done":
+            raise _finished_error(target, original)
+        if requested:
+            requested = as_in_run(requested, original)
+        else:
+            requested = load_config(target.config_yaml, overrides)
+        _refuse_differences(target, original, requested, searched=not run)
+    return target
 
 
 def config_to_resume(run: str | None, config: str | None, overrides: Sequence[str]) -> Config | None:
     """The config that such words name, if they name one."""
-    _, config, overrides = _told_apart(run, config, overrides)
+    _, config, overrides = _sort_words(run, config, overrides)
     return load_config(config, overrides) if config else None
 
 
-def _told_apart(
+def _sort_words(
     run: str | None, config: str | None, overrides: Sequence[str]
 ) -> tuple[str | None, str | None, list[str]]:
-    overrides = [word for word in (run, config, *overrides) if word and _is_override(word)]
-    run, config = (None if not word or _is_override(word) else word for word in (run, config))
-    if run and not config and Path(run).is_file():  # `train --resume CONFIG`
+    """Run, config and overrides as they were meant.
+
+    In `train CONFIG --resume key=value` and `train --resume CONFIG` the parser cannot know which word is which.
+    """
+    words = [word for word in (run, config, *overrides) if word]
+    overrides = [word for word in words if _is_override(word)]
+    if run and _is_override(run):
+        run = None
+    if config and _is_override(config):
+        config = None
+    if run and not config and Path(run).is_file():
         run, config = None, run
-    return run, config, overrides
+    return run or None, config or None, overrides
 
 
 def _is_override(word: str) -> bool:
-    """`train CONFIG --resume key=value`: which word is which, the parser cannot know."""
     return "=" in word and not Path(word).exists()
 
 
-def _newest(asked: Config | None) -> Run | None:
-    """The newest unfinished run, else the newest: by number among those of one config, by time in ./runs."""
-    output, pattern = (asked.output, re.escape(asked.name)) if asked else (OUTPUT, ".+")
-    folders = output.iterdir() if output.is_dir() else ()
-    matches = filter(None, (re.fullmatch(rf"{pattern}-(\d+)", folder.name) for folder in folders))
-    order = (lambda match: int(match[1])) if asked else (lambda match: _time(output / match[0]))
-    newest_first = sorted(matches, key=order, reverse=True)
-    begun = [run for run in (_usable(output / match[0]) for match in newest_first) if run]
-    if not begun and not asked:
+def _newest_run(config: Config | None) -> Run | None:
+    """The newest unfinished run, else the newest: of one config by number, of all in ./runs by time."""
+    output, name = (config.output, re.escape(config.name)) if config else (OUTPUT, ".+")
+    numbered: list[tuple[float, Path]] = []
+    for folder in output.iterdir() if output.is_dir() else ():
+        if match := re.fullmatch(rf"{name}-(\d+)", folder.name):
+            numbered.append((int(match[1]) if config else _last_change(folder), folder))
+    newest_first = sorted(numbered, reverse=True)
+    runs = [run for run in (_readable_run(folder) for _, folder in newest_first) if run]
+    if not runs and not config:
         raise UsageError(
-            f"There is no run in {output.absolute()} to go on with.",
+            f"There is no run in {output.absolute()} to resume.",
             hint="Name one: finetune train --resume RUN, or begin: finetune train CONFIG",
         )
-    return next((run for run in begun if run.status != "done"), begun[0] if begun else None)
+    for run in runs:
+        if run.status != "done":
+            return run
+    return runs[0] if runs else None
 
 
-def _time(folder: Path) -> float:
+def _last_change(folder: Path) -> float:
     with suppress(OSError):
         return (folder / "state.json").stat().st_mtime
     return 0.0
 
 
-def _usable(folder: Path) -> Run | None:
+def _readable_run(folder: Path) -> Run | None:
     """The run in `folder` if it has begun and can be read."""
     with suppress(FinetuneError):
         run = open_run(folder)
@@ -99,46 +114,51 @@ def _usable(folder: Path) -> Run | None:
     return None
 
 
-def _begun(run: Run) -> Config:
+def _original_config(run: Run) -> Config:
     """The config that `run` began with, whatever was done to its config.yaml since."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Config.model_validate(json.loads(run.run_json.read_text("utf-8"))["config"])
     return load_config(run.config_yaml)
 
 
-def _refuse_finished(run: Run, config: Config) -> None:
-    if run.status != "done":
-        return
+def _finished_error(run: Run, config: Config) -> UsageError:
     planned = [config.head.epochs, *(phase.epochs for phase in config.fine_tune)]
-    facts = [(phase["name"], phase["epochs"], epochs) for phase, epochs in zip(run.phases, planned, strict=False)]
-    each = ", ".join(f"{name} {done} of {epochs}" for name, done, epochs in facts)
-    raise UsageError(
-        f"{run.path} is done, {sum(done for _, done, _ in facts)} of {sum(planned)} epochs ({each}).",
+    done = [phase["epochs"] for phase in run.phases]
+    phases = ", ".join(
+        f"{phase['name']} {phase['epochs']} of {epochs}" for phase, epochs in zip(run.phases, planned, strict=False)
+    )
+    return UsageError(
+        f"{run.path} is done, {sum(done)} of {sum(planned)} epochs ({phases}).",
         hint=f"To train longer, start a new run: finetune train {run.config_yaml} head.epochs={2 * planned[0]}",
     )
 
 
-def _agree(run: Run, begun: Config, asked: Config, *, searched: bool) -> None:
-    """Refuse what would be ignored; take over what may change. `output` only said where to search."""
-    before, now = dict(flatten(begun.model_dump(mode="json"))), dict(flatten(asked.model_dump(mode="json")))
+def _refuse_differences(run: Run, original: Config, requested: Config, *, searched: bool) -> None:
+    """UsageError for differences that would be ignored; what may change is written into the run's config.yaml.
+
+    Where the run was `searched`, `output` only said where.
+    """
+    before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (original, requested))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
-        shown = "".join(f"\n  {key}: {_word(before.get(key))} in the run, {_word(now.get(key))} now" for key in refused)
+        differences = "".join(
+            f"\n  {key}: {_text(before.get(key))} in the run, {_text(now.get(key))} now" for key in refused
+        )
         raise UsageError(
-            f"{run.path} was begun with another config, and can only go on as it began:{shown}",
+            f"{run.path} was begun with another config, and can only continue as it began:{differences}",
             hint="Leave these as they were, or start a new run with `finetune train` without --resume.",
         )
     if changed:
-        write_text(run.config_yaml, dump_config(asked))
+        write_text(run.config_yaml, dump_config(requested))
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """("head.epochs", 20) for every value inside; an only `fine_tune` goes without a number."""
+    """("head.epochs", 20) for every value inside; a single `fine_tune` phase has no number in its key."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        value = {str(at): entry for at, entry in enumerate(value, start=1)}
+        value = {str(number): entry for number, entry in enumerate(value, start=1)}
     if not isinstance(value, Mapping):
         yield key, value
         return
@@ -146,5 +166,5 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from flatten(entry, f"{key}.{name}" if key else name)
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     return "not set" if value is None else str(value)

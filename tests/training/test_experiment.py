@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 FILES = {
     "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
-    "predictions.csv", "report.json", "report.html", "checkpoints/LAST",
+    "predictions.csv", "report.json", "report.html", "checkpoints/LAST", ".run.lock",
     "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
     "figures/mistakes.png",
 }  # fmt: skip
