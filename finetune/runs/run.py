@@ -58,7 +58,6 @@ class Run:
         self.history_csv = self.path / "history.csv"
         self.predictions_csv = self.path / "predictions.csv"
         self.model_keras = self.path / "model.keras"
-        self.predictions_csv = self.path / "predictions.csv"
         self.report_json = self.path / "report.json"
         self.report_html = self.path / "report.html"
         self.run_lock = self.path / "run.lock"
