@@ -63,7 +63,7 @@ class Soak(Tally):
         self.kills += 1
         self.noticed.append(time.monotonic() - began)
         self._check(codes, [0, 5, -signal.SIGKILL])
-        return any(codes[:1])  # the chief had finished all
+        return any(codes[:1])  # rank 0 had finished everything
 
     def _check(self, codes: list[int], allowed: list[int]) -> None:
         if not set(codes) <= set(allowed):
