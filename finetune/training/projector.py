@@ -1,6 +1,6 @@
 """TensorBoard's embedding projector: the validation images as points, near each other where the network sees them so.
 
-    add(folder, "head", vectors, {"class": [...], "answer": [...]}, images)
+    add_to_projector(folder, "head", vectors, {"class": [...], "prediction": [...]}, images)
 
 The projector looks for its files in every folder that holds event files: `projector_config.pbtxt` names the others,
 `sprite.jpg` has a thumbnail of each point, `<embedding>.tsv` its vector and `<embedding>_metadata.tsv` what it is
@@ -21,7 +21,7 @@ from finetune.utils import printable, write_bytes, write_text
 
 CONFIG = "projector_config.pbtxt"
 POINTS = 500  # more make the page slow, and no image of them any clearer
-AXES = 100  # of the vectors; the page itself goes on with 200 of any at most
+AXES = 100  # of the vectors; the page itself uses at most 200 of any
 SIDE = 64  # of a thumbnail, in pixels
 
 
@@ -38,7 +38,7 @@ def add_to_projector(
     write_text(folder / table, _table(_main_axes(vectors)))
     write_text(folder / metadata, _metadata(columns))
     write_bytes(folder / "sprite.jpg", _sprite(images))
-    config = ProjectorConfig(embeddings=[one for one in _embeddings(folder) if one.tensor_name != name])
+    config = ProjectorConfig(embeddings=[other for other in _embeddings(folder) if other.tensor_name != name])
     embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
     embedding.sprite.image_path = "sprite.jpg"
     embedding.sprite.single_image_dim.extend([SIDE, SIDE])

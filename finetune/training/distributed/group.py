@@ -290,8 +290,7 @@ def explain_lost_process() -> Iterator[None]:
             raise
         raise ResourceError(
             f"Another process of this training has ended or cannot be reached: {_name_lost_process(str(error))}",
-            hint="Its own output says why. Start all of them again, with --resume, to continue from the last "
-            "checkpoint.",
+            hint="Its own output says why. Start all of them again with --resume, from the last checkpoint.",
         ) from error
 
 
