@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from processes import finetune
 
-from finetune import configs
+from finetune import config as configs
 from finetune.models import build_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,8 @@ def place() -> Iterator[Path]:
 def test_without_home_name_terminal_utf8_and_asserts(place: Path) -> None:
     """A container's user: no HOME, no entry in passwd, the C locale; and Python without `assert`."""
     bare = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FINETUNE_CACHE": str(place / "cache"),
+        "PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "FINETUNE_CACHE": str(place / "cache"),
         "FINETUNE_OFFLINE": "1", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
     }  # fmt: skip
     enter = ["test", "-x", os.path.realpath(sys.executable)]
