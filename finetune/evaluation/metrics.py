@@ -148,13 +148,13 @@ def multiclass_metrics(probabilities: Floats, labels: Ints, classes: Sequence[st
             (NaN by convention) must be taken out first: they are not wrong predictions.
         ValueError: impossible shapes, labels or sums.
     """
+    from sklearn.metrics import confusion_matrix, top_k_accuracy_score  # type: ignore[import-untyped]
+
     check_probabilities(probabilities, labels, classes)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
     if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
         raise ValueError("the rows of probabilities must be positive and sum to 1: are these logits?")
-    from sklearn.metrics import confusion_matrix, top_k_accuracy_score  # type: ignore[import-untyped]
-
     n, numbers = len(labels), range(len(classes))
     predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(labels, predicted, labels=numbers)
@@ -162,9 +162,8 @@ def multiclass_metrics(probabilities: Floats, labels: Ints, classes: Sequence[st
     bins = calibration_bins(probabilities.max(axis=1), predicted == labels)
     top5 = None
     if len(classes) > 5:
-        top5 = wilson_interval(
-            int(top_k_accuracy_score(labels, probabilities, k=5, normalize=False, labels=numbers)), n
-        )
+        among_top5 = top_k_accuracy_score(labels, probabilities, k=5, normalize=False, labels=numbers)
+        top5 = wilson_interval(int(among_top5), n)
     of_label = probabilities[np.arange(n), labels]  # (N,) the probability of the true class
     return MulticlassMetrics(
         classes=tuple(classes),
