@@ -30,7 +30,7 @@ HALF = 0.5  # the threshold of a label where none was fitted
 class TestResult:
     """The test images: probabilities (test images, classes) and metrics; without a test split, none and None."""
 
-    answers: np.ndarray  # probabilities
+    probabilities: np.ndarray
     metrics: Metrics | None = None
     head_metrics: Metrics | None = None
     paired: PairedTest | None = None
@@ -39,22 +39,22 @@ class TestResult:
 def evaluate_on_test(
     classifier: Classifier,
     dataset: Dataset,
-    head_answers: np.ndarray | None,
+    head_probabilities: np.ndarray | None,
     *,
     progress: ProgressCallback | None = None,
 ) -> TestResult:
-    """Predict the test images, once; `head_answers` are the probabilities that the head alone predicted for them."""
+    """Predict the test images, once; `head_probabilities` are those that the head alone predicted for them."""
     test = dataset.indices("test")
     if len(test) == 0:
         return TestResult(np.empty((0, len(dataset.classes))))
     probabilities, labels = _probabilities(classifier, dataset, test, progress), dataset.labels[test]
     task, label_type = task_for(dataset.label_type), dataset.label_type
     metrics = task.metrics(probabilities, labels, dataset.classes, classifier.thresholds)
-    if head_answers is None:
+    if head_probabilities is None:
         return TestResult(probabilities, metrics)
     # The head had no thresholds of its own; a comparison at 0.5 for both favours neither.
-    head_metrics = task.metrics(head_answers, labels, dataset.classes, HALF)
-    before = task.agreement(label_type.decide(head_answers, HALF), labels)
+    head_metrics = task.metrics(head_probabilities, labels, dataset.classes, HALF)
+    before = task.agreement(label_type.decide(head_probabilities, HALF), labels)
     after = task.agreement(label_type.decide(probabilities, HALF), labels)
     return TestResult(probabilities, metrics, head_metrics, paired_test(before, after))
 
@@ -100,7 +100,7 @@ def report_evidence(
         return overlay_heatmap(explanation.image, explanation.heat)
 
     mistakes = task_for(dataset.label_type).mistakes(
-        result.answers, dataset.labels[test], dataset.classes, paths, classifier.thresholds
+        result.probabilities, dataset.labels[test], dataset.classes, paths, classifier.thresholds
     )
     return ReportData(
         name=run.path.name,

@@ -193,7 +193,7 @@ def train_and_evaluate(context: RunContext) -> Result:
                 classifier.save(run.model_keras)
             with context.stage("evaluation", "Testing") as update:
                 test = evaluate_on_test(classifier, dataset, trained.head_predictions, progress=update)
-            splits = {"validation": probabilities, "test": test.answers}
+            splits = {"validation": probabilities, "test": test.probabilities}
             write_predictions(run.predictions_csv, dataset, splits, classifier.thresholds)
             write_hparams(run.tensorboard / "result", run.path.name, config, _accuracies(run, test.metrics))
             write_run_facts(run, seconds=context.watch.seconds, peak_memory_mb=peak_memory_mb())
