@@ -40,6 +40,7 @@ scan.serve()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "says"), [("__import__('os').abort()", "signal 6"), ("exit(7)", "exit code 7")])
 def test_a_crashing_decoder_is_survived_and_its_file_named(
     images: list[str], monkeypatch: pytest.MonkeyPatch, how: str, says: str
@@ -55,6 +56,7 @@ def test_a_crashing_decoder_is_survived_and_its_file_named(
     assert all(says in (reason or "") for reason in bad.values())
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_work_are_an_error(images: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.data.scan.WORKER", "import no_such_module")
     with pytest.raises(ResourceError, match="ended at once"):

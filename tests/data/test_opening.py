@@ -1,0 +1,209 @@
+"""Data sets are split the same way every time, refused with all faults, and opened again as they were."""
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_tools import Paint, opened, refusal, sizes, tree, write, written_and_read
+
+from finetune import data
+from finetune.config import DataConfig
+from finetune.utils import DataError
+
+
+def test_class_folders(photos: Path) -> None:
+    before = tree(photos)
+    dataset = opened(folder=photos)
+    assert dataset.classes == ("cat", "dog")
+    assert (len(dataset), dataset.root, dataset.name) == (30, photos, "photos")
+    assert sizes(dataset) == [24, 3, 3]
+    assert np.bincount(dataset.labels[dataset.indices("validation")]).tolist() == [2, 1]
+    for index, name in enumerate(dataset.names):
+        assert name.startswith(dataset.classes[dataset.labels[index]] + "/")
+    assert dataset.paths([0, 1]) == [str(photos / "cat/0.png"), str(photos / "cat/1.png")]
+    assert all(os.path.isfile(path) for path in dataset.paths(range(30)))
+    assert not dataset.warnings
+    assert tree(photos) == before
+
+
+def test_splits_depend_on_seed_and_names_only(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    first = opened(folder=photos)
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    again = opened(folder=tmp_path / "elsewhere")
+    assert (again.splits == first.splits).all()
+    assert (opened(folder=photos, seed=1).splits != first.splits).any()
+    paint("photos/cat/new.png")
+    more = opened(folder=photos)
+    moved = [name for name, split in zip(first.names, first.splits, strict=True)
+             if more.splits[more.names.index(name)] != split]  # fmt: skip
+    assert len(moved) <= 2
+
+
+def test_shares(photos: Path) -> None:
+    assert sizes(opened(folder=photos, split={"train": 0.5, "validation": 0.5, "test": 0})) == [15, 15, 0]
+    dataset = opened(folder=photos, split={"train": 0.6, "validation": 0.2, "test": 0.2})
+    assert sizes(dataset) == [18, 6, 6]
+
+
+def test_small_classes_are_in_train_and_validation_first(tmp_path: Path, paint: Paint) -> None:
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2", "dog/3"):
+        paint(f"p/{name}.png")
+    dataset = opened(folder=tmp_path / "p")
+    counts = np.zeros((2, 3), int)
+    np.add.at(counts, (dataset.labels, dataset.splits), 1)
+    assert counts.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert any("no test images of cat" in warning for warning in dataset.warnings)
+
+
+def test_a_class_with_one_image_is_named(photos: Path, paint: Paint) -> None:
+    paint("photos/fish/1.png")
+    paint("photos/bird/1.png")
+    message = refusal(folder=photos)
+    assert "fish: 1 in all" in message
+    assert "bird: 1 in all" in message
+    assert opened(folder=photos, classes=("cat", "dog")).classes == ("cat", "dog")
+
+
+def test_split_folders_with_other_classes(tmp_path: Path, paint: Paint) -> None:
+    for name in ("train/cat", "train/dog", "val/cat", "val/fish"):
+        paint(f"p/{name}/1.png")
+    message = refusal(folder=tmp_path / "p")
+    assert "only there: fish" in message
+    assert "missing there: dog" in message
+
+
+def test_imbalance_is_pointed_out(tmp_path: Path, paint: Paint) -> None:
+    for index in range(30):
+        paint(f"p/cat/{index}.png")
+    for index in range(3):
+        paint(f"p/dog/{index}.png")
+    assert any("cat has 30 images and dog only 3" in warning for warning in opened(folder=tmp_path / "p").warnings)
+
+
+def test_bad_images_are_listed_together_or_skipped(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    for index in range(40):
+        paint(f"photos/cat/more{index}.png")
+    (photos / "cat/0.png").write_bytes(b"")
+    (photos / "dog/3.png").write_text("<html>")
+    message = refusal(folder=photos)
+    assert "2 of 70 files" in message
+    assert "cat/0.png: the file is empty" in message
+    assert "dog/3.png: an HTML page" in message
+    assert "data.bad_images=skip" in message
+    dataset = opened(folder=photos, bad_images="skip")
+    assert len(dataset) == 68
+    assert dict(dataset.skipped).keys() == {"cat/0.png", "dog/3.png"}
+    assert not {"cat/0.png", "dog/3.png"} & set(dataset.names)
+    for index in range(68):
+        assert dataset.names[index].startswith(dataset.classes[dataset.labels[index]])
+    assert any("2 files are left out" in warning for warning in dataset.warnings)
+    again = written_and_read(dataset, tmp_path)
+    assert (again.names, [name for name, _ in again.skipped]) == (dataset.names, ["cat/0.png", "dog/3.png"])
+
+
+def test_too_many_bad_images_stop_even_with_skip(photos: Path, paint: Paint) -> None:
+    for index in range(2):
+        (photos / f"cat/{index}.png").write_bytes(b"")
+    assert "more than 5%" in refusal(folder=photos, bad_images="skip")
+    for index in range(30):
+        paint(f"photos/dog/more{index}.png")
+    assert len(opened(folder=photos, bad_images="skip")) == 58
+    paint("photos/fish/1.png").write_bytes(b"")
+    assert "nothing is left of fish" in refusal(folder=photos, bad_images="skip")
+
+
+def test_long_lists_are_cut_and_a_table_has_them_all(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for path in sorted(photos.rglob("*.png"))[:25]:
+        path.write_bytes(b"")
+    message = refusal(folder=photos)
+    assert message.count("the file is empty") == 20
+    table = re.search(r"and 5 more; all are in (.+\.csv)", message)
+    assert table
+    with Path(table[1]).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["where", "problem"]
+    assert len(rows) == 25
+    assert all(name in {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")} for name, _ in rows)
+    assert {why for _, why in rows} == {"the file is empty (0 bytes)"}
+
+
+def test_reopening_gives_the_same_data(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    config = DataConfig(folder=photos)
+    dataset = data.open_dataset(config, seed=3)
+    written = write(dataset, tmp_path)
+    again = data.reopen_dataset(config, *written)
+    assert (again.names, again.hashes, again.classes) == (dataset.names, dataset.hashes, dataset.classes)
+    assert (again.splits == dataset.splits).all()
+    assert (again.labels == dataset.labels).all()
+    paint("photos/cat/new.png")
+    assert any("cat/new.png" in warning for warning in data.reopen_dataset(config, *written).warnings)
+    assert len(data.reopen_dataset(config, *written)) == 30
+
+
+def test_reopening_names_changed_and_vanished_files(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    written = write(opened(folder=photos), tmp_path)
+    (photos / "cat/1.png").unlink()
+    paint("photos/dog/2.png")
+    with pytest.raises(DataError) as error:
+        data.reopen_dataset(DataConfig(folder=photos), *written)
+    assert "cat/1.png: there is no such file" in str(error.value)
+    assert "dog/2.png: its content has changed" in str(error.value)
+    assert "2 of 30" in str(error.value)
+
+
+def test_changes_may_be_accepted(photos: Path, tmp_path: Path, paint: Paint) -> None:
+    config = DataConfig(folder=photos)
+    before = opened(folder=photos)
+    written = write(before, tmp_path)
+    gone, cut, other = before.names[0], before.names[1], before.names[2]
+    (photos / gone).unlink()
+    (photos / cut).write_bytes((photos / cut).read_bytes()[:50])
+    paint(f"photos/{other}")
+    after = data.reopen_dataset(config, *written, accept_changes=True)
+    assert set(before.names) - set(after.names) == {gone, cut}
+    assert {name for name, _ in after.skipped} == {gone, cut}
+    assert after.hashes[0] == hashlib.sha256((photos / other).read_bytes()).hexdigest() != before.hashes[2]
+    assert (after.splits == before.splits[2:]).all()
+    assert (after.labels == before.labels[2:]).all()
+    assert "3 of 30 images are not what they were, and that is accepted" in after.warnings[0]
+    again = data.reopen_dataset(config, *write(after, tmp_path))  # noted, it is no change any more
+    assert (again.names, again.hashes, again.warnings) == (after.names, after.hashes, ())
+
+
+def test_changes_that_leave_a_class_without_images_are_not_accepted(photos: Path, tmp_path: Path) -> None:
+    written = write(opened(folder=photos), tmp_path)
+    for path in photos.glob("cat/*"):
+        path.unlink()
+    with pytest.raises(DataError, match="too few images"):
+        data.reopen_dataset(DataConfig(folder=photos), *written, accept_changes=True)
+
+
+def test_images_to_measure_a_classifier_on(photos: Path, paint: Paint, tmp_path: Path) -> None:
+    dataset = data.open_labelled_dataset(DataConfig(folder=photos), ("fish", "dog", "cat"))
+    assert dataset.classes == ("fish", "dog", "cat")
+    assert (sizes(dataset), np.bincount(dataset.labels).tolist()) == ([0, 0, 30], [0, 10, 20])
+    assert any("no images of 1 of the 3 classes: fish" in warning for warning in dataset.warnings)
+    with pytest.raises(DataError, match="does not know: cat"):
+        data.open_labelled_dataset(DataConfig(folder=photos), ("fish", "dog"))
+    for split, count in (("train", 3), ("test", 2)):
+        for index in range(count):
+            paint(f"p/{split}/dog/{index}.png")
+    assert len(data.open_labelled_dataset(DataConfig(folder=tmp_path / "p"), ("dog", "cat"))) == 2
+    assert len(data.open_labelled_dataset(DataConfig(folder=tmp_path / "p"), ("dog", "cat"), split="train")) == 3
+
+
+@pytest.mark.slow
+def test_real_photos(shared: Path) -> None:
+    dataset = opened(folder=shared / "data" / "flower_photos")
+    assert len(dataset) == 3670
+    assert sizes(dataset) == [2936, 367, 367]
+    assert any("14889392928_9742aed45b_m.jpg" in warning for warning in dataset.warnings)
