@@ -2,7 +2,7 @@
 
     curl --data-binary @rose.jpg http://127.0.0.1:8000/predict
 
-Answers are JSON. A file that is no usable image is answered with 422 and the reason, one that is too large with 413.
+The response is JSON. A file that is no usable image gets status 422 and the reason, a file that is too large 413.
 Needs `pip install fastapi uvicorn`. Behind a proxy that ends TLS and limits rates this can face the world.
 """
 
@@ -16,7 +16,7 @@ from fastapi import FastAPI, HTTPException, Request
 
 import finetune
 from finetune import data
-from finetune.utils.errors import ImageError
+from finetune.utils import ImageError
 
 MAX_BYTES = 20_000_000
 TOP = 5
@@ -26,14 +26,13 @@ def create(source: str) -> FastAPI:
     """The application for a run or a backbone."""
     classifier = finetune.load(source)
     size = classifier.spec.image_size
-    classifier.forward(
-        np.zeros((1, size, size, 3), np.float32)
-    )  # builds the graph, so that the first caller need not wait
-    decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")  # Pillow lets go of Python's lock
+    # this builds the graph, so that the first request does not have to wait
+    classifier.forward(np.zeros((1, size, size, 3), np.float32))
+    decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")  # Pillow releases the GIL
     network = ThreadPoolExecutor(1, thread_name_prefix="network")  # TensorFlow uses every core for one image
     app = FastAPI(title=f"finetune: {classifier.name}")
 
-    def answer(pixels: np.ndarray) -> list[dict[str, object]]:
+    def predict_top(pixels: np.ndarray) -> list[dict[str, object]]:
         probabilities = np.asarray(classifier.forward(pixels[None].astype(np.float32)))[0]
         best = np.argsort(-probabilities, kind="stable")[:TOP]
         return [{"class": classifier.classes[at], "probability": round(float(probabilities[at]), 6)} for at in best]
@@ -50,7 +49,7 @@ def create(source: str) -> FastAPI:
             pixels = await loop.run_in_executor(decoders, data.decode_square, content, classifier.transform)
         except ImageError as problem:
             raise HTTPException(422, problem.message) from None
-        return {"predictions": await loop.run_in_executor(network, answer, pixels)}
+        return {"predictions": await loop.run_in_executor(network, predict_top, pixels)}
 
     return app
 

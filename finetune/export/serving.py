@@ -1,10 +1,10 @@
-"""Encoded images become pixels inside a TensorFlow graph, for a server that is sent the bytes of files.
+"""Encoded images become pixels inside a TensorFlow graph, for a server that receives the bytes of files.
 
-`images` does the same with Pillow; that is what classifiers are trained and measured with, and what this follows step
+`finetune.data` does the same with Pillow; classifiers are trained and measured with that, and this follows it step
 by step: the reduced decoding of large JPEGs, EXIF orientation, transparency on black, the crop in whole pixels, the
 antialiased resize. What remains is rounding (Pillow rounds after each direction, TensorFlow once) and the rim
-of a crop (Pillow looks beyond it), together a fifth of one of 255 steps on average; CMYK, and formats that TensorFlow
-does not read (only JPEG and PNG). `finetune export` measures what that comes to.
+of a crop (Pillow looks beyond it), in sum a fifth of one of 255 steps on average; CMYK, and formats that TensorFlow
+does not read (only JPEG and PNG). `finetune export` measures the effect.
 """
 
 import math
@@ -24,13 +24,13 @@ def batch_pixels(encoded: Any, transform: Transform) -> Any:
     A file that TensorFlow cannot decode fails the whole batch with InvalidArgumentError.
     """
     shape = tf.TensorSpec((transform.size, transform.size, 3), tf.float32)
-    return tf.map_fn(lambda one: pixels(one, transform), encoded, fn_output_signature=shape)
+    return tf.map_fn(lambda content: pixels(content, transform), encoded, fn_output_signature=shape)
 
 
 def pixels(encoded: Any, transform: Transform) -> Any:
     """Bytes of one file, scalar string -> (S, S, 3) float32."""
-    share = transform.crop if transform.resize == "crop" else 1.0
-    near = math.ceil(transform.size / share)
+    fraction = transform.crop if transform.resize == "crop" else 1.0
+    near = math.ceil(transform.size / fraction)
     image = tf.case(
         [
             (tf.io.is_jpeg(encoded), lambda: _upright(_decode_jpeg(encoded, near), _orientation(encoded))),
@@ -49,7 +49,7 @@ def _refuse() -> Any:
 
 
 def square(image: Any, transform: Transform) -> Any:
-    """(H, W, 3) uint8 -> (S, S, 3) float32 of whole numbers; see `images.square`."""
+    """(H, W, 3) uint8 -> (S, S, 3) float32 of whole numbers, by the transform's way to a square."""
     size = transform.size
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     if transform.resize == "squash":
@@ -65,9 +65,9 @@ def square(image: Any, transform: Transform) -> Any:
     return _resize(image[top : top + side, left : left + side], (size, size), transform)
 
 
-def _scaled(length: Any, share: Any) -> Any:
-    """`max(1, round(share * length))`, halves to even as Python does."""
-    return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float64) * share), tf.int32))
+def _scaled(length: Any, scale: Any) -> Any:
+    """`max(1, round(scale * length))`, halves to even as Python does."""
+    return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float64) * scale), tf.int32))
 
 
 def _resize(image: Any, size: tuple[Any, Any], transform: Transform) -> Any:
@@ -136,6 +136,6 @@ def _orientation(encoded: Any) -> Any:
     directory = tiff + tf.where(little, short(tiff + 4), short(tiff + 6))
     entries = directory + 2 + 12 * tf.range(tf.minimum(short(directory), 512))
     values = tf.where(short(entries) == ORIENTATION, short(entries + 8), 0)
-    found = tf.reduce_max(tf.concat([values, [0]], 0))
-    sound = tf.reduce_any(begins) & (found >= 1) & (found <= 8)
-    return tf.where(sound, found, 1)
+    orientation = tf.reduce_max(tf.concat([values, [0]], 0))
+    valid = tf.reduce_any(begins) & (orientation >= 1) & (orientation <= 8)
+    return tf.where(valid, orientation, 1)

@@ -23,7 +23,7 @@ Field = Callable[[flatbuffers.Builder], None]
 
 
 def add_metadata(path: Path, *, name: str, description: str, classes: Sequence[str]) -> None:
-    """Adds both to the model in `path`, which takes pixels 0..255 as they are and has one output per class."""
+    """Add both to the model in `path`, which takes pixels 0..255 as they are and has one output per class."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -35,7 +35,7 @@ def add_metadata(path: Path, *, name: str, description: str, classes: Sequence[s
     model.metadata = [*(model.metadata or []), entry]
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(LABELS, "".join(f"{one}\n" for one in classes))
+        archive.writestr(LABELS, "".join(f"{name}\n" for name in classes))
 
 
 def metadata_labels(path: Path) -> list[str]:
@@ -60,13 +60,13 @@ def _metadata(name: str, description: str) -> bytes:
         _offset(4, _vector(build, unit)),
         _offset(5, _table(build, _offset(0, highest), _offset(1, lowest))),
     )
-    answers = _table(
+    probabilities = _table(
         build,
         _offset(0, text("probability")),
         _offset(1, text("one for each class")),
         _offset(6, _vector(build, labels)),
     )
-    subgraph = _table(build, _offset(2, _vector(build, pixels)), _offset(3, _vector(build, answers)))
+    subgraph = _table(build, _offset(2, _vector(build, pixels)), _offset(3, _vector(build, probabilities)))
     fields = [(0, text(name)), (1, text(description)), (3, _vector(build, subgraph)), (7, text("1.0.0"))]
     build.Finish(_table(build, *(_offset(slot, at) for slot, at in fields)), _IDENTIFIER)
     return bytes(build.Output())

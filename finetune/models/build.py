@@ -4,7 +4,6 @@ build_classifier(config.model, classes)    a backbone with ImageNet weights, fro
 load_pretrained("resnet50")                an ImageNet network with its own head
 """
 
-import importlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -85,16 +84,12 @@ def build_network(spec: ClassifierSpec, *, name: str, seed: int = 0, available: 
     with _dtype_policy(dtype_policy()):
         image = keras.Input((spec.image_size, spec.image_size, 3), name="image")
         x = preprocess(image, row.scaling)
-        module, _, attribute = row.constructor.partition(":")
-        constructor = getattr(importlib.import_module(module), attribute)
         if spec.pretrained:
-            whole = constructor(
-                include_top=True, weights=None, input_tensor=x, classifier_activation=None, **row.arguments
-            )
+            whole = row.build(include_top=True, input_tensor=x, classifier_activation=None)
             features = feature_map_of(whole, row)
             logits = whole.output
         else:
-            features = constructor(include_top=False, weights=None, input_tensor=x, **row.arguments).output
+            features = row.build(include_top=False, input_tensor=x).output
             widths = [features.shape[-1], *spec.hidden, len(spec.classes)]
             head_parameters = sum((before + 1) * after for before, after in itertools.pairwise(widths))
             if spec.cosine:  # no bias
