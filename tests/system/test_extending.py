@@ -82,10 +82,11 @@ def test_a_data_source(tmp_path: Path, images: Path) -> None:
 
 
 def test_an_export_format(tmp_path: Path, images: Path) -> None:
-    folder = apply("An export format", tmp_path)
-    words = ("export", "efficientnet_lite0", "--format", "h5", "--images", images / "red")
-    assert "Keras HDF5" in run(folder, "-m", "finetune.cli", *words)
-    assert (folder / "exports" / "efficientnet_lite0-h5" / "model.h5").exists()
+    ((_, code),) = blocks("An export format")
+    (tmp_path / "h5_format.py").write_text(code)
+    shutil.copytree(images / "red", tmp_path / "photos")
+    run(tmp_path, "h5_format.py")
+    assert (tmp_path / "exports" / "efficientnet_lite0-h5" / "model.h5").exists()
 
 
 def test_a_command(tmp_path: Path, images: Path) -> None:
