@@ -24,9 +24,9 @@ HERE = Path(__file__)
 
 def low_rank(rank: int) -> None:
     """From here on unfreezing a kernel means learning a product of rank `rank` beside it."""
-    from finetune.training import trainer as training
+    from finetune.training import loop
 
-    unfreeze = training.freeze_below
+    unfreeze = loop.freeze_below
 
     def freeze_below(classifier: Any, cut: Any, *, batch_norm: str) -> Any:
         above = unfreeze(classifier, cut, batch_norm=batch_norm)
@@ -39,33 +39,34 @@ def low_rank(rank: int) -> None:
                     layer.enable_lora(rank)
         return above
 
-    training.freeze_below = freeze_below
+    loop.freeze_below = freeze_below
 
 
 def measure(config: Path, rank: int) -> dict[str, Any]:
     """One arm, in this process."""
-    from finetune import configs, data
-    from finetune.training import trainer as training, tryout
+    from finetune.config import load_config
+    from finetune.data import open_dataset
+    from finetune.training.callbacks import Callback
+    from finetune.training.trial_cache import TrialTrainer
 
     if rank:
         low_rank(rank)
-    loaded = configs.load_config(config)
-    dataset = data.open_dataset(loaded.data, seed=loaded.seed)
+    loaded = load_config(config)
     trained: list[int] = []
 
-    class Clock(training.Callback):
+    class Clock(Callback):
         began = 0.0
 
-        def phase_started(self, phase: Any) -> None:
+        def on_phase_begin(self) -> None:
             self.began = time.process_time()
-            trained.append(sum(int(variable.shape.num_elements()) for variable in phase.above.trainable_variables))
+            variables = self.trainer.above.trainable_variables
+            trained.append(sum(int(variable.shape.num_elements()) for variable in variables))
 
     clock = Clock()
-    found = tryout.Bench(dataset).measure(loaded, watcher=clock)
+    result = TrialTrainer(open_dataset(loaded.data, seed=loaded.seed)).fit(loaded, callbacks=[clock])[-1]
     return {
-        "accuracy": found.validation.accuracy,
-        "loss": found.validation.loss,
-        "best_epoch": found.phases[-1].best_epoch,
+        **result.validation,
+        "best_epoch": result.best_epoch,
         "trained": trained[-1],
         "seconds": time.process_time() - clock.began,
     }

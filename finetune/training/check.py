@@ -224,12 +224,16 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
         with _collect(problems):
             _check_phases(config)
     else:
-        with _collect(problems):
-            result = _run_dry(config, dataset, terminal)
-    if result and dataset:
-        with _collect(problems):
-            if compute_features:
-                _compute_features(config, dataset, terminal)
+        with _collect(problems), terminal.stage("Trying a step of each phase") as update:
+            from finetune.training.dry_run import dry_run
+
+            result = dry_run(config, dataset, progress=update)
+    if result and dataset and compute_features:
+        with _collect(problems), terminal.stage("Features") as update:
+            from finetune.training.dry_run import compute_all_features
+
+            compute_all_features(config, dataset, progress=update)
+    if result:
         with _collect(problems):
             require_space(_existing(config.output), result.run_size)
     inspections: list[Inspection] = []
@@ -288,23 +292,6 @@ def _check_phases(config: Config) -> None:
 
     model = config.model.model_copy(update={"weights": "none"})
     build_and_plan(config.model_copy(update={"model": model}), config.data.classes or ("a", "b"))
-
-
-def _run_dry(config: Config, dataset: Dataset, terminal: Terminal) -> "DryRun":
-    with terminal.stage("Trying a step of each phase") as update:
-        from finetune.training.distributed.group import use_devices
-        from finetune.training.dry_run import dry_run
-
-        with use_devices(config.device):
-            return dry_run(config, dataset, progress=update)
-
-
-def _compute_features(config: Config, dataset: Dataset, terminal: Terminal) -> None:
-    from finetune.training.distributed.group import use_devices
-    from finetune.training.dry_run import compute_all_features
-
-    with use_devices(config.device), terminal.stage("Features") as update:
-        compute_all_features(config, dataset, progress=update)
 
 
 def _find_similar_images(dataset: Dataset, inspections: Sequence[Inspection], result: "DryRun | None") -> SimilarImages:

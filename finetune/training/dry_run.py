@@ -32,6 +32,7 @@ from finetune.models import (
     refuse_unreadable,
 )
 from finetune.training.distributed.exactness import refuse_undistributable
+from finetune.training.distributed.group import use_devices
 from finetune.training.loop import Trainer
 from finetune.training.phases import Phase, plan_phases
 from finetune.training.start_checks import refuse_infinite, run_folder_size
@@ -102,40 +103,40 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
 
     Raises what a training would raise: ConfigError, WeightsError, TrainingDiverged; ResourceError out of memory.
     """
-    total = 3 + len(config.fine_tune)
-    started = time.monotonic()
-    classifier, phases = build_and_plan(config, dataset.classes)
-    refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
-    # Before any step: the cache key of features holds the weights that they were made with.
-    plan = plan_features(_features_of(classifier, dataset, phases, config), policy=config.cache)
-    feature_files = tuple(tuple(map(str, row)) for row in plan.paths)
-    progress(1, total)
-    with _explain_out_of_memory("the frozen part of the network", "model.image_size"):
-        reading_rate, feature_rate, features = _measure_features(classifier, dataset, phases)
-    progress(2, total)
-    phase_results = []
-    for phase, rows in zip(phases, features, strict=True):
-        with _explain_out_of_memory(phase.name, "head.batch_size" if phase.index == 0 else "fine_tune.batch_size"):
-            phase_results.append(_run_steps(phase, rows, classifier, dataset, config))
-        progress(3 + phase.index, total)
-    gpu = bool(visible_gpus())
-    return DryRun(
-        at=datetime.now().astimezone().isoformat(timespec="seconds"),
-        device=describe_device(),
-        weights=classifier.weights_hash,
-        warning=classifier.warning,
-        start_seconds=time.monotonic() - started,
-        reading_rate=reading_rate,
-        feature_rate=feature_rate,
-        peak_memory=tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else peak_memory_mb() * 2**20,
-        memory=None if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        run_size=run_folder_size(classifier, phases),
-        feature_place=plan.place,
-        feature_size=plan.size,
-        feature_pictures=plan.images,
-        feature_files=feature_files,
-        phases=tuple(phase_results),
-    )
+    with use_devices(config.device):
+        total = 3 + len(config.fine_tune)
+        started = time.monotonic()
+        classifier, phases = build_and_plan(config, dataset.classes)
+        refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
+        # Before any step: the cache key of features holds the weights that they were made with.
+        plan = plan_features(_features_of(classifier, dataset, phases, config), policy=config.cache)
+        progress(1, total)
+        with _explain_out_of_memory("the frozen part of the network", "model.image_size"):
+            reading_rate, feature_rate, features = _measure_features(classifier, dataset, phases)
+        progress(2, total)
+        phase_results = []
+        for phase, rows in zip(phases, features, strict=True):
+            with _explain_out_of_memory(phase.name, "head.batch_size" if phase.index == 0 else "fine_tune.batch_size"):
+                phase_results.append(_run_steps(phase, rows, classifier, dataset, config))
+            progress(3 + phase.index, total)
+        gpu = bool(visible_gpus())
+        return DryRun(
+            at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            device=describe_device(),
+            weights=classifier.weights_hash,
+            warning=classifier.warning,
+            start_seconds=time.monotonic() - started,
+            reading_rate=reading_rate,
+            feature_rate=feature_rate,
+            peak_memory=tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else peak_memory_mb() * 2**20,
+            memory=None if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            run_size=run_folder_size(classifier, phases),
+            feature_place=plan.place,
+            feature_size=plan.size,
+            feature_pictures=plan.images,
+            feature_files=tuple(tuple(map(str, row)) for row in plan.paths),
+            phases=tuple(phase_results),
+        )
 
 
 def build_and_plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, list[Phase]]:
@@ -146,8 +147,9 @@ def build_and_plan(config: Config, classes: Sequence[str]) -> tuple[Classifier, 
 
 def compute_all_features(config: Config, dataset: Dataset, *, progress: ProgressCallback) -> None:
     """Compute and cache the features that a training of `config` begins with; the training will find them."""
-    classifier, phases = build_and_plan(config, dataset.classes)
-    prepare_features(_features_of(classifier, dataset, phases, config), policy=config.cache, progress=progress)
+    with use_devices(config.device):
+        classifier, phases = build_and_plan(config, dataset.classes)
+        prepare_features(_features_of(classifier, dataset, phases, config), policy=config.cache, progress=progress)
 
 
 def _features_of(classifier: Classifier, dataset: Dataset, phases: Sequence[Phase], config: Config) -> FeatureRequest:

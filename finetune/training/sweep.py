@@ -48,7 +48,7 @@ from finetune.training.sweep_study import (
     retry_trial,
 )
 from finetune.training.tensorboard import write_hparams
-from finetune.training.tryout import Bench
+from finetune.training.trial_cache import TrialTrainer
 from finetune.utils import (
     ConfigError,
     ProgressCallback,
@@ -113,11 +113,10 @@ def run_sweep(
         current = current_point(config, space)  # first of all: it is what the others must beat
         first_trials = [current, *grid] if current else grid
         study = open_study(folder, storage, _identity(config, space, dataset), first_trials)
-        worker = _Worker(
-            study, space, len(grid) or trials, config.seed, folder, Bench(dataset, say=terminal.say), terminal, stop,
-            config_of,
-        )  # fmt: skip
-        terminal.head(f"Sweep {display_path(folder)}: {len(worker.finished())} of {worker.places} trials are done")
+        trainer = TrialTrainer(dataset, say=terminal.say)
+        places = len(grid) or trials
+        worker = _Worker(study, space, places, config.seed, folder, trainer, terminal, stop, config_of)
+        terminal.head(f"Sweep {display_path(folder)}: {len(worker.finished())} of {places} trials are done")
         with deterministic_ops(config.deterministic), terminal.stage("Trials") as update:
             worker.run(update)
         finished = worker.finished()
@@ -158,7 +157,7 @@ class _Worker:
     places: int  # number of trials that the sweep is to have
     seed: int
     folder: Path
-    bench: Bench
+    trainer: TrialTrainer
     terminal: Terminal
     stop: Stop
     config_of: SettingsToConfig
@@ -234,7 +233,7 @@ class _Worker:
         if result.accuracy is None or result.loss is None:
             return FAILED_SCORE
         # One image is worth 1 / n of accuracy: the loss decides only between equals.
-        return result.accuracy + 1 / (1 + result.loss) / len(self.bench.dataset.indices("validation"))
+        return result.accuracy + 1 / (1 + result.loss) / len(self.trainer.dataset.indices("validation"))
 
     def _sample(self, trial: "optuna.Trial") -> dict[str, str]:
         """New settings; at random if those that TPE chose last time had been tried before."""
@@ -253,8 +252,11 @@ class _Worker:
         scores: dict[str, Any] = {}
         problem = ""
         try:
-            measured = self.bench.measure(self.config_of(settings), check_stop=lambda: self.stop.check(HOW_TO_RESUME))
-            scores = {**measured.validation.means, "best_epoch": measured.phases[-1].best_epoch}
+            results = self.trainer.fit(self.config_of(settings), check_stop=lambda: self.stop.check(HOW_TO_RESUME))
+            if results[-1].validation:
+                scores = {**results[-1].validation, "best_epoch": results[-1].best_epoch}
+            else:
+                problem = "nothing was trained: head.epochs is 0, and the head starts at random"
         except (TrainingDiverged, ConfigError, MemoryError, tf.errors.ResourceExhaustedError) as error:
             problem = " ".join(str(error).split("\n")[0].split())[:300] or "out of memory"
         return SweepTrial(number, settings, round(time.monotonic() - started, 3), problem=problem, **scores)

@@ -8,30 +8,30 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("optuna")
-from finetune import config as configs
-from finetune.evaluation import ValidationScores
-from finetune.runs import run as runs
-from finetune.training import search_space as space, sweep, sweep_study, tryout
+from finetune.cli import main as cli
+from finetune.config import load_config
+from finetune.runs import open_run
+from finetune.training import check_search_space, read_search_space, run_sweep, sweep, sweep_study
 from finetune.training.journal import PhaseResult
-from finetune.training.tryout import Measured
-from finetune.utils.errors import ResourceError, Stopped, TrainingDiverged, UsageError
+from finetune.training.trial_cache import TrialTrainer
+from finetune.utils import ResourceError, Stopped, TrainingDiverged, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 VARIED = ("head.learning_rate=1e-3..1e-1", "head.optimizer=adam,sgd")
-# A worker that takes a trial and never ends it.
+# A process that takes a trial and never finishes it.
 HANGING = """
 import sys, time
-from finetune.cli import main as cli; from finetune.training import sweep_study, tryout
+from finetune.cli import main as cli
+from finetune.training import sweep_study, trial_cache
 sweep_study.HEARTBEAT_SECONDS = 1
-def hang(self, config, **more):
+def hang(self, config, **options):
     print("at work", flush=True)
     time.sleep(300)
-tryout.Bench.measure = hang
+trial_cache.TrialTrainer.fit = hang
 cli.main(sys.argv[1:])
 """
 
@@ -47,16 +47,18 @@ class Sweep:
         self.config.write_text(yaml.safe_dump(settings))
         self.output = folder / "sweeps" / "colours"
 
-    def run(self, *varied, trials=3, overrides=(), **more):
-        every = space.read_search_space(varied or VARIED)
-        config = space.check_search_space(self.config, overrides, every)
-        return sweep.run_sweep(self.config, overrides, config, every, trials=trials, folder=self.output, **more)
+    def run(self, *varied, trials=3, overrides=(), **options):
+        space = read_search_space(varied or VARIED)
+        config = check_search_space(self.config, overrides, space)
+        return run_sweep(self.config, overrides, config, space, trials=trials, folder=self.output, **options)
 
-    def stored(self):
+    def study(self):
         import optuna
 
-        storage = f"sqlite:///{self.output / 'trials.sqlite'}"
-        return optuna.load_study(study_name="colours", storage=storage).trials
+        return optuna.load_study(study_name="colours", storage=f"sqlite:///{self.output / 'trials.sqlite'}")
+
+    def states(self):
+        return [trial.state.name for trial in self.study().trials]
 
 
 @pytest.fixture
@@ -70,20 +72,21 @@ def colours(tmp_path, settings):
     return Sweep(tmp_path, settings)
 
 
-def test_it_finds_writes_and_trains_the_best_and_can_be_gone_on_with(colours, monkeypatch):
+@pytest.mark.slow
+def test_it_finds_the_best_trains_it_and_can_be_resumed(colours, monkeypatch):
     first = colours.run(trials=3)
     assert [trial.number for trial in first.trials] == [0, 1, 2]
-    assert first.trials[0].settings == {"head.learning_rate": "0.01", "head.optimizer": "adam"}  # as the config stands
+    assert first.trials[0].settings == {"head.learning_rate": "0.01", "head.optimizer": "adam"}  # those of the config
     assert len({str(trial.settings) for trial in first.trials}) == 3
     best = min(first.trials, key=lambda trial: (-trial.accuracy, trial.loss))
     assert first.best == best
 
     # The winner is trained as everybody would train best.yaml, and ends with the figures of the trial to the bit.
     assert [path.name for path in (colours.folder / "runs").iterdir()] == ["colours-1"]
-    run = runs.open_run(colours.folder / "runs" / "colours-1")
+    run = open_run(colours.folder / "runs" / "colours-1")
     assert run.phases[-1]["validation"] == {"accuracy": best.accuracy, "loss": best.loss}
     assert run.phases[-1]["best_epoch"] == best.best_epoch
-    assert configs.load_config(run.config_yaml) == configs.load_config(colours.output / "best.yaml")
+    assert load_config(run.config_yaml) == load_config(colours.output / "best.yaml")
     report = json.loads(run.report_json.read_text())
     assert first.winner["test"]["accuracy"] == report["test"]["accuracy"]
 
@@ -113,155 +116,137 @@ def test_it_finds_writes_and_trains_the_best_and_can_be_gone_on_with(colours, mo
         colours.run("head.learning_rate=1e-3..1e-2", "head.optimizer=adam,sgd", overrides=["head.epochs=2"])
 
 
-def test_everything_is_told_as_json(colours, capsys, monkeypatch):
-    from finetune.cli import main as cli
-
+@pytest.mark.slow
+def test_the_command_prints_json_or_a_table(colours, capsys, monkeypatch):
     monkeypatch.chdir(colours.folder)
-    command = ["sweep", "colours.yaml", "--set", VARIED[0], "--trials", "2", "--json", "--quiet"]
+    command = ["sweep", "colours.yaml", "--set", VARIED[0], "--trials", "2", "--quiet"]
+    assert cli.main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [trial["number"] for trial in facts["trials"]] == [0, 1]
+    assert facts["winner"]["trial"] == facts["best"]
+    assert facts["validation_pictures"] == 15
     assert cli.main(command) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert [trial["number"] for trial in said["trials"]] == [0, 1]
-    assert said["winner"]["trial"] == said["best"]
-    assert said["validation_pictures"] == 15
-    assert cli.main([*command[:-2], "--quiet"]) == 0
-    shown = capsys.readouterr().out
-    assert "head.learning_rate" in shown
-    assert "chance may have chosen" in shown
-    assert "which had no part in the choice" in shown
+    table = capsys.readouterr().out
+    assert "head.learning_rate" in table
+    assert "chance may have chosen" in table
+    assert "which had no part in the choice" in table
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_the_worst_and_not_the_end(colours, no_winner):
-    found = colours.run("head.learning_rate=1e30,1e-2", trials=2)
-    failed = next(trial for trial in found.trials if trial.settings["head.learning_rate"] == "1e30")
+    result = colours.run("head.learning_rate=1e30,1e-2", trials=2)
+    failed = next(trial for trial in result.trials if trial.settings["head.learning_rate"] == "1e30")
     assert "no longer a finite number" in failed.problem
     assert failed.accuracy is None
-    assert found.best.settings == {"head.learning_rate": "1e-2"}
+    assert result.best.settings == {"head.learning_rate": "1e-2"}
     assert failed.problem in (colours.output / "trials.csv").read_text()
 
 
-def test_no_settings_are_tried_twice(colours, no_winner):
-    few = colours.run("head.learning_rate=1e-3,1e-2", "head.optimizer=adam,sgd", trials=20)
-    assert len({str(trial.settings) for trial in few.trials}) == len(few.trials) == 4
+@pytest.mark.slow
+def test_a_small_space_is_tried_completely_and_nothing_twice(colours, no_winner):
+    result = colours.run("head.learning_rate=1e-3,1e-2", "head.optimizer=adam,sgd", trials=20)
+    assert len({str(trial.settings) for trial in result.trials}) == len(result.trials) == 4
 
 
 def test_a_larger_space_is_not_tried_twice_either(colours, no_winner, monkeypatch):
+    def fit(self, config, **options):
+        return (PhaseResult("head", 1, 1, {"accuracy": config.head.epochs / 15, "loss": 1.0}),)
 
-    def measure(self, config, **more):
-        right = np.arange(15) < config.head.epochs
-        return Measured(ValidationScores(np.ones(15), right), (PhaseResult("head", 1, 1, {}),))
-
-    monkeypatch.setattr(tryout.Bench, "measure", measure)
-    found = colours.run("head.epochs=1..9", trials=8)
-    assert len({str(trial.settings) for trial in found.trials}) == len(found.trials) == 8
-    assert int(found.best.settings["head.epochs"]) >= 8
+    monkeypatch.setattr(TrialTrainer, "fit", fit)
+    result = colours.run("head.epochs=1..9", trials=8)
+    assert len({str(trial.settings) for trial in result.trials}) == len(result.trials) == 8
+    assert int(result.best.settings["head.epochs"]) >= 8
 
 
-def test_if_no_trial_comes_to_an_end_it_is_said_why(colours, no_winner):
+def test_where_nothing_is_trained_there_is_no_accuracy(colours, no_winner, monkeypatch):
+    monkeypatch.setattr(TrialTrainer, "fit", lambda self, config, **options: (PhaseResult("head", 0, 0, {}),))
+    with pytest.raises(TrainingDiverged, match=r"All 2 trials failed.*nothing was trained"):
+        colours.run("head.batch_size=8,16", trials=2)
+
+
+@pytest.mark.slow
+def test_if_all_trials_fail_the_message_says_why(colours, no_winner):
     with pytest.raises(TrainingDiverged, match="All 2 trials failed"):
         colours.run("head.learning_rate=1e30,1e31", trials=2)
     assert not (colours.output / "best.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_is_run_again_by_the_same_command(colours, no_winner, monkeypatch):
-    measure, calls = tryout.Bench.measure, []
+    fit, rates = TrialTrainer.fit, []
 
-    def stopped(self, config, **more):
-        calls.append(config.head.learning_rate)
-        if len(calls) == 2:
+    def stopped(self, config, **options):
+        rates.append(config.head.learning_rate)
+        if len(rates) == 2:
             raise Stopped("stopped by SIGINT", hint=sweep.HOW_TO_RESUME)
-        return measure(self, config, **more)
+        return fit(self, config, **options)
 
-    monkeypatch.setattr(tryout.Bench, "measure", stopped)
+    monkeypatch.setattr(TrialTrainer, "fit", stopped)
     with pytest.raises(Stopped, match="Resume with the same command"):
         colours.run()
     assert (colours.output / "best.yaml").exists()
-    found = colours.run()
-    assert len(found.trials) == 3
-    assert calls[2] == calls[1]
-    assert sorted(trial.state.name for trial in colours.stored()) == ["COMPLETE"] * 3 + ["FAIL"]
+    assert len(colours.run().trials) == 3
+    assert rates[2] == rates[1]
+    assert sorted(colours.states()) == ["COMPLETE"] * 3 + ["FAIL"]
 
 
-def test_a_killed_worker_is_noticed_and_its_trial_run_again(colours, no_winner, monkeypatch):
+@pytest.mark.slow
+def test_a_killed_process_is_noticed_and_its_trial_run_again(colours, no_winner, monkeypatch):
     monkeypatch.setattr(sweep_study, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(sweep_study, "GRACE_SECONDS", 3)
     command = ["sweep", str(colours.config), "--trials", "3", "--output", str(colours.output)]
-    command += [word for one in VARIED for word in ("--set", one)]
+    command += [word for varied in VARIED for word in ("--set", varied)]
     child = subprocess.Popen([sys.executable, "-c", HANGING, *command], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "at work\n"
-        measure, done = tryout.Bench.measure, []
+        fit, done = TrialTrainer.fit, []
 
-        def kill_at_last(self, config, **more):
+        def kill_at_last(self, config, **options):
             done.append(config)
-            if len(done) == 2:  # the third place is the child's, which is alive until now
+            if len(done) == 2:  # the third trial is the child's, which is alive until now
                 os.kill(child.pid, signal.SIGKILL)
                 child.wait()
-            return measure(self, config, **more)
+            return fit(self, config, **options)
 
-        monkeypatch.setattr(tryout.Bench, "measure", kill_at_last)
-        found = colours.run()
+        monkeypatch.setattr(TrialTrainer, "fit", kill_at_last)
+        result = colours.run()
     finally:
         child.kill()
         child.stdout.close()
         child.wait()
-    stored = colours.stored()
-    assert [trial.state.name for trial in stored] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert colours.states() == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert len(done) == 3
+    stored = colours.study().trials
     assert stored[0].params == stored[3].params  # its settings are not lost
     assert stored[0].user_attrs["worker"] != stored[1].user_attrs["worker"]
-    assert [trial.number for trial in found.trials] == [1, 2, 3]
+    assert [trial.number for trial in result.trials] == [1, 2, 3]
 
 
-def test_a_place_that_was_taken_and_never_begun_is_given_back(colours, no_winner, monkeypatch):
-    import optuna
-
+@pytest.mark.slow
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_trial_that_was_taken_and_never_started_is_given_back(colours, no_winner, monkeypatch, retried):
     monkeypatch.setattr(sweep_study, "GRACE_SECONDS", 1)
     monkeypatch.setattr(sweep_study, "HEARTBEAT_SECONDS", 1)
     colours.run(trials=1)
-    study = optuna.load_study(study_name="colours", storage=f"sqlite:///{colours.output / 'trials.sqlite'}")
+    study = colours.study()
+    if retried:  # it has the attributes of the trial before
+        with sweep_study.quiet_optuna():
+            sweep_study.retry_trial(study, 0)
     study.ask()  # killed right after this
     time.sleep(1.1)
     assert len(colours.run(trials=2).trials) == 2
-    assert [trial.state.name for trial in colours.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
-
-
-def test_trials_share_network_and_features_and_leave_no_trace(colours, monkeypatch):
-    from finetune import data
-    from finetune.config import auto as recipe
-
-    built, prepared = [], []
-    build, prepare = tryout.build_classifier, tryout.prepare_features
-    monkeypatch.setattr(tryout, "build_classifier", lambda *args, **more: built.append(0) or build(*args, **more))
-    monkeypatch.setattr(tryout, "prepare_features", lambda *args, **more: prepared.append(0) or prepare(*args, **more))
-
-    def config(*overrides):
-        return recipe.fill_open_keys(configs.load_config(colours.config, overrides), data.data_facts(dataset))[0]
-
-    dataset = data.open_dataset(configs.load_config(colours.config).data, seed=0)
-    bench = tryout.Bench(dataset)
-    first = bench.measure(config())
-    other = bench.measure(config("head.learning_rate=0.5", "head.optimizer=sgd"))
-    bench.measure(config("head.start=regression"))
-    assert (len(built), len(prepared)) == (1, 1)
-    again = bench.measure(config())
-    assert again.phases == first.phases
-    assert (again.validation.losses == first.validation.losses).all()
-    assert (other.validation.losses != first.validation.losses).any()
-    bench.measure(config("model.dropout=0.5"))
-    assert (len(built), len(prepared)) == (2, 1)  # dropout needs another network, not other features
-    bench.measure(config("fine_tune.unfreeze=1", "fine_tune.epochs=1", "head.epochs=1"))
-    assert len(prepared) == 2
+    assert colours.states() == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "says"),
+    ("url", "error", "message"),
     [
         ("nonsense", UsageError, "not the URL of a database"),
         ("nosuch://host/base", UsageError, "not the URL of a database"),
         ("sqlite:////nowhere/at/all.sqlite", ResourceError, "does not answer"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told(colours, url, error, says, monkeypatch):
+def test_a_database_that_cannot_be_used_is_reported(colours, url, error, message, monkeypatch):
     monkeypatch.setattr(sweep_study, "CONNECT_ATTEMPTS", 1)
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         colours.run(storage=url)
