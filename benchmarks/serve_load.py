@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.models import predictor as prediction
+from finetune import models as prediction
 
 PORT = 8765
 SERVER = Path(__file__).parents[1] / "examples" / "serve_fastapi.py"

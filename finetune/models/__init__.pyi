@@ -23,6 +23,7 @@ from .features import (
     refuse_unreadable as refuse_unreadable,
 )
 from .inference import activate as activate, inference_function as inference_function
+from .inputs import find_inputs as find_inputs, read_path_list as read_path_list, shard as shard
 from .joint import (
     PredictionRequest as PredictionRequest,
     load_classifiers as load_classifiers,
@@ -33,16 +34,16 @@ from .predictor import (
     PREDICT_BATCH as PREDICT_BATCH,
     UNKNOWN as UNKNOWN,
     ClassScore as ClassScore,
-    JsonWriter as JsonWriter,
-    PartialTable as PartialTable,
     Prediction as Prediction,
-    find_inputs as find_inputs,
-    open_table as open_table,
-    partial_path as partial_path,
     predict_images as predict_images,
-    read_partial as read_partial,
-    read_path_list as read_path_list,
-    shard as shard,
 )
 from .saving import load_classifier as load_classifier
 from .spec import ClassifierSpec as ClassifierSpec, RiskCoveragePoint as RiskCoveragePoint, transform_of as transform_of
+from .writers import (
+    CsvWriter as CsvWriter,
+    JsonWriter as JsonWriter,
+    PartialTable as PartialTable,
+    open_table as open_table,
+    partial_path as partial_path,
+    read_partial as read_partial,
+)

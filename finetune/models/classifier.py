@@ -19,7 +19,8 @@ import numpy as np
 from finetune.backbones import Backbone, Block, find_backbone, find_blocks, imagenet_classes
 from finetune.data import LabelType, Transform, image_batches, image_reader, pad_batch
 from finetune.models.inference import activate, inference_function
-from finetune.models.predictor import Prediction, find_inputs, predict_images
+from finetune.models.inputs import find_inputs
+from finetune.models.predictor import Prediction, predict_images
 from finetune.models.spec import ClassifierSpec
 from finetune.utils import atomic_write, keras, tf
 

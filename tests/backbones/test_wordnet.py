@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune import models as prediction
 from finetune.backbones import registry as catalog, wordnet
 from finetune.cli import main as cli
-from finetune.models import predictor as prediction
 from finetune.utils.errors import UsageError
 
 NOUNS = Path("/usr/share/wordnet/data.noun")  # Debian: apt-get install wordnet-base

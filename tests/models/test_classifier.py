@@ -9,10 +9,10 @@ from finetune import config
 from finetune.models import (
     SPEC_MEMBER,
     Classifier,
+    Prediction,
     build_classifier,
     inference_function,
     load_classifier,
-    predictor as prediction,
 )
 from finetune.models.build import preprocess
 from finetune.models.saving import MEMBERS
@@ -240,7 +240,7 @@ def test_imagenet_answers_bear_wordnet_ids(lite0, shared):
     (answer,) = lite0.predict(shared / "data" / "demo_images" / "granny_smith.jpg", top=1)
     (best,) = answer.predictions
     assert (best.name, best.id) == ("Granny Smith", "n07742313")
-    assert answer == prediction.Prediction(answer.path, (best,))
+    assert answer == Prediction(answer.path, (best,))
     assert len(lite0.classes) == len(lite0.ids) == 1000
 
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from finetune.evaluation import targets
-from finetune.models import predictor as prediction
-from finetune.models.predictor import ClassScore, CsvWriter, JsonWriter, Prediction
+from finetune import models as prediction
+from finetune.data import MULTICLASS
+from finetune.models import ClassScore, CsvWriter, JsonWriter, Prediction
 from finetune.utils.errors import DataError, UsageError
 
 
@@ -20,7 +20,7 @@ class Fake:
 
     classes = ("a", "b", "c", "d", "e")
     ids = ("n1", "n2", "n3", "n4", "n5")
-    targets, thresholds = targets.ONE_OF, np.full(5, 0.5)
+    label_type, thresholds = MULTICLASS, np.full(5, 0.5)
 
     def __init__(self, rows, problems=None):
         self.rows, self.problems = np.array(rows, np.float32), problems or {}

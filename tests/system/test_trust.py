@@ -465,7 +465,7 @@ def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp
     part = tmp_path / "out.csv.part"
     assert forge.run(*words, whole) == 6
     said = forge.said().partition("\n")[2]
-    at_row = "from finetune.models.predictor import CsvWriter\nat(CsvWriter, 'write', {row}, act=lambda: {act})"
+    at_row = "from finetune.models.writers import CsvWriter\nat(CsvWriter, 'write', {row}, act=lambda: {act})"
     assert forge.run(*words, table, patch=at_row.format(row=9, act="die()")) == -signal.SIGKILL
     assert not table.exists()
     assert part.read_bytes() == whole.read_bytes()[: part.stat().st_size]
