@@ -16,7 +16,7 @@ from finetune.models import (
 )
 from finetune.models.build import preprocess
 from finetune.models.saving import MEMBERS
-from finetune.training import trainer as training
+from finetune.training import phases as training
 from finetune.utils.device import keras
 from finetune.utils.errors import ConfigError, DataError, WeightsError
 
