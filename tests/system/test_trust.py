@@ -426,7 +426,7 @@ at(Trainer, 'validate', act=break_it)
 """
     assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 1
     said = forge.said()
-    assert "this is a fault of finetune, not of yours: ZeroDivisionError: oops" in said
+    assert "this is a bug in finetune: ZeroDivisionError: oops" in said
     assert "Traceback" not in said
     report = next(tmp_path.glob("finetune-bug-*")).read_text()
     assert "ZeroDivisionError: oops" in report
@@ -441,7 +441,7 @@ def test_predicting_with_bad_images(forge: Forge, unbroken: dict, tmp_path: Path
     (images / "bad.png").write_bytes((images / "00.png").read_bytes()[:500])
     (images / "page.jpg").write_text("<!DOCTYPE html>")
     assert forge.run("predict", images, "--model", run, "--csv", tmp_path / "answers.csv") == 6
-    assert "24 of 26 images answered; these could not be read:" in forge.said()
+    assert "24 of 26 images were predicted; these could not be read:" in forge.said()
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 26
     assert forge.run("predict", images, "--model", run, "--csv", tmp_path / "answers.csv") == 2
     assert "exists already" in forge.said()
@@ -476,7 +476,7 @@ def test_a_broken_predict_goes_on_where_it_was(forge: Forge, unbroken: dict, tmp
     stop = at_row.format(row=20, act="os.kill(os.getpid(), signal.SIGTERM)")
     assert forge.run(*words, table, "--resume", patch=stop) == 143
     assert "7 of 74 images have their row already" in forge.said()
-    assert f"Go on with the same command and --resume: {part}" in forge.said()
+    assert f"Continue with the same command and --resume: {part}" in forge.said()
     assert part.read_bytes() == whole.read_bytes()[: part.stat().st_size]
     assert forge.run(*words, table, "--resume") == 6
     assert forge.said().splitlines()[-2:] == said.splitlines()[-2:]  # the bad image is among those of before
