@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.evaluation.figures.style import Image
 from finetune.evaluation.metrics import ClassMetrics
-from finetune.evaluation.report import ReportData
 from finetune.utils import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from finetune.evaluation.report import ReportData
 
 MISTAKES = 24
 PAIRS = 6
@@ -21,7 +22,7 @@ CONFIDENT = 0.9  # so confident against its label that a person should look at t
 NO_BREAK_SPACE = "\u00a0"
 
 
-def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
+def render_page(data: "ReportData", figures: Mapping[str, bytes]) -> str:
     """report.html; `figures` are PNGs by name."""
     filters = {"percent": _percent, "shown": printable, "number": lambda value: f"{value:,}"}
     examples = data.examples if len(data.examples) <= CLASS_IMAGES else {}
@@ -67,7 +68,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}{NO_BREAK_SPACE}%"
 
 
-def _ranges(data: ReportData) -> tuple[float, list[tuple[str, float, float, float]]]:
+def _ranges(data: "ReportData") -> tuple[float, list[tuple[str, float, float, float]]]:
     """The start of the axis, a round number, and the headline figures on it: (label, low, value, high) in percent of
     the axis, which ends at 1."""
     if data.test is None:
@@ -92,7 +93,7 @@ def _worst_first(row: ClassMetrics) -> tuple[float, str]:
     return (estimate.value if estimate else 2.0, row.name)
 
 
-def _mistake_cards(data: ReportData) -> list[dict[str, Any]]:
+def _mistake_cards(data: "ReportData") -> list[dict[str, Any]]:
     """The most confident mistakes, each with its image and, where there are heatmaps, the one of the prediction."""
     cards = []
     for mistake in data.mistakes[:MISTAKES]:
@@ -103,7 +104,7 @@ def _mistake_cards(data: ReportData) -> list[dict[str, Any]]:
     return cards
 
 
-def _confused_pairs(data: ReportData) -> list[dict[str, Any]]:
+def _confused_pairs(data: "ReportData") -> list[dict[str, Any]]:
     """The most confused pairs of classes, each with an image that was confused."""
     pairs = data.test.confused_pairs(PAIRS) if data.test else []
     first_mistake = {(mistake.true, mistake.predicted): mistake for mistake in reversed(data.mistakes)}
