@@ -70,6 +70,7 @@ def test_the_preprocessing_layer_does_what_keras_does(mode):
     assert not model.trainable_weights
 
 
+@pytest.mark.slow
 def test_the_preprocessing_of_efficientnet_lite_is_googles(lite0):
     below = keras.Model(lite0.model.inputs[0], lite0.model.get_layer("preprocessing").output)
     pixels = np.random.default_rng(1).uniform(0, 255, (1, 224, 224, 3)).astype("float32")
@@ -81,6 +82,7 @@ def test_a_network_with_its_own_scaling_gets_none():
     assert preprocess(image, "none") is image
 
 
+@pytest.mark.slow
 def test_a_new_classifier_is_the_pretrained_backbone_frozen_under_a_new_head(lite0):
     made = build_classifier(config.ModelConfig(), ("cat", "dog"), seed=1)
     assert made.model.trainable_weights == []
@@ -144,6 +146,7 @@ def test_plain_keras_opens_a_saved_classifier(tiny, some_images, tmp_path):
     np.testing.assert_array_equal(plain(pixels, training=False), tiny.model(pixels, training=False))
 
 
+@pytest.mark.slow
 def test_every_layer_is_one_of_keras_own(tiny, lite0):
     for model in (tiny.model, lite0.model):
         assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
@@ -230,12 +233,14 @@ RIGHT = {
 }
 
 
+@pytest.mark.slow
 def test_real_images_are_named_right_without_training(lite0, shared):
     answers = lite0.predict([shared / "data" / "demo_images" / name for name in RIGHT], top=2)
     for answer, right in zip(answers, RIGHT.values(), strict=True):
         assert right & {guess.name for guess in answer.predictions}, answer
 
 
+@pytest.mark.slow
 def test_imagenet_answers_bear_wordnet_ids(lite0, shared):
     (answer,) = lite0.predict(shared / "data" / "demo_images" / "granny_smith.jpg", top=1)
     (best,) = answer.predictions
@@ -244,6 +249,7 @@ def test_imagenet_answers_bear_wordnet_ids(lite0, shared):
     assert len(lite0.classes) == len(lite0.ids) == 1000
 
 
+@pytest.mark.slow
 def test_a_network_of_keras_answers_with_weights_from_the_keras_cache(shared, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(shared / "weights" / "keras_home"))
     mobilenet = load_classifier("MobileNet-0.25")

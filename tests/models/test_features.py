@@ -104,6 +104,7 @@ def test_a_second_time_nothing_is_read(tiny, dataset, reads):
         np.testing.assert_array_equal(rows(one, dataset), rows(other, dataset))
 
 
+@pytest.mark.slow
 def test_what_does_not_change_the_features_does_not_spoil_the_cache(tiny, folder, dataset, reads):
     prepare(tiny, dataset, augment=VIEWS, seed=1)
     del reads[:]
@@ -137,6 +138,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_whatever_changes_the_features_is_computed_anew(tiny, dataset, reads, change, monkeypatch):
     prepare(tiny, dataset)
@@ -145,6 +147,7 @@ def test_whatever_changes_the_features_is_computed_anew(tiny, dataset, reads, ch
     assert len(reads) == len(dataset)
 
 
+@pytest.mark.slow
 def test_augmented_views_are_kept_by_seed_and_settings(tiny, dataset, reads):
     train = len(dataset.indices("train"))
     prepare(tiny, dataset, augment=VIEWS, seed=1)
@@ -250,6 +253,7 @@ def planned(tiny, dataset, monkeypatch, disk, memory, numerics=None, augment=NON
     return source, plan.numerics
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_numbers_it_began_with_whatever_the_room(tiny, dataset, full, monkeypatch):
     source, numerics = planned(tiny, dataset, monkeypatch, HALF, LACK)
     assert numerics == "float16"
@@ -278,6 +282,7 @@ def test_a_resumed_run_that_cannot_see_them_is_refused(tiny, dataset, monkeypatc
             planned(tiny, dataset, monkeypatch, room, room, "float32", policy=policy, augment=VIEWS)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_without_keeping_augmented_views_goes_on_without(tiny, dataset, monkeypatch):
     source, numerics = planned(tiny, dataset, monkeypatch, LACK, LACK, augment=VIEWS)
     assert numerics == "live"
@@ -287,6 +292,7 @@ def test_a_run_that_began_without_keeping_augmented_views_goes_on_without(tiny, 
     )
 
 
+@pytest.mark.slow
 def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):
     cuts = [tiny.head_input, tiny.blocks()[-1].input]
     disk = prepare(tiny, dataset, cuts, VIEWS, policy="disk")
@@ -302,6 +308,7 @@ def test_rows_from_disk_equal_rows_from_memory(tiny, dataset):
 # ------------------------------------------------------------------------------------------------------- views
 
 
+@pytest.mark.slow
 def test_each_image_meets_all_its_views_and_neighbours_differ(tiny, dataset):
     (source,) = prepare(tiny, dataset, augment=AugmentConfig(preset="standard", views=3))
     plain = rows(source, dataset, None, "train")
@@ -313,6 +320,7 @@ def test_each_image_meets_all_its_views_and_neighbours_differ(tiny, dataset):
     assert [len(view) for view in source.views] == [len(dataset), *[len(plain)] * 3]
 
 
+@pytest.mark.slow
 def test_skipped_batches_are_those_that_were_seen(tiny, dataset):
     for augment, policy in ((VIEWS, "disk"), (VIEWS, "off")):
         (source,) = prepare(tiny, dataset, augment=augment, policy=policy)
@@ -393,6 +401,7 @@ def test_features_of_a_image_that_was_replaced_never_pass_for_those_of_the_old_o
     assert not list(features_folder().glob("*.npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_parts_are_read_as_one(tiny, images, private_cache, reads, parts):
     """72 images are three batches: one part has the last rows, and of five parts two have none."""
@@ -414,6 +423,7 @@ def test_parts_are_read_as_one(tiny, images, private_cache, reads, parts):
         np.testing.assert_array_equal(*values)
 
 
+@pytest.mark.slow
 def test_incomplete_parts_are_computed_again(tiny, images, private_cache, reads):
     dataset = opened(images)
     plan = plan_features(FeatureRequest(tiny, dataset, [tiny.head_input], NONE, 0))

@@ -348,6 +348,7 @@ def test_a_weight_that_keras_skips_is_noticed(honest: Path, monkeypatch: pytest.
         load_classifier(honest)
 
 
+@pytest.mark.slow
 def test_random_mutations_are_refused_or_harmless(honest: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     good, content = load_classifier(honest), honest.read_bytes()
