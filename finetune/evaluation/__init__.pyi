@@ -51,8 +51,7 @@ from .predictions import (
 )
 from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets
 from .ranking import Ranked as Ranked, rank_backbones as rank_backbones
-from .report import class_figure as class_figure, write_report as write_report
-from .report_page import load_template as load_template
+from .report import class_figure as class_figure, load_template as load_template, write_report as write_report
 from .tasks import (
     Metrics as Metrics,
     ValidationScores as ValidationScores,

@@ -2,32 +2,41 @@
 
     write_report(run.path, report_evidence(run, config, dataset, classifier, test_result, facts))
 
-The HTML page, drawn by `report_page`, is one file that needs nothing else: it opens from a disk, on a phone, in an
+The HTML page is one file that needs nothing else: it opens from a disk, on a phone, in an
 e-mail. Images are kept small so that it stays below 5 MB with any data set.
 """
 
+import base64
+import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.evaluation.figures.calibration import draw_calibration, draw_risk_coverage
-from finetune.evaluation.figures.classes import draw_confusion, draw_labels
 from finetune.evaluation.figures.curves import draw_curves
 from finetune.evaluation.figures.images import draw_sheet
+from finetune.evaluation.figures.scores import draw_calibration, draw_confusion, draw_labels, draw_risk_coverage
 from finetune.evaluation.figures.style import Image
-from finetune.evaluation.metrics import Mistake, PairedTest
+from finetune.evaluation.metrics import ClassMetrics, Mistake, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
 from finetune.evaluation.tasks import Metrics
 from finetune.models import RiskCoveragePoint
-from finetune.utils import FinetuneError, write_bytes, write_text
+from finetune.utils import FinetuneError, printable, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 FIGURES = {"curves", "confusion", "labels", "calibration", "coverage", "mistakes"}
 FIGURE_MISTAKES = 18
+PAGE_MISTAKES = 24
+PAGE_PAIRS = 6
+CLASS_IMAGES = 60  # with more classes, the table has no images
+CONFIDENT = 0.9  # so confident against its label that a person should look at the label
 
 
 @dataclass(frozen=True)
@@ -62,28 +71,9 @@ class ReportData:
     def multi_label(self) -> bool:
         return isinstance(self.test, MultilabelMetrics)
 
-    def thumbnail(self, path: str) -> Image:
-        """The image, or plain grey where the file is gone: a training must not lose its report to that."""
-        return image_or_grey(lambda: self.read_thumbnail(path))
-
-    def overlay(self, path: str, class_name: str) -> Image | None:
-        """The image under the heatmap of the class; grey where the file is gone, None without heatmaps."""
-        read = self.read_overlay
-        return None if read is None else image_or_grey(lambda: read(path, class_name))
-
-
-def image_or_grey(read: Callable[[], Image]) -> Image:
-    """What `read` returns, or a grey square where it cannot read."""
-    try:
-        return read()
-    except (FinetuneError, OSError):
-        return np.full((160, 160, 3), 200, np.uint8)
-
 
 def write_report(folder: Path, data: ReportData) -> None:
     """Write report.json, report.html and figures/*.png into the run folder `folder`."""
-    from finetune.evaluation.report_page import render_page
-
     figures = draw_figures(data)
     (folder / "figures").mkdir(exist_ok=True)
     for name, png in figures.items():
@@ -128,7 +118,9 @@ def draw_figures(data: ReportData) -> dict[str, bytes]:
     worst = data.mistakes[:FIGURE_MISTAKES]
     if worst:
         captions = [f"{mistake.predicted} {mistake.probability:.0%}\n(is {mistake.true})" for mistake in worst]
-        figures["mistakes"] = draw_sheet([data.thumbnail(str(mistake.path)) for mistake in worst], captions)
+        figures["mistakes"] = draw_sheet(
+            [image_or_grey(data.read_thumbnail, str(mistake.path)) for mistake in worst], captions
+        )
     return figures
 
 
@@ -137,3 +129,109 @@ def class_figure(metrics: Metrics) -> dict[str, bytes]:
     if isinstance(metrics, MultilabelMetrics):
         return {"labels": draw_labels([(row.name, row.n, row.average_precision) for row in metrics.per_class])}
     return {"confusion": draw_confusion(metrics.confusion, metrics.classes)}
+
+
+# ---------------------------------------------------------------------------------------------------- report.html
+
+
+def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
+    """report.html, with every image inside the file; `figures` are PNGs by name."""
+
+    def percent(value: float | None, digits: int = 1) -> str:
+        return "–" if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+    def thumbnail(path: str | Path) -> str:
+        return jpeg_uri(image_or_grey(data.read_thumbnail, str(path)))
+
+    def worst_first(row: ClassMetrics) -> tuple[float, str]:
+        estimate = row.average_precision or row.recall
+        return (estimate.value if estimate else 2.0, row.name)  # classes without test images come last
+
+    cards = []
+    for mistake in data.mistakes[:PAGE_MISTAKES]:
+        seen = None
+        if data.read_overlay:
+            shown_class = mistake.about or mistake.predicted
+            seen = jpeg_uri(image_or_grey(data.read_overlay, str(mistake.path), shown_class))
+        cards.append({"mistake": mistake, "image": thumbnail(mistake.path), "seen": seen})
+    pairs = []
+    first_mistake = {(mistake.true, mistake.predicted): mistake for mistake in reversed(data.mistakes)}
+    for true, predicted, count in data.test.confused_pairs(PAGE_PAIRS) if data.test else ():
+        example = first_mistake.get((true, predicted))
+        image = thumbnail(example.path) if example else None
+        pairs.append({"true": true, "predicted": predicted, "count": count, "image": image})
+    doubtful = [
+        mistake for mistake in data.mistakes if mistake.probability >= CONFIDENT and mistake.true_probability <= 0.05
+    ]
+    examples = data.examples if len(data.examples) <= CLASS_IMAGES else {}
+    floor, ranges = headline_ranges(data)
+    filters = {"percent": percent, "shown": printable, "number": lambda value: f"{value:,}"}
+    return load_template("finetune.evaluation", "report.html.j2", filters, autoescape=True).render(
+        e=data,
+        several=data.multi_label,
+        figures={name: data_uri(png, "png") for name, png in figures.items()},
+        mistakes=cards,
+        doubtful=doubtful,
+        pairs=pairs,
+        examples={name: thumbnail(path) for name, path in examples.items()},
+        classes=sorted(data.test.per_class if data.test else (), key=worst_first),
+        ranges=ranges,
+        floor=floor,
+        seconds=data.facts.get("seconds", {}),
+    )
+
+
+def load_template(package: str, name: str, filters: Mapping[str, Any], **options: Any) -> "Template":
+    """A Jinja template of the package, in which an unknown name is an error.
+
+    `options` are those of jinja2.Environment.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
+def headline_ranges(data: ReportData) -> tuple[float, list[tuple[str, float, float, float]]]:
+    """The start of the axis, a round number, and the headline figures on it: (label, low, value, high) in percent of
+    the axis, which ends at 1."""
+    if data.test is None:
+        return 0.0, []
+    name, estimate = data.test.headline
+    estimates = {f"test {name}": estimate}
+    if data.head:
+        estimates = {"head alone": data.head.headline[1], "fine-tuned": estimate}
+    lowest = min(estimate.low for estimate in estimates.values())
+    floor = min(0.9, math.floor(10 * lowest) / 10)
+    scale = 100 / (1 - floor)
+    rows = []
+    for label, estimate in estimates.items():
+        low, value, high = (scale * (end - floor) for end in (estimate.low, estimate.value, estimate.high))
+        rows.append((label, low, value, high))
+    return floor, rows
+
+
+def image_or_grey(read: Callable[..., Image], *arguments: str) -> Image:
+    """The image that `read(*arguments)` returns, or a grey square: a lost file must not cost a training its report."""
+    try:
+        return read(*arguments)
+    except (FinetuneError, OSError):
+        return np.full((160, 160, 3), 200, np.uint8)
+
+
+def jpeg_uri(pixels: Image) -> str:
+    """The image as a data URI, at most 160 pixels wide and high."""
+    from PIL import Image as Pillow
+
+    image = Pillow.fromarray(pixels)
+    image.thumbnail((160, 160))
+    target = io.BytesIO()
+    image.save(target, "JPEG", quality=82)
+    return data_uri(target.getvalue(), "jpeg")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,12 +1,11 @@
 """How predictions are scored: against one class per image, or against any number of labels. In numpy.
 
-    task = task_of(labels)
+    task = task_for(dataset.label_type)
     task.metrics(task.probabilities(logits), labels, classes, thresholds)
 
 The same two tasks as in `data.labels`, which knows what a label is; the losses are in `training.losses`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,77 +35,55 @@ Array = npt.NDArray[Any]
 Metrics = MulticlassMetrics | MultilabelMetrics
 
 
-class Task(ABC):
-    """Multiclass or multilabel: probabilities, losses and metrics of predictions. Without state.
+class MulticlassTask:
+    """One class per image: softmax, and the most probable class is the prediction. Without state.
 
-    `thresholds` are those of the labels (classes,), or one for all; a multiclass task takes no notice of them.
+    `thresholds` are those of the labels of a multilabel task; here they are ignored.
     """
 
-    @abstractmethod
     def probabilities(self, logits: Array) -> Array:
         """(n, classes) of class scores."""
-
-    @abstractmethod
-    def losses(self, logits: Array, labels: Array) -> Array:
-        """Cross-entropy in nats of float64 logits (n,)."""
-
-    @abstractmethod
-    def agreement(self, predicted: Array, labels: Array) -> Array:
-        """How correct each prediction is (n,), 0 to 1; the accuracy is its mean."""
-
-    @abstractmethod
-    def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
-        """How far two sets of probabilities predict the same (n,), 0 to 1; a distance up to `tie` is no difference."""
-
-    @abstractmethod
-    def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
-        """The mean agreement with its interval."""
-
-    @abstractmethod
-    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
-        """All metrics: `MulticlassMetrics` or `MultilabelMetrics`."""
-
-    @abstractmethod
-    def mistakes(
-        self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
-    ) -> list[Mistake]:
-        """What was predicted wrong, the most confident first."""
-
-
-class MulticlassTask(Task):
-    """Softmax; the most probable class is the prediction."""
-
-    def probabilities(self, logits: Array) -> Array:
         from scipy.special import softmax  # type: ignore[import-untyped]
 
         return np.asarray(softmax(logits, axis=1))
 
     def losses(self, logits: Array, labels: Array) -> Array:
+        """Cross-entropy in nats of float64 logits (n,)."""
         from scipy.special import log_softmax
 
         return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
 
     def agreement(self, predicted: Array, labels: Array) -> Array:
+        """How correct each prediction is (n,), 0 to 1; the accuracy is its mean."""
         return np.asarray(predicted == labels)
 
     def same_prediction(self, before: Array, after: Array, thresholds: Any, tie: float) -> Array:
+        """How far two sets of probabilities predict the same (n,), 0 to 1; a distance up to `tie` is no difference."""
         chosen = before[np.arange(len(before)), after.argmax(axis=1)]
         return np.asarray(before.max(axis=1) - chosen <= tie)
 
     def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
+        """The mean agreement with its interval."""
         return wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
 
-    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
+    def metrics(
+        self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any
+    ) -> MulticlassMetrics:
+        """All metrics, of one class per image or of several labels."""
         return multiclass_metrics(probabilities, labels, classes)
 
     def mistakes(
         self, probabilities: Array, labels: Array, classes: Sequence[str], paths: Sequence[Path], thresholds: Any
     ) -> list[Mistake]:
+        """What was predicted wrong, the most confident first."""
         return multiclass_mistakes(probabilities, labels, classes, paths)
 
 
-class MultilabelTask(Task):
-    """A sigmoid for each label; every label above its threshold is predicted."""
+class MultilabelTask:
+    """Any number of labels per image: a sigmoid for each, and every label above its threshold is predicted.
+
+    Its methods are those of `MulticlassTask`; `thresholds` are (classes,), or one for all.
+    """
 
     def probabilities(self, logits: Array) -> Array:
         from scipy.special import expit
@@ -128,7 +105,9 @@ class MultilabelTask(Task):
     def accuracy(self, probabilities: Array, labels: Array, thresholds: Any) -> Proportion:
         return bootstrap_mean(self.agreement(MULTILABEL.decide(probabilities, thresholds), labels))
 
-    def metrics(self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any) -> Any:
+    def metrics(
+        self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any
+    ) -> MultilabelMetrics:
         return multilabel_metrics(probabilities, labels, classes, thresholds)
 
     def mistakes(
@@ -137,18 +116,9 @@ class MultilabelTask(Task):
         return multilabel_mistakes(probabilities, labels, classes, paths, thresholds)
 
 
-MULTICLASS_TASK = MulticlassTask()
-MULTILABEL_TASK = MultilabelTask()
-
-
-def task_for(label_type: LabelType) -> Task:
+def task_for(label_type: LabelType) -> MulticlassTask | MultilabelTask:
     """The task that belongs to labels of this type."""
-    return MULTILABEL_TASK if label_type is MULTILABEL else MULTICLASS_TASK
-
-
-def task_of(labels: Array) -> Task:
-    """The task that belongs to these `labels`: class numbers (n,), or 0 and 1 (n, classes)."""
-    return task_for(label_type_of(labels))
+    return MultilabelTask() if label_type is MULTILABEL else MulticlassTask()
 
 
 @dataclass(frozen=True)
@@ -181,6 +151,6 @@ class ValidationScores:
 
 def score_logits(logits: np.ndarray, labels: np.ndarray) -> ValidationScores:
     """Loss and correctness of logits (n, classes) against `labels`, image by image."""
-    task, logits = task_of(labels), logits.astype(np.float64)
-    predicted = label_type_of(labels).decide(logits, 0.0)
+    label_type, logits = label_type_of(labels), logits.astype(np.float64)
+    task, predicted = task_for(label_type), label_type.decide(logits, 0.0)
     return ValidationScores(task.losses(logits, labels), task.agreement(predicted, labels))

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.evaluation import metrics as evaluation, report as reporting
-from finetune.evaluation.report import ReportData
-from finetune.evaluation.report_page import render_page
+from finetune.evaluation.report import ReportData, render_page
 from finetune.utils.errors import ImageError
 
 CLASSES = ("daisy", "<script>alert(1)</script>", "roses")

@@ -115,7 +115,11 @@ def draw_preview(rows: Sequence[tuple[Image, Box | None, Image, Sequence[Image]]
     for axes in grid.flat:
         axes.set_axis_off()
     for line, (original, box, seen, augmented) in zip(grid, rows, strict=True):
-        shown = original if box is None else _fade_outside(original, box)
+        shown = original
+        if box is not None:
+            left, top, right, bottom = (round(edge) for edge in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+            shown = (255 - (255 - original.astype(np.float32)) * 0.45).astype(np.uint8)  # faded outside the box
+            shown[top:bottom, left:right] = original[top:bottom, left:right]
         for axes, pixels in zip(line, (shown, seen, *augmented), strict=False):
             axes.imshow(pixels)
             axes.set_anchor("N")  # so that the titles stand on one line, whatever the shape of the original
@@ -127,14 +131,6 @@ def draw_preview(rows: Sequence[tuple[Image, Box | None, Image, Sequence[Image]]
         axes.set_title(text, fontsize=8, color=MUTED)
     figure.suptitle(shorten(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
     return to_png(figure)
-
-
-def _fade_outside(pixels: Image, box: Box) -> Image:
-    """`pixels` with everything outside `box` faded."""
-    left, top, right, bottom = (round(value) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
-    faded: Image = (255 - (255 - pixels.astype(np.float32)) * 0.45).astype(np.uint8)
-    faded[top:bottom, left:right] = pixels[top:bottom, left:right]
-    return faded
 
 
 def draw_prediction(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:

@@ -6,7 +6,6 @@ Blue is correct, orange is wrong: two colours that every kind of colour vision t
 
 import io
 import warnings
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,24 +46,19 @@ def render(figure: "Figure", **options: Any) -> bytes:
 
     Text is drawn as it is: `$` starts no formula, and a letter that no font has is a box.
     """
+    from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
 
+    installed = set(fontManager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-        text.set_fontfamily(_fonts())
+        text.set_fontfamily(fonts)
     target = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(target, **options)
     return target.getvalue()
-
-
-@lru_cache
-def _fonts() -> list[str]:
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
 
 
 def shorten(text: str, width: int) -> str:
