@@ -7,7 +7,8 @@ from finetune.backbones import blocks_of, find_backbone
 from finetune.config import DataFacts, fill_open_keys, load_config
 from finetune.data import open_dataset
 from finetune.models import build_classifier
-from finetune.training import trainer as training
+from finetune.training.loop import Trainer
+from finetune.training.phases import plan_phases
 from finetune.utils import keras
 
 pytestmark = pytest.mark.slow
@@ -22,14 +23,12 @@ def test_the_recipe_holds_for_other_networks(name, images):
     )
     dataset = open_dataset(load_config({"data": {"folder": str(images)}}).data, seed=0)
     classifier = build_classifier(chosen.model, dataset.classes, seed=0)
-    phase = training.plan_phases(chosen, classifier)[1]
+    phase = plan_phases(chosen, classifier)[1]
     blocks = [block.name for block in blocks_of(name)]
     assert list(phase.blocks) == blocks[-len(phase.blocks) :]
     assert len(phase.blocks) == pytest.approx(0.4 * len(blocks), abs=1)
 
-    trained = training.Trainer(
-        phase, classifier, None, dataset, config=chosen, progress=training.TrainingState(phase=1)
-    )
+    trained = Trainer(phase, classifier, None, dataset, config=chosen)
     trained.optimizer.iterations.assign(2)  # in the warm-up the first step of all has a rate of 0
     learning = {variable.path for variable in trained.above.trainable_variables}
     normalised = [layer for layer in trained.above.layers if isinstance(layer, keras.layers.BatchNormalization)]
