@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from finetune.models import find_inputs
 
     paths = find_inputs(arguments.inputs)  # before TensorFlow: a wrong path is reported at once
-    from finetune.evaluation import find_class, make_explainer
+    from finetune.evaluation import explain_image, find_class, make_explainer
     from finetune.models import Prediction, load_classifier
 
     terminal, figure = Terminal(quiet=arguments.quiet), arguments.figure
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     if classifier.warning:
         terminal.warn(classifier.warning)
     target = None if arguments.target is None else find_class(arguments.target, classifier.classes, classifier.ids)
-    explainer = make_explainer(classifier)
+    make_explainer(classifier)  # refuses a network without a feature map, before anything is written
     files = file_names(paths, arguments.output, "" if target is None else classifier.classes[target])
     if not figure:
         for file in files:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             if stop.requested:
                 break
             try:
-                explanation = explainer.explain(path, target=target, method=arguments.method, top=arguments.top)
+                explanation = explain_image(classifier, path, target=target, method=arguments.method, top=arguments.top)
             except ImageError as error:
                 problems.append(Prediction(path, error=error.message))
                 continue

@@ -14,10 +14,13 @@ def find_class(target: str | int, classes: Sequence[str], ids: Sequence[str] = (
         if not 0 <= target < len(classes):
             raise UsageError(f"there is no class number {target}.", hint=f"Classes are 0 to {len(classes) - 1}.")
         return target
-    for matches in (_same_name(target, ids), _same_name(target, classes)):
-        if matches:
-            return matches[0]
     words = _words(target)
+    for names in (ids, classes):
+        if target and target in names:
+            return names.index(target)
+        same = [number for number, name in enumerate(names) if words and _words(name) == words]
+        if same:
+            return same[0]
     matches = [number for number, name in enumerate(classes) if words and f" {words} " in f" {_words(name)} "]
     if len(matches) == 1:
         return matches[0]
@@ -30,16 +33,7 @@ def find_class(target: str | int, classes: Sequence[str], ids: Sequence[str] = (
     raise UsageError(f"the model has no class {target!r}.{near}", hint=hint)
 
 
-def _same_name(target: str, names: Sequence[str]) -> list[int]:
-    """Positions of `target` in `names`: exact, or else whatever its case, dashes and underscores."""
-    if not target:
-        return []
-    exact = [number for number, name in enumerate(names) if name == target]
-    words = _words(target)
-    return exact or [number for number, name in enumerate(names) if words and _words(name) == words]
-
-
 def _words(name: str) -> str:
-    """The letters and digits of `name`, in lower case, with single spaces between."""
+    """The letters and digits of `name`, in lower case, with single spaces between: dashes make no difference."""
     letters = (character if character.isalnum() else " " for character in name.casefold())
     return " ".join("".join(letters).split())

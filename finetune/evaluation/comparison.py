@@ -25,7 +25,6 @@ from finetune.runs import HistoryRow, open_run
 from finetune.utils import DataError, UsageError
 
 IGNORED = frozenset(("name", "output", "version"))  # they differ without making a difference
-MISSING = "-"
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class RunSummary:
         return sum(seconds.values()) if seconds else None
 
     def to_json(self) -> dict[str, Any]:
+        """Names and numbers only, for `json.dump`."""
         test = self.report.get("test")
         if test:
             test = {key: test.get(key) for key in ("n", "accuracy", "log_loss", "calibration_error")}
@@ -72,9 +72,7 @@ class RunSummary:
             "name": self.name,
             "status": self.status,
             "backbone": self.report.get("backbone"),
-            "test": {key: test.get(key) for key in ("n", "accuracy", "log_loss", "calibration_error")}
-            if test
-            else None,
+            "test": test or None,
             "head_accuracy": self.head_accuracy,
             "validation_accuracy": self.validation_accuracy,
             "seconds": self.seconds,
@@ -92,13 +90,27 @@ class Comparison:
     def differences(self) -> dict[str, list[str]]:
         """Config keys that are not the same in all runs, with the value of each run."""
         keys = dict.fromkeys(key for run in self.runs for key in run.config)
-        table = {key: [run.config.get(key, MISSING) for run in self.runs] for key in keys}
+        table = {key: [run.config.get(key, "-") for run in self.runs] for key in keys}
         return {key: values for key, values in table.items() if len(set(values)) > 1}
 
     def sentences(self) -> list[str]:
         """A line for each run after the first: whether it is better or worse, and on what evidence."""
-        pairs = zip(self.runs[1:], self.tests[1:], strict=True)
-        return [_sentence(self.runs[0], run, test) for run, test in pairs]
+        first, lines = self.runs[0], []
+        for run, test in zip(self.runs[1:], self.tests[1:], strict=True):
+            if test is None:
+                reason = _reason_without_test(first, run)
+                lines.append(f"{run.name} and {first.name} cannot be compared image by image: {reason}.")
+                continue
+            evidence = (
+                f"{test.difference * 100:+.1f} points on {test.n:,} common test images, p = {test.p_value:.2g} "
+                f"({test.only_second} correct only there, {test.only_first} correct only in {first.name})"
+            )
+            if test.better is None:
+                lines.append(f"No evidence that {run.name} differs from {first.name}: {evidence}.")
+            else:
+                word = "better" if test.better == "second" else "worse"
+                lines.append(f"{run.name} is {word} than {first.name}: {evidence}.")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Names, numbers and lists only, for `json.dump`."""
@@ -121,14 +133,18 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 
 def compare_summaries(runs: Sequence[RunSummary]) -> Comparison:
     """Compare every run with the first, with p-values corrected for the number of comparisons (Holm 1979)."""
-    tests = [None, *(_paired_test(runs[0], run) for run in runs[1:])]
-    ranked = sorted((test.p_value, position) for position, test in enumerate(tests) if test)
+    tested: dict[int, PairedTest] = {}
+    for position, run in enumerate(runs[1:], 1):
+        images = sorted(runs[0].correct.keys() & run.correct.keys())
+        if images:
+            first, second = (np.array([summary.correct[image] for image in images]) for summary in (runs[0], run))
+            tested[position] = paired_test(first, second)
     smallest = 0.0
-    for rank, (p_value, position) in enumerate(ranked):
-        smallest = max(smallest, min(1.0, p_value * (len(ranked) - rank)))  # never below that of a smaller p-value
-        test = tests[position]
-        tests[position] = replace(test, p_value=smallest) if test else None
-    return Comparison(runs, tests)
+    for rank, position in enumerate(sorted(tested, key=lambda position: (tested[position].p_value, position))):
+        corrected = min(1.0, tested[position].p_value * (len(tested) - rank))
+        smallest = max(smallest, corrected)  # never below that of a smaller p-value
+        tested[position] = replace(tested[position], p_value=smallest)
+    return Comparison(runs, [tested.get(position) for position in range(len(runs))])
 
 
 def read_run_summary(path: Path, name: str | None = None) -> RunSummary:
@@ -179,29 +195,12 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _paired_test(first: RunSummary, second: RunSummary) -> PairedTest | None:
-    common = sorted(first.correct.keys() & second.correct.keys())
-    if not common:
-        return None
-    return paired_test(*(np.array([run.correct[image] for image in common]) for run in (first, second)))
-
-
-def _sentence(first: RunSummary, second: RunSummary, test: PairedTest | None) -> str:
-    if test is None:
-        without_test = [run.name for run in (first, second) if not run.report.get("test")]
-        without_predictions = [run.name for run in (first, second) if not run.correct]
-        reason = "they share no test image"
-        if without_test:
-            reason = f"{' and '.join(without_test)} has no test results"
-        elif without_predictions:
-            names = " and ".join(without_predictions)
-            reason = f"{names} has no predictions.csv, which earlier versions did not write"
-        return f"{second.name} and {first.name} cannot be compared image by image: {reason}."
-    evidence = (
-        f"{test.difference * 100:+.1f} points on {test.n:,} common test images, p = {test.p_value:.2g} "
-        f"({test.only_second} correct only there, {test.only_first} correct only in {first.name})"
-    )
-    if test.better is None:
-        return f"No evidence that {second.name} differs from {first.name}: {evidence}."
-    word = "better" if test.better == "second" else "worse"
-    return f"{second.name} is {word} than {first.name}: {evidence}."
+def _reason_without_test(first: RunSummary, second: RunSummary) -> str:
+    """Why no image of the two runs can be compared."""
+    untested = " and ".join(run.name for run in (first, second) if not run.report.get("test"))
+    if untested:
+        return f"{untested} has no test results"
+    unknown = " and ".join(run.name for run in (first, second) if not run.correct)
+    if unknown:
+        return f"{unknown} has no predictions.csv, which earlier versions did not write"
+    return "they share no test image"

@@ -6,7 +6,7 @@
 Images take the same way as in `finetune predict`, through the saved classifier.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,6 @@ def report_evidence(
 ) -> ReportData:
     """The data of the report of this run; `facts` are those of run.json."""
     test, history, where = dataset.indices("test"), run.history(), display_path(run.path)
-    paths = [Path(path) for path in dataset.paths(test)]
     phases = [
         {**phase, "seconds": sum(float(row["seconds"]) for row in history if row["phase"] == phase["name"])}
         for phase in run.phases
@@ -99,6 +98,7 @@ def report_evidence(
         explanation = explain_image(classifier, path, target=dataset.classes.index(class_name))
         return overlay_heatmap(explanation.image, explanation.heat)
 
+    paths = [Path(path) for path in dataset.paths(test)]
     mistakes = task_for(dataset.label_type).mistakes(
         result.probabilities, dataset.labels[test], dataset.classes, paths, classifier.thresholds
     )
@@ -154,20 +154,22 @@ def evaluate_classifier(
     classifier = load_classifier(source)
     with terminal.stage("Checking the images") as update:
         if data_source is None:
-            dataset = _run_images(source, split, update)
+            dataset = open_run_images(source, split, update)
         else:
-            dataset, split = _labelled_images(classifier, source, data_source, split, update), "test"
+            config, classes = labelled_source(classifier, source, data_source)
+            dataset = open_labelled_dataset(config, classes, split=split, progress=update)
+            split = "test"
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     indices = dataset.indices(split)
     with terminal.stage("Measuring") as update:
         probabilities = _probabilities(classifier, dataset, indices, update)
     task, labels = task_for(classifier.label_type), dataset.labels[indices]
-    metrics: Metrics = task.metrics(probabilities, labels, classifier.classes, classifier.thresholds)
-    return metrics
+    return task.metrics(probabilities, labels, classifier.classes, classifier.thresholds)
 
 
-def _run_images(source: str | Path, split: str, progress: ProgressCallback) -> Dataset:
+def open_run_images(source: str | Path, split: str, progress: ProgressCallback) -> Dataset:
+    """The data set of the run `source`, which must have images of this split."""
     if not (Path(source) / "splits.csv").exists():
         raise UsageError(
             f"{source} has no images of its own to be measured on.",
@@ -180,13 +182,20 @@ def _run_images(source: str | Path, split: str, progress: ProgressCallback) -> D
     return dataset
 
 
-def _labelled_images(
-    classifier: Classifier, model: str | Path, source: str | Path, split: str, progress: ProgressCallback
-) -> Dataset:
+def labelled_source(classifier: Classifier, model: str | Path, source: str | Path) -> tuple[DataConfig, Sequence[str]]:
+    """Where the labelled images of `source` are, and how it calls the classes: by their names or their WordNet ids."""
     text, path = str(source), Path(source).absolute()
     if classifier.spec.multi_label:
-        config = _label_table(model, path)
-        return open_labelled_dataset(config, classifier.classes, split=split, progress=progress)
+        if not path.is_file():
+            raise DataError(
+                f"{model} gives an image any number of labels, and {path} is no CSV with the true ones.",
+                hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
+            )
+        config_yaml = Path(model) / "config.yaml"
+        if not config_yaml.is_file():
+            return DataConfig(csv=path, multi_label=True), classifier.classes
+        trained_on = load_config(config_yaml).data  # its columns are those of the new table too
+        return trained_on.model_copy(update={"csv": path, "classes": None}), classifier.classes
     if text.startswith("tfds:"):
         config = DataConfig(tfds=text.removeprefix("tfds:"))
     elif path.exists():
@@ -195,18 +204,4 @@ def _labelled_images(
         hint = "--data takes a folder of class folders, or a CSV."
         raise DataError(f"{path}: no such folder or table.", hint=hint)
     by_id = set(list_source(config).classes) <= set(classifier.ids)
-    names = classifier.ids if by_id else classifier.classes
-    return open_labelled_dataset(config, names, split=split, progress=progress)
-
-
-def _label_table(model: str | Path, table: Path) -> DataConfig:
-    """`table`, with the columns of the one that the run `model` was trained on."""
-    if not table.is_file():
-        raise DataError(
-            f"{model} gives an image any number of labels, and {table} is no CSV with the true ones.",
-            hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
-        )
-    config_yaml = Path(model) / "config.yaml"
-    if not config_yaml.is_file():
-        return DataConfig(csv=table, multi_label=True)
-    return load_config(config_yaml).data.model_copy(update={"csv": table, "classes": None})
+    return config, classifier.ids if by_id else classifier.classes

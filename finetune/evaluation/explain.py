@@ -17,7 +17,6 @@ backward through the head.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -71,18 +70,46 @@ def explain_image(
     `target` is a class by name, WordNet id or number; None is the most probable one. Raises UsageError for an unknown
     class or method, and for a network without a feature map; ImageError for a file that cannot be read.
     """
-    return make_explainer(classifier).explain(image, target=target, method=method, top=top)
+    explainer = make_explainer(classifier)
+    number = None if target is None else find_class(target, classifier.classes, classifier.ids)
+    size = classifier.transform.size
+    if isinstance(image, str | Path):
+        image = read_square(image, classifier.transform)
+    elif image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    elif image.shape[:2] != (size, size):
+        image = np.array(resize_square(Image.fromarray(image), classifier.transform))
+    cells, rows = explainer.maps(image[None], None if number is None else [number], method=method)
+    probabilities = rows[0]
+    best = np.argsort(-probabilities, kind="stable").tolist()
+    labels = classifier.label_type.predicted_classes(probabilities, classifier.thresholds)
+
+    def score(number: int) -> ClassScore:
+        return ClassScore(classifier.classes[number], classifier.ids[number], float(probabilities[number]))
+
+    return Explanation(
+        image=image,
+        heat=heatmap(cells[0], size, method=method),
+        cells=cells[0],
+        target=score(best[0] if number is None else number),
+        predictions=tuple(map(score, best[:top])),
+        method=method,
+        labels=() if labels is None else tuple(np.flatnonzero(labels).tolist()),
+    )
 
 
 def make_explainer(classifier: Classifier) -> "Explainer":
-    """The `Explainer` of `classifier`, created once; when the classifier is trained, it uses the new weights."""
+    """The `Explainer` of `classifier`, created once; when the classifier is trained, it uses the new weights.
+
+    Raises UsageError for a network without a feature map.
+    """
     if classifier not in _EXPLAINERS:
         _EXPLAINERS[classifier] = Explainer(classifier)
     return _EXPLAINERS[classifier]
 
 
 class Explainer:
-    """Heatmaps of one classifier, for many images."""
+    """Heatmaps of one classifier, for many images at once."""
 
     def __init__(self, classifier: Classifier) -> None:
         features = classifier.feature_map
@@ -93,49 +120,10 @@ class Explainer:
                 f"{' x '.join(map(str, shape))}, which say nothing about places.",
                 hint="Train with a larger model.image_size.",
             )
-        self._transform = classifier.transform
-        self._classes, self._ids = classifier.classes, classifier.ids
-        self._label_type, self._thresholds = classifier.label_type, classifier.thresholds
-        self._name = classifier.name
+        self._name, self._label_type = classifier.name, classifier.label_type
         self._below = keras.Model(classifier.model.inputs[0], features)
         self._above = keras.Model(features, classifier.model.output)
-        self._run: dict[str, Callable[..., Any]] = {}
-
-    @cached_property
-    def has_linear_head(self) -> bool:
-        """Whether class scores are a weighted mean of the feature map, as plain CAM needs it."""
-        return all(map(_is_linear, self._above.layers)) and any(
-            isinstance(layer, keras.layers.GlobalAveragePooling2D) for layer in self._above.layers
-        )
-
-    def explain(
-        self,
-        image: str | Path | Pixels,
-        *,
-        target: str | int | None = None,
-        method: str = "grad-cam",
-        top: int = 5,
-    ) -> Explanation:
-        """See the function `explain_image`."""
-        number = None if target is None else find_class(target, self._classes, self._ids)
-        pixels = self._read(image)
-        cells, rows = self.maps(pixels[None], None if number is None else [number], method=method)
-        probabilities = rows[0]
-        best = np.argsort(-probabilities, kind="stable")
-        labels = self._label_type.predicted_classes(probabilities, self._thresholds)
-
-        def prediction(number: int) -> ClassScore:
-            return ClassScore(self._classes[number], self._ids[number], float(probabilities[number]))
-
-        return Explanation(
-            image=pixels,
-            heat=heatmap(cells[0], pixels.shape[0], method=method),
-            cells=cells[0],
-            target=prediction(int(best[0]) if number is None else number),
-            predictions=tuple(prediction(int(number)) for number in best[:top]),
-            method=method,
-            labels=() if labels is None else tuple(np.flatnonzero(labels).tolist()),
-        )
+        self._run: dict[str, Callable[..., Any]] = {}  # by method, each traced at its first use
 
     def maps(
         self, images: Pixels, targets: Sequence[int] | None = None, *, method: str = "grad-cam"
@@ -144,48 +132,45 @@ class Explainer:
 
         `targets` has a class number per image; None is the most probable class. `heatmap` enlarges the cells.
         """
-        chosen = np.full(len(images), -1) if targets is None else np.asarray(targets)
-        cells, probabilities = self._function(method)(tf.cast(images, tf.float32), tf.cast(chosen, tf.int32))
-        return cells.numpy(), probabilities.numpy()
-
-    def _read(self, image: str | Path | Pixels) -> Pixels:
-        if isinstance(image, str | Path):
-            return read_square(image, self._transform)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
-        if image.shape[:2] == (self._transform.size, self._transform.size):
-            return image
-        return np.array(resize_square(Image.fromarray(image), self._transform))
-
-    def _function(self, method: str) -> Callable[..., Any]:
-        """(images, targets) -> (cells, probabilities) as one TensorFlow function, traced at its first use."""
         if method not in EXPLAIN_METHODS:
             raise UsageError(
                 f"there is no method {method!r}.{did_you_mean(method, EXPLAIN_METHODS)}",
                 hint=f"Known: {', '.join(EXPLAIN_METHODS)}",
             )
-        if method == "cam" and not self.has_linear_head:
+        if method == "cam" and not has_linear_head(self._above.layers):
             raise UsageError(
                 f"{self._name}: plain CAM needs a head of one global mean and one dense layer, and this one has more.",
                 hint="Use --method grad-cam, which works for every head and equals CAM where CAM is possible.",
             )
-        weigh = {"grad-cam": _mean_gradient, "grad-cam++": _grad_cam_plus_plus, "cam": _mean_gradient}[method]
-        if method not in self._run:
-            images = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
-            signature = (images, tf.TensorSpec((None,), tf.int32))
-            self._run[method] = tf.function(
-                lambda images, targets: self._cells(images, targets, weigh),
-                input_signature=signature,
-                autograph=False,
-            )
-        return self._run[method]
+        weigh = _grad_cam_plus_plus if method == "grad-cam++" else _mean_gradient
 
-    def _cells(self, images: Any, targets: Any, weigh: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-        cells, logits = _weighted(self._above, self._below(images, training=False), targets, weigh)
-        return cells, activate(self._label_type, logits)
+        def explain(images: Any, targets: Any) -> tuple[Any, Any]:
+            cells, logits = _weighted(self._above, self._below(images, training=False), targets, weigh)
+            return cells, activate(self._label_type, logits)
+
+        if method not in self._run:
+            pixels = tf.TensorSpec((None, *self._below.inputs[0].shape[1:]), tf.float32)
+            signature = (pixels, tf.TensorSpec((None,), tf.int32))
+            self._run[method] = tf.function(explain, input_signature=signature, autograph=False)
+        chosen = np.full(len(images), -1) if targets is None else np.asarray(targets)
+        cells, probabilities = self._run[method](tf.cast(images, tf.float32), tf.cast(chosen, tf.int32))
+        return cells.numpy(), probabilities.numpy()
 
 
 _EXPLAINERS: WeakKeyDictionary[Classifier, Explainer] = WeakKeyDictionary()
+
+
+def has_linear_head(head: Sequence[Any]) -> bool:
+    """Whether these layers turn a feature map into its weighted mean, as plain CAM needs it."""
+    layers, linear = keras.layers, keras.activations.linear
+    passed = layers.InputLayer | layers.GlobalAveragePooling2D | layers.Dropout | layers.Flatten | layers.Reshape
+    for layer in head:
+        if isinstance(layer, layers.Conv2D | layers.Dense | layers.Activation):
+            if layer.activation is not linear or getattr(layer, "kernel_size", (1, 1)) != (1, 1):
+                return False
+        elif not isinstance(layer, passed):
+            return False
+    return any(isinstance(layer, layers.GlobalAveragePooling2D) for layer in head)
 
 
 def grad_cam(head: Any, features: Any) -> tuple[Any, Any]:
@@ -217,16 +202,6 @@ def _grad_cam_plus_plus(features: Any, gradients: Any) -> Any:
     denominator = 2 * squares + cubes * tf.reduce_sum(features, axis=(1, 2), keepdims=True)
     alpha = tf.math.divide_no_nan(squares, denominator)
     return tf.reduce_sum(alpha * tf.nn.relu(gradients), axis=(1, 2))
-
-
-def _is_linear(layer: Any) -> bool:
-    layers, linear = keras.layers, keras.activations.linear
-    if isinstance(layer, layers.Conv2D):
-        return layer.activation is linear and layer.kernel_size == (1, 1)
-    if isinstance(layer, layers.Dense | layers.Activation):
-        return layer.activation is linear
-    passed = layers.InputLayer | layers.GlobalAveragePooling2D | layers.Dropout | layers.Flatten | layers.Reshape
-    return isinstance(layer, passed)
 
 
 # --------------------------------------------------------------------------------------------------- images

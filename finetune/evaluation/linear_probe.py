@@ -10,7 +10,6 @@ Shlens & Le 2019, Do Better ImageNet Models Transfer Better?, evaluate features 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,6 @@ from finetune.evaluation.tasks import score_logits
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003)  # on the mean loss; the strongest first, each starts from the one before
 MAX_WORK = 1_000_000_000  # images x features x classes: about a minute on two cores, and more images would add little
 MAX_IMAGES = 50_000
-MIN_PER_CLASS = 2  # images of a class that a regression needs
-FOLDS = 5
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -44,7 +41,7 @@ def sample_for_probe(labels: np.ndarray, width: int, classes: int, *, seed: int)
     None if these would be too few of some class.
     """
     size = min(MAX_IMAGES, MAX_WORK // (width * classes))
-    if size < MIN_PER_CLASS * classes:
+    if size < 2 * classes:
         return None
     chosen = np.random.default_rng(seed).permutation(len(labels))[:size]
     return np.sort(chosen) if label_type_of(labels).covers_all(labels[chosen], classes) else None
@@ -75,26 +72,19 @@ def fit_linear_probe(
         for model, target in zip(models, targets, strict=True):
             model.C = 1 / (penalty * len(features))  # scikit-learn penalises against the sum of the losses
             model.fit(scaled, target)
-        kernel, bias = _unscaled_weights(models, mean, deviation, classes)
+        coefficients = np.concatenate([model.coef_ for model in models])
+        intercept = np.concatenate([model.intercept_ for model in models])
+        if len(coefficients) < classes:  # two classes have one column, which becomes a column each
+            coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.array([-1, 1]) * intercept / 2
+        unscaled = coefficients.T / deviation[:, None]  # for features that are not standardised
+        bias = (intercept - mean @ unscaled).astype(np.float32)
+        kernel = unscaled.astype(np.float32)
         scores = score_logits(validation_features @ kernel + bias, validation_labels)
         if best is not None and scores.loss > best.loss:
             break  # a weaker penalty would only overfit more
         best = LinearProbe(kernel, bias, penalty, scores.accuracy, scores.loss)
     assert best is not None
     return best
-
-
-def _unscaled_weights(
-    models: list[Any], mean: np.ndarray, deviation: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias for features that are not standardised; the one column of two classes becomes a column each."""
-    coefficients = np.concatenate([model.coef_ for model in models])
-    intercept = np.concatenate([model.intercept_ for model in models])
-    if len(coefficients) < classes:
-        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.array([-1, 1]) * intercept / 2
-    kernel = coefficients.T / deviation[:, None]
-    bias = intercept - mean @ kernel
-    return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def adjust_probe(probe: LinearProbe, frequencies: np.ndarray) -> LinearProbe:
@@ -118,7 +108,7 @@ def cross_validate(labels: Ints, predict: Callable[[Ints, Ints], Ints], *, seed:
     """
     from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
 
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(5, int(np.bincount(labels).min())), shuffle=True, random_state=seed)
     correct = np.zeros(len(labels), bool)
     for train, test in folds.split(labels, labels):
         correct[test] = predict(train, test) == labels[test]

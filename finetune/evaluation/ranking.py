@@ -29,14 +29,7 @@ from finetune.models import (
     build_classifier,
     prepare_features,
 )
-from finetune.utils import (
-    DataError,
-    ProgressCallback,
-    Terminal,
-    WeightsError,
-    keras,
-    printable,
-)
+from finetune.utils import DataError, ProgressCallback, Terminal, WeightsError, keras, printable
 
 IMAGES = 500  # of a folder, all classes together
 PROBE_SECONDS = 60.0  # for the features of one network; a slow one gets fewer images
@@ -145,16 +138,10 @@ def _probe_accuracy(
     labels = dataset.labels[:count].astype(np.int64)
     if np.bincount(labels, minlength=len(dataset.classes)).min() < MIN_PER_CLASS:
         return None, count
-    part = replace(
-        dataset,
-        names=dataset.names[:count],
-        labels=dataset.labels[:count],
-        splits=dataset.splits[:count],
-        hashes=dataset.hashes[:count],
-    )
-    (source,) = prepare_features(
-        FeatureRequest(network, part, [network.head_input], AugmentConfig(), seed), progress=update
-    )
+    columns = {name: getattr(dataset, name)[:count] for name in ("names", "labels", "splits", "hashes")}
+    part = replace(dataset, **columns)
+    request = FeatureRequest(network, part, [network.head_input], AugmentConfig(), seed)
+    (source,) = prepare_features(request, progress=update)
     features = np.concatenate(list(source.batches(np.arange(count), None, FEATURE_BATCH)))
     correct = cross_validate_probe(features, labels, seed=seed)
     return wilson_interval(int(correct.sum()), count), count

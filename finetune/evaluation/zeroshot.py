@@ -89,14 +89,18 @@ def survey_folders(
             f"too few readable images of {', '.join(rare[:10])}.",
             hint="At least two images of each class are needed; twenty are better.",
         )
+    folders = []
+    for number, name in enumerate(listing.classes):
+        predicted = probabilities[labels == number].argmax(axis=1)
+        hits = np.bincount(predicted, minlength=len(classifier.classes))
+        top = np.argsort(-hits, kind="stable")[:TOP_CLASSES]
+        fractions = tuple((classifier.classes[at], float(hits[at] / len(predicted))) for at in top if hits[at])
+        folders.append(Folder(name, len(predicted), fractions))
     mapped = cross_validate(labels, lambda train, test: vote(probabilities, labels, train, test), seed=seed)
     fitted = cross_validate_probe(features, labels, seed=seed)
     return Survey(
         model=classifier.row.title,
-        folders=tuple(
-            _describe(name, probabilities[labels == number], classifier.classes)
-            for number, name in enumerate(listing.classes)
-        ),
+        folders=tuple(folders),
         without_training=wilson_interval(int(mapped.sum()), len(labels)),
         with_head=wilson_interval(int(fitted.sum()), len(labels)),
         paired=paired_test(mapped, fitted),
@@ -130,13 +134,6 @@ def vote(probabilities: Floats, labels: Ints, train: Ints, test: Ints) -> Ints:
     Every ImageNet class votes for the folders in proportion to its mean probability among their images in `train`.
     """
     means = [probabilities[train][labels[train] == label].mean(axis=0) for label in np.unique(labels)]
-    seen = np.stack(means, axis=1) + 1e-6  # (1000, folders); a class that was not seen votes for all alike
+    seen = np.stack(means, axis=1) + 1e-6  # (1000, folders); a class that was not seen votes for all equally
     weight = seen / seen.sum(axis=1, keepdims=True)
     return np.asarray((probabilities[test] @ weight).argmax(axis=1), np.int64)
-
-
-def _describe(name: str, probabilities: Floats, classes: Sequence[str]) -> Folder:
-    counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
-    top = np.argsort(-counts, kind="stable")[:TOP_CLASSES]
-    fractions = tuple((classes[at], float(counts[at] / len(probabilities))) for at in top if counts[at])
-    return Folder(name, len(probabilities), fractions)

@@ -92,7 +92,7 @@ def test_calibration_of_few_and_of_certain_answers() -> None:
 @pytest.mark.parametrize("count", [1, 5, 13])
 def test_sheet(count: int) -> None:
     red = np.full((20, 30, 3), (255, 0, 0), np.uint8)
-    assert has(opened(draw_sheet([red] * count, ["two\nlines"] * count, title="$t$")), "#ff0000")
+    assert has(opened(draw_sheet([red] * count, ["two\nlines"] * count)), "#ff0000")
 
 
 def test_pairs_have_both_views_of_each_image_and_mark_what_is_wrong() -> None:
@@ -148,7 +148,7 @@ def test_names_are_drawn_as_they_are() -> None:
     """No formula, no warning about missing letters (warnings are errors here), no crash."""
     image = np.zeros((8, 8, 3), np.uint8)
     draw_confusion(np.eye(6, dtype=int), NASTY)
-    draw_sheet([image] * 6, NASTY, title=NASTY[0])
+    draw_sheet([image] * 6, NASTY)
     draw_pairs([image] * 6, [image] * 6, NASTY, [True] * 6)
     draw_prediction(image, [(name, 0.1) for name in NASTY], NASTY[1])
 

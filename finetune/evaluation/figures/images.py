@@ -26,42 +26,35 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels
 
 
-def draw_sheet(images: Sequence[Image], captions: Sequence[str], *, columns: int = 6, title: str = "") -> bytes:
-    """A contact sheet: each image with its caption of one or more lines below."""
-    columns = max(1, min(columns, len(images)))
+def draw_sheet(images: Sequence[Image], captions: Sequence[str]) -> bytes:
+    """A contact sheet of at least one image: up to six in a row, each with its caption of one or more lines below."""
+    columns = min(6, len(images))
     side, gap, line = 234, 14, 21  # pixels
     cell_width = side + gap
     cell_height = cell_width + line * max(caption.count("\n") + 1 for caption in captions)
-    header = 50 if title else gap
-    width, height = cell_width * columns + gap, cell_height * math.ceil(len(images) / columns) + header
+    width, height = cell_width * columns + gap, cell_height * math.ceil(len(images) / columns) + gap
     figure = new_figure(width / DPI, height / DPI, layout=None)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(number, columns)
-        left, top = gap + column * cell_width, height - header - row * cell_height
+        left, top = gap + column * cell_width, height - gap - row * cell_height
         pixels = _fit(image, side)
         figure.figimage(pixels, left, top - len(pixels), origin="upper")
         text = "\n".join(shorten(part, 24) for part in caption.split("\n"))
         below = (top - len(pixels) - 5) / height
         figure.text(left / width, below, text, va="top", fontsize=7, color=INK, linespacing=1.3)
-    if title:
-        figure.text(gap / width, 1 - 12 / height, shorten(title, 80), fontsize=10, color=INK, va="top")
     return to_png(figure)
 
 
 def draw_pairs(
-    images: Sequence[Image],
-    overlays: Sequence[Image],
-    captions: Sequence[str],
-    correct: Sequence[bool],
-    columns: int = 4,
+    images: Sequence[Image], overlays: Sequence[Image], captions: Sequence[str], correct: Sequence[bool]
 ) -> bytes:
-    """Images, below each its overlay, and below that its caption of two lines: orange if the prediction is wrong.
+    """Four images in a row, below each its overlay, and below that its caption of two lines: orange if it is wrong.
 
     A JPEG whose pixels are placed as they are, so that it can be drawn and kept often.
     """
     side, gap, caption_height = 128, 6, 40  # pixels
     cell_height, cell_width = 2 * side + gap // 2 + caption_height, side + gap
-    columns, rows = min(columns, len(images)), math.ceil(len(images) / columns)
+    columns, rows = min(4, len(images)), math.ceil(len(images) / 4)
     width, height = cell_width * columns, cell_height * rows
     figure = new_figure(width / DPI, height / DPI, layout=None)
     white = np.full((gap // 2, side, 3), 255, np.uint8)
@@ -87,9 +80,9 @@ def _fit(image: Image, side: int) -> Image:
     return resized
 
 
-def draw_similar_pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]], *, columns: int = 3) -> bytes:
-    """Two images beside each other, each with a caption, under a title; several such pairs on one sheet."""
-    columns = max(1, min(columns, len(rows)))
+def draw_similar_pairs(rows: Sequence[tuple[str, tuple[Image, str], tuple[Image, str]]]) -> bytes:
+    """Two images beside each other, each with a caption, under a title; three such pairs in a row of the sheet."""
+    columns = max(1, min(3, len(rows)))
     count = math.ceil(len(rows) / columns)
     figure = new_figure(3.4 * columns, 2.35 * count)
     panels = figure.subfigures(count, columns, squeeze=False, wspace=0.06, hspace=0.04).flat
