@@ -7,11 +7,9 @@ of what came, one message for each cause of failure, and how to do it by hand. A
 the others wait; on a file system without locks each downloads for itself, and no harm is done.
 """
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -46,22 +44,25 @@ def download_file(url: str, target: Path, hash: str | None, *, progress: Progres
     if is_offline():
         what = f"{target.name} would have to be downloaded, and FINETUNE_OFFLINE=1 forbids that"
         raise WeightsError(what, hint=manual_download(url, target, hash))
-    with _explain_cache_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(target):
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        with explain_os_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError, NotImplementedError):  # a file system without locks
+                lock.acquire()
             if not (target.is_file() and (hash is None or has_hash(target, hash))):  # no other process was faster
                 _download(url, target, hash, progress)
+    except ResourceError as error:
+        hint = f"{error.hint} FINETUNE_CACHE=/other/folder chooses another one.".strip()
+        raise ResourceError(error.message, hint=hint) from error
+    finally:
+        lock.release()
 
 
 def has_hash(path: Path, hash: str) -> bool:
     """Whether the file has `hash`: "sha256:..." or "md5:...", possibly only its first digits."""
     algorithm, _, digits = hash.partition(":")
-    return _digest(path, algorithm).startswith(digits)
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    return str(pooch.file_hash(path, algorithm)).startswith(digits)
 
 
 def manual_download(url: str, target: Path, hash: str | None) -> str:
@@ -74,31 +75,6 @@ def public_url(url: str) -> str:
     """`url` for messages: without user, password and query, which may hold secrets."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-@contextmanager
-def _explain_cache_errors(target: Path) -> Iterator[None]:
-    """As `explain_os_errors`, with a hint for the cache folder."""
-    try:
-        with explain_os_errors(target):
-            yield
-    except ResourceError as error:
-        hint = f"{error.hint} FINETUNE_CACHE=/other/folder chooses another one.".strip()
-        raise ResourceError(error.message, hint=hint) from error
-
-
-@contextmanager
-def _one_at_a_time(target: Path) -> Iterator[None]:
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):  # a file system without locks
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download(url: str, target: Path, hash: str | None, progress: ProgressCallback | None) -> None:
@@ -139,7 +115,12 @@ class _Attempt:
         try:
             download(url, output_file, None)
         except requests.RequestException as error:
-            if _is_lasting(error):
+            # What would fail again is not tried again: without a network, the message should come at once.
+            lasting = isinstance(error, requests.exceptions.SSLError) or _is_unresolved(error)
+            if isinstance(error, requests.HTTPError) and error.response is not None:
+                status = error.response.status_code
+                lasting = status < 500 and status not in (408, 425, 429)
+            if lasting:
                 raise self.failure(url, _explain(error)) from None
             raise
         self._check(url, Path(output_file))
@@ -152,7 +133,7 @@ class _Attempt:
             raise self.failure(url, "the server sent a web page, not the file (a login page, or a proxy?)")
         if self.hash is None or has_hash(part, self.hash):
             return
-        self.wrong.append(_digest(part, self.hash.partition(":")[0]))
+        self.wrong.append(pooch.file_hash(part, self.hash.partition(":")[0]))
         bad = self.target.with_name(f"{self.target.name}.bad")
         shutil.copyfile(part, bad)
         reason = f"the file that came has the hash {' and then '.join(self.wrong)} (kept as {bad.name})"
@@ -183,14 +164,6 @@ class _ProgressBar:
 
 
 # --------------------------------------------------------------------------------------------- what can go wrong
-
-
-def _is_lasting(error: requests.RequestException) -> bool:
-    """Whether another attempt would fail too. Without a network, the message should come at once."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        status = error.response.status_code
-        return status < 500 and status not in (408, 425, 429)
-    return isinstance(error, requests.exceptions.SSLError) or _is_unresolved(error)
 
 
 def _is_unresolved(error: Exception) -> bool:

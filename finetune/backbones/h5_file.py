@@ -8,9 +8,11 @@ HDF5 can point to other files (external and soft links, virtual and external dat
 not hold and contain loops; h5py follows all that without a warning.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,36 +47,35 @@ def check_h5(path: Path, expected_shapes: Counter[tuple[int, ...]] | None = None
         if size > MAX_EXPANSION * path.stat().st_size:
             raise WeightsError(f"{path}: claims {size} bytes of weights, more than such a file can hold")
         if expected_shapes is not None:
-            _compare(path, Counter(dataset.shape for dataset in datasets), expected_shapes)
+            shapes = shape_counts(dataset.shape for dataset in datasets)
+            if missing := expected_shapes - shapes:
+                listed = ", ".join(f"{count} of shape {shape}" for shape, count in list(missing.items())[:5])
+                raise WeightsError(f"{path}: its weights are not those of this network: missing {listed}")
+            if _total_size(shapes - expected_shapes) > 3 * _total_size(expected_shapes) + 10_000:
+                raise WeightsError(f"{path}: holds far more than the weights of this network")
         for dataset in datasets:
             if dataset.dtype.kind == "f" and not np.isfinite(dataset[()]).all():
                 raise WeightsError(f"{path}: NaN or infinity in {dataset.name}")
 
 
-class _opened:
-    """`with _opened(path) as file:` — h5py's many exceptions become a WeightsError that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            with self.path.open("rb") as file:
-                start = file.read(60)
-            if not start.startswith(MAGIC):
-                size = self.path.stat().st_size
-                raise WeightsError(f"{self.path}: not an HDF5 file: {size} bytes that start with {start!r}")
-            self.file = h5py.File(self.path, "r")
-        except FileNotFoundError:
-            raise WeightsError(f"{self.path}: there is no such weight file") from None
-        except OSError as error:
-            raise WeightsError(f"{self.path}: damaged, or cut short ({error})") from None
-        return self.file
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.file.close()
-        if isinstance(error, OSError | RuntimeError | KeyError | ValueError | TypeError):
-            raise WeightsError(f"{self.path}: damaged ({error})") from None
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open file; h5py's many exceptions become a WeightsError that names it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(60)
+        if not start.startswith(MAGIC):
+            raise WeightsError(f"{path}: not an HDF5 file: {path.stat().st_size} bytes that start with {start!r}")
+        opened = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such weight file") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: damaged, or cut short ({error})") from None
+    try:
+        with opened:
+            yield opened
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: damaged ({error})") from None
 
 
 def _datasets(file: Any, path: Path) -> Iterator[Any]:
@@ -110,15 +111,6 @@ def _check_header(dataset: Any, where: str) -> None:
         raise WeightsError(f"{where} holds {dataset.dtype}, not numbers")
     if dataset.size and not dataset.id.get_storage_size():
         raise WeightsError(f"{where} claims {dataset.size} numbers and holds none")
-
-
-def _compare(path: Path, shapes: Counter[tuple[int, ...]], expected: Counter[tuple[int, ...]]) -> None:
-    missing = expected - shapes
-    if missing:
-        listed = ", ".join(f"{count} of shape {shape}" for shape, count in list(missing.items())[:5])
-        raise WeightsError(f"{path}: its weights are not those of this network: missing {listed}")
-    if _total_size(shapes - expected) > 3 * _total_size(expected) + 10_000:
-        raise WeightsError(f"{path}: holds far more than the weights of this network")
 
 
 def _total_size(shapes: Counter[tuple[int, ...]]) -> int:
@@ -168,11 +160,9 @@ def _root(file: Any) -> Any:
 
 def _names(group: Any, attribute: str) -> list[str]:
     """A list of names; long lists are kept in pieces: layer_names0, layer_names1, ..."""
-    pieces = [attribute] if attribute in group.attrs else []
-    while not pieces or pieces[-1] != attribute:
-        piece = f"{attribute}{len(pieces)}"
-        if piece not in group.attrs:
-            break
-        pieces.append(piece)
+    pieces = [attribute]
+    if attribute not in group.attrs:
+        numbered = (f"{attribute}{number}" for number in itertools.count())
+        pieces = list(itertools.takewhile(lambda piece: piece in group.attrs, numbered))
     names = [name for piece in pieces for name in group.attrs[piece]]
     return [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names]

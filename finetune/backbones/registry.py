@@ -113,9 +113,13 @@ def read_table(name: str) -> list[dict[str, str]]:
 
 
 def _read_backbones() -> dict[str, Backbone]:
+    def arguments(cell: str) -> dict[str, Any]:  # `alpha=0.25 minimalistic=True`
+        pairs = (pair.split("=") for pair in cell.split())
+        return {key: ast.literal_eval(value) for key, value in pairs}
+
     files = {row["name"]: WeightFile(**row) for row in read_table("weight_files.csv")}
     conversions: dict[str, Callable[[str], Any]] = {
-        "arguments": _read_arguments,
+        "arguments": arguments,
         "top": files.__getitem__,
         "no_top": files.__getitem__,
         **dict.fromkeys(("size", "min_size", "parameters", "backbone_parameters", "layers"), int),
@@ -126,12 +130,6 @@ def _read_backbones() -> dict[str, Backbone]:
     for row in read_table("backbones.csv"):
         rows[row["name"]] = Backbone(**{key: conversions.get(key, str)(cell) for key, cell in row.items()})
     return rows
-
-
-def _read_arguments(cell: str) -> dict[str, Any]:
-    """`alpha=0.25 minimalistic=True` -> {"alpha": 0.25, "minimalistic": True}"""
-    pairs = (pair.split("=") for pair in cell.split())
-    return {key: ast.literal_eval(value) for key, value in pairs}
 
 
 _backbones = _read_backbones()

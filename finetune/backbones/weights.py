@@ -91,17 +91,16 @@ def _resolve_published(
 def _find_on_this_machine(file: WeightFile) -> Iterator[tuple[Place, Path]]:
     """The copies of `file` on this machine, the most trusted place first."""
     keras_home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
-    places: list[tuple[Place, Path]] = [("keras", keras_home / "models" / file.name), ("cache", _cached(file))]
+    places: list[tuple[Place, Path]] = [
+        ("keras", keras_home / "models" / file.name),
+        ("cache", cache_folder() / "weights" / file.name),
+    ]
     package = importlib.util.find_spec(file.package) if file.package else None
     if package and package.submodule_search_locations and file.member:
         places.insert(0, ("package", Path(package.submodule_search_locations[0]) / file.member))
     for place, path in places:
         if path.is_file():
             yield place, path.absolute()
-
-
-def _cached(file: WeightFile) -> Path:
-    return cache_folder() / "weights" / file.name
 
 
 def _check_published(row: Backbone, file: WeightFile, place: Place, path: Path) -> Weights:
@@ -163,7 +162,7 @@ def _download(row: Backbone, file: WeightFile, problems: list[str], progress: Pr
     """`file`, downloaded; WeightsError with `problems`, those of the copies on this machine, where that cannot be."""
     from finetune.backbones.download import download_file, manual_download  # takes 0.2 s to import
 
-    target = _cached(file)
+    target = cache_folder() / "weights" / file.name
     if file.url is None or is_offline():
         what = "\n".join([f"the ImageNet weights of {row.name} are not on this machine", *problems])
         if file.url is None:

@@ -46,9 +46,6 @@ class Level(NamedTuple):
     id: str
     probability: float
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.probability:.2f}"
-
 
 @cache
 def load_synsets() -> Mapping[str, Synset]:
@@ -114,4 +111,4 @@ def wordnet_levels(
 
 def levels_sentence(levels: Sequence[Level]) -> str:
     """`standard poodle 0.61 < poodle 0.87 < dog 0.99 < animal 1.00`"""
-    return " < ".join(map(str, levels))
+    return " < ".join(f"{level.name} {level.probability:.2f}" for level in levels)

@@ -9,12 +9,13 @@ images; where it predicts something else than the classifier, the export fails a
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import finetune
 from finetune.data import image_batches, image_reader
 from finetune.evaluation import Proportion, require_accuracy, task_for, threshold_for_precision
 from finetune.export.formats import ExportFormat, ExportJob, find_format
-from finetune.export.model_card import read_report, write_model_card
+from finetune.export.model_card import write_model_card
 from finetune.export.parity import (
     BYTES_LIMIT,
     LIMITS,
@@ -104,9 +105,10 @@ def export_classifier(
             require_accuracy(result.after, assert_accuracy)
             facts = _facts(result, classifier, format_name, quantize, chosen)
             facts["seconds"] = round(time.monotonic() - started, 1)
-            report = Path(source) / "report.json"
-            card = write_model_card(facts, format, classifier, read_report(report) if report.is_file() else None)
-            (folder / "README.md").write_text(card, "utf-8")
+            report = None  # a card is possible without
+            with suppress(OSError, ValueError):
+                report = json.loads((Path(source) / "report.json").read_text("utf-8"))
+            (folder / "README.md").write_text(write_model_card(facts, format, classifier, report), "utf-8")
             write_json(folder / "export.json", facts)
             results.append(dataclasses.replace(result, folder=output, facts=facts))
 
@@ -132,11 +134,28 @@ def _write_and_prove(
 ) -> ExportResult:
     """Write the model and classes.txt into `folder`, open them and compare; CheckFailed where they differ."""
     network = float32_network(classifier)
-    job = ExportJob(classifier, network, quantize, partial(_read_calibration, classifier, images.calibration))
-    with terminal.stage(f"Converting to {format.title}") as update:
-        update(0, None)
-        with _translate_errors(classifier, format), quiet_converters():
-            format.write(job, folder)
+
+    def calibration() -> Iterator[np.ndarray]:
+        paths = images.calibration
+        for batch in image_batches(image_reader(paths, classifier.transform), np.arange(len(paths)), 1):
+            if not batch.problems:
+                yield batch.images.astype(np.float32)
+
+    try:
+        with terminal.stage(f"Converting to {format.title}") as update:
+            update(0, None)
+            with quiet_converters():
+                format.write(ExportJob(classifier, network, quantize, calibration), folder)
+    except FinetuneError:
+        raise
+    except Exception as error:  # a converter can raise anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # `explain_os_errors` explains what the disk says
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise WeightsError(
+            f"{classifier.row.title} could not be converted to {format.title}: {reason}",
+            hint="Try another --format; --debug shows the whole message.",
+        ) from error
     with terminal.stage(f"Comparing in {format.runtime}") as update:
         outputs = run_both(classifier, network, format, folder, images, terminal, update)
     label_type, thresholds = classifier.label_type, classifier.thresholds
@@ -166,41 +185,15 @@ def float32_network(classifier: Classifier) -> Any:
 
         model = keras.models.clone_model(model, clone_function=copy_layer)
         model.set_weights(classifier.model.get_weights())
-    if classifier.label_type.activation == "softmax":
-        layer = keras.layers.Softmax(name="probabilities", dtype="float32")
-    else:
-        layer = keras.layers.Activation("sigmoid", name="probabilities", dtype="float32")
-    return keras.Model(model.inputs[0], layer(model.output), name=model.name)
-
-
-def _read_calibration(classifier: Classifier, paths: Sequence[str]) -> Iterator[np.ndarray]:
-    for batch in image_batches(image_reader(paths, classifier.transform), np.arange(len(paths)), 1):
-        if not batch.problems:
-            yield batch.images.astype(np.float32)
-
-
-@contextmanager
-def _translate_errors(classifier: Classifier, format: ExportFormat) -> Iterator[None]:
-    """Whatever a converter raises becomes a WeightsError of one line; an error of the disk stays one."""
-    try:
-        yield
-    except FinetuneError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # `explain_os_errors` explains it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise WeightsError(
-            f"{classifier.row.title} could not be converted to {format.title}: {reason}",
-            hint="Try another --format; --debug shows the whole message.",
-        ) from error
+    activation = keras.layers.Activation(classifier.label_type.activation, name="probabilities", dtype="float32")
+    return keras.Model(model.inputs[0], activation(model.output), name=model.name)
 
 
 def _facts(
     result: ExportResult, classifier: Classifier, format_name: str, quantize: str | None, images: ProofImages
 ) -> dict[str, Any]:
     """export.json: everything a program needs to use the files and to know where they are from."""
-    spec, format = classifier.spec, result.format
+    spec, format, size = classifier.spec, result.format, classifier.spec.image_size
     accuracy = bytes_parity = label_thresholds = None
     if result.before and result.after:
         before, after = dataclasses.asdict(result.before), dataclasses.asdict(result.after)
@@ -220,17 +213,12 @@ def _facts(
         "quantize": quantize,
         "backbone": spec.backbone,
         "weights": classifier.weights_hash,
-        "input": {
-            "shape": [spec.image_size, spec.image_size, 3],
-            "dtype": "float32",
-            "range": [0, 255],
-            "channels": "RGB",
-        },
+        "input": {"shape": [size, size, 3], "dtype": "float32", "range": [0, 255], "channels": "RGB"},
         "transform": dataclasses.asdict(classifier.transform),
         "output": {"values": format.output, "classes": len(classifier.classes)},
         "thresholds": precision_thresholds(spec.confidences),
         "label_thresholds": label_thresholds,
-        "runtime": format.runtime_version,
+        "runtime": f"{format.runtime} {version(format.runtime)}",
         "pictures": images.source,
         "calibration": images.calibration_source if quantize == "int8" else None,
         "parity": {**dataclasses.asdict(result.parity), "limit": dataclasses.asdict(LIMITS[quantize])},

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,19 +33,10 @@ class ExportJob:
     quantize: str | None
     calibration: Callable[[], Iterator[np.ndarray]]
 
-    @property
-    def size(self) -> int:
-        """The side of the images, in pixels."""
-        return int(self.classifier.spec.image_size)
-
-    @property
-    def signature(self) -> list[Any]:
-        """The input of `network`, for any number of images."""
-        return [keras.InputSpec(shape=(None, self.size, self.size, 3), dtype="float32", name="image")]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.classifier.classes)
+    def signature(self, name: str = "image", batch: int | None = None) -> Any:
+        """What `network` takes: `batch` images, None for any number, under that name."""
+        size = self.classifier.spec.image_size
+        return tf.TensorSpec((batch, size, size, 3), tf.float32, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +60,6 @@ class ExportFormat:
     library: str  # as Hugging Face calls it
     requires: str  # what `program` needs: pip install ...
     program: str  # Python that runs the file on pixels("image.jpg"): an import, then lines that end with `output`
-
-    @property
-    def runtime_version(self) -> str:
-        return f"{self.runtime} {version(self.runtime)}"
 
 
 _formats: dict[str, ExportFormat] = {}
@@ -115,10 +101,6 @@ def find_format(name: str, quantize: str | None = None) -> ExportFormat:
 # ---------------------------------------------------------------------------------------------------- Keras
 
 
-def _write_keras(job: ExportJob, folder: Path) -> None:
-    job.classifier.save(folder / "model.keras")
-
-
 def _open_keras(folder: Path) -> Forward:
     from finetune.models import load_classifier
 
@@ -132,7 +114,7 @@ register_export_format(
         title="Keras",
         file="model.keras",
         runtime="keras",
-        write=_write_keras,
+        write=lambda job, folder: job.classifier.save(folder / "model.keras"),
         open=_open_keras,
         output="logits",
         library="keras",
@@ -152,7 +134,7 @@ def _write_saved_model(job: ExportJob, folder: Path) -> None:
     """In the layout of TensorFlow Serving, `1/` being the first version. The first signature is the default one."""
     from finetune.export.serving import batch_pixels
 
-    names, transform = tf.constant(job.classes), job.classifier.transform
+    names, transform = tf.constant(job.classifier.classes), job.classifier.transform
 
     def predict(pixels: Any) -> dict[str, Any]:
         probabilities = job.network(pixels, training=False)
@@ -164,32 +146,26 @@ def _write_saved_model(job: ExportJob, folder: Path) -> None:
 
     archive = keras.export.ExportArchive()  # without `track`, which would store every weight twice
     files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    batch = tf.TensorSpec((None, job.size, job.size, 3), tf.float32, name="pixels")
     archive.add_endpoint("image_bytes", lambda image_bytes: predict(batch_pixels(image_bytes, transform)), [files])
-    archive.add_endpoint("pixels", predict, [batch])
+    archive.add_endpoint("pixels", predict, [job.signature("pixels")])
     archive.write_out(str(folder / "1"), verbose=False)
 
 
 def _open_saved_model(folder: Path) -> Forward:
-    loaded = tf.saved_model.load(str(folder / "1"))
-    run = loaded.signatures["pixels"]
-
-    def forward(pixels: np.ndarray, _keep: Any = loaded) -> np.ndarray:  # a signature does not keep its model alive
-        return np.asarray(run(pixels=tf.constant(pixels))["probabilities"])
-
-    return forward
+    model = tf.saved_model.load(str(folder / "1"))  # a signature alone would not keep it alive
+    return lambda pixels: np.asarray(model.signatures["pixels"](pixels=tf.constant(pixels))["probabilities"])
 
 
 def _open_saved_model_bytes(folder: Path) -> ForwardBytes:
     """The other signature of a SavedModel: one file -> probabilities (classes,), None if it cannot be decoded."""
-    loaded = tf.saved_model.load(str(folder / "1"))
-    run = loaded.signatures["image_bytes"]
+    model = tf.saved_model.load(str(folder / "1"))
 
-    def forward(content: bytes, _keep: Any = loaded) -> np.ndarray | None:
+    def forward(content: bytes) -> np.ndarray | None:
         try:
-            probabilities: np.ndarray = run(image_bytes=tf.constant([content]))["probabilities"].numpy()[0]
+            outputs = model.signatures["image_bytes"](image_bytes=tf.constant([content]))
         except tf.errors.InvalidArgumentError:
             return None
+        probabilities: np.ndarray = outputs["probabilities"].numpy()[0]
         return probabilities
 
     return forward
@@ -228,11 +204,10 @@ def _write_litert(job: ExportJob, folder: Path) -> None:
         options["target_spec"]["supported_types"] = [tf.float16]
     if job.quantize == "int8":
         options["representative_dataset"] = lambda: ([pixels] for pixels in job.calibration())
-    image = tf.TensorSpec((1, job.size, job.size, 3), tf.float32, name="image")
-    path = folder / "model.tflite"
-    job.network.export(str(path), format="litert", input_signature=[image], verbose=False, **options)
-    about = f"{job.classifier.row.title}, {len(job.classes)} classes"
-    add_metadata(path, name=job.classifier.name, description=about, classes=job.classes)
+    path, classes = folder / "model.tflite", job.classifier.classes
+    job.network.export(str(path), format="litert", input_signature=[job.signature(batch=1)], verbose=False, **options)
+    about = f"{job.classifier.row.title}, {len(classes)} classes"
+    add_metadata(path, name=job.classifier.name, description=about, classes=classes)
 
 
 def _open_litert(folder: Path) -> Forward:
@@ -285,10 +260,10 @@ def _write_onnx(job: ExportJob, folder: Path) -> None:
     """Class names and the size of the input are in the metadata of the file, as JSON."""
     import onnx
 
-    path = folder / "model.onnx"
-    job.network.export(str(path), format="onnx", input_signature=job.signature, verbose=False)
+    path, size = folder / "model.onnx", job.classifier.spec.image_size
+    job.network.export(str(path), format="onnx", input_signature=[job.signature()], verbose=False)
     model = onnx.load(path)
-    facts = {"classes": json.dumps(job.classes), "input": f"RGB pixels 0..255, {job.size} x {job.size}"}
+    facts = {"classes": json.dumps(job.classifier.classes), "input": f"RGB pixels 0..255, {size} x {size}"}
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, path)
 
@@ -339,10 +314,10 @@ def _write_openvino(job: ExportJob, folder: Path) -> None:
     """The labels are where OpenVINO's Model API looks for them, words joined by `_` as it expects."""
     openvino = _openvino()
     whole = folder / "float.xml"
-    job.network.export(str(whole), format="openvino", input_signature=job.signature, verbose=False)
+    job.network.export(str(whole), format="openvino", input_signature=[job.signature()], verbose=False)
     model = openvino.Core().read_model(whole)
     model.set_rt_info("Classification", ["model_info", "model_type"])
-    model.set_rt_info(" ".join("_".join(name.split()) for name in job.classes), ["model_info", "labels"])
+    model.set_rt_info(" ".join("_".join(name.split()) for name in job.classifier.classes), ["model_info", "labels"])
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=job.quantize == "float16")
     del model  # it holds the files that are removed now
     for path in (whole, whole.with_suffix(".bin")):

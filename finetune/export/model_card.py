@@ -5,10 +5,8 @@ that is, what it cannot do, and a program that uses it without finetune.
 https://huggingface.co/docs/hub/model-cards
 """
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,7 +17,7 @@ from finetune.export.formats import ExportFormat
 if TYPE_CHECKING:
     from finetune.models import Classifier
 
-LISTED = 50  # classes in the card; all are in classes.txt
+LISTED = 50  # classes named in the card; all are in classes.txt
 
 
 def write_model_card(
@@ -27,7 +25,9 @@ def write_model_card(
 ) -> str:
     """The card for an export of these `facts` (export.json); `report` is the run's report.json, if it has one."""
     filters = {"percent": lambda fraction: f"{fraction:.1%}".replace("%", " %"), "md": escape_markdown}
-    test = (report or {}).get("test")
+    report = report or {}
+    test = report.get("test")
+    recalls = [row for row in (test or {}).get("per_class", ()) if row["recall"] is not None]
     imports, _, program = format.program.partition("\n\n")
     return load_template("finetune.export", "card.md.j2", filters, keep_trailing_newline=True).render(
         front=front_matter(facts, format, test),
@@ -36,22 +36,13 @@ def write_model_card(
         pretrained=classifier.spec.pretrained,
         classes=classifier.classes[:LISTED],
         more=max(0, len(classifier.classes) - LISTED),
-        images=(report or {}).get("pictures"),
+        images=report.get("pictures"),
         test=test,
-        weakest=_weakest(test),
+        weakest=sorted(recalls, key=lambda row: row["recall"])[:3],
         format=format,
         imports=imports,
         program=program,
     )
-
-
-def read_report(path: Path) -> dict[str, Any] | None:
-    """A run's report.json; None where it cannot be read; a card is possible without."""
-    try:
-        report = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return report if isinstance(report, dict) else None
 
 
 def front_matter(facts: Mapping[str, Any], format: ExportFormat, test: Mapping[str, Any] | None) -> str:
@@ -61,38 +52,21 @@ def front_matter(facts: Mapping[str, Any], format: ExportFormat, test: Mapping[s
         tags.append("multi-label")
     if facts["quantize"]:
         tags.append(facts["quantize"])
-    header: dict[str, Any] = {
-        "library_name": format.library,
-        "pipeline_tag": "image-classification",
-        "tags": tags,
-    }
-    metrics = _metrics(facts, test)
-    if metrics:
+    task = "image-classification"
+    header: dict[str, Any] = {"library_name": format.library, "pipeline_tag": task, "tags": tags}
+    if facts["accuracy"]:
+        after = facts["accuracy"]["after"]
+        name = f"accuracy (n = {facts['accuracy']['n']}, 95 % interval {after['low']:.3f} to {after['high']:.3f})"
+        metrics = [{"type": "accuracy", "value": round(after["value"], 4), "name": name}]
+        if test and not facts["quantize"]:  # quantising changes these a little, and nobody measured how
+            metrics += [{"type": key, "value": round(test[key], 4)} for key in ("log_loss", "calibration_error")]
+            if average := test.get("mean_average_precision"):
+                metrics.append({"type": "mean_average_precision", "value": round(average["value"], 4)})
         dataset = {"type": "imagefolder", "name": facts["pictures"]}
-        task = {"type": "image-classification"}
-        result = {"task": task, "dataset": dataset, "metrics": metrics}
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
         header["metrics"] = ["accuracy"]
         header["model-index"] = [{"name": facts["name"], "results": [result]}]
     return yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)
-
-
-def _metrics(facts: Mapping[str, Any], test: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    if facts["accuracy"] is None:
-        return []
-    after = facts["accuracy"]["after"]
-    name = f"accuracy (n = {facts['accuracy']['n']}, 95 % interval {after['low']:.3f} to {after['high']:.3f})"
-    metrics = [{"type": "accuracy", "value": round(after["value"], 4), "name": name}]
-    if test and not facts["quantize"]:  # quantising changes these a little, and nobody measured how
-        metrics += [{"type": key, "value": round(test[key], 4)} for key in ("log_loss", "calibration_error")]
-        if average := test.get("mean_average_precision"):
-            metrics.append({"type": "mean_average_precision", "value": round(average["value"], 4)})
-    return metrics
-
-
-def _weakest(test: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The classes with the lowest recall, at most three."""
-    rows = [row for row in (test or {}).get("per_class", ()) if row["recall"] is not None]
-    return sorted(rows, key=lambda row: row["recall"])[:3]
 
 
 def escape_markdown(text: str) -> str:

@@ -98,7 +98,7 @@ def compare_outputs(
 def compare_file_bytes(
     reference: np.ndarray, decoded: np.ndarray, label_type: LabelType = MULTICLASS, thresholds: Any = None
 ) -> Parity:
-    """As `compare_outputs`; a row of NaN is a file that the runtime could not decode, which is counted separately."""
+    """The same; a row of NaN is a file that the runtime could not decode, which is counted separately."""
     known = np.isfinite(decoded).all(axis=1)
     parity = compare_outputs(reference[known], decoded[known], label_type, thresholds)
     return dataclasses.replace(parity, undecodable=int((~known).sum()))
@@ -183,7 +183,16 @@ def choose_images(
     UsageError or DataError where there are too few for int8, which needs others for calibration.
     """
     if inputs:
-        return _images_of_inputs(inputs, quantize)
+        paths, names = find_inputs(inputs), ", ".join(inputs)
+        if quantize != "int8":
+            return ProofImages(names, paths)
+        if len(paths) < 2:
+            raise DataError(
+                f"{names}: int8 needs images to be calibrated on and others to be compared on.",
+                hint="Give a folder of 20 or more.",
+            )
+        calibration = paths[::2][:CALIBRATION_IMAGES]
+        return ProofImages(names, paths[1::2], None, calibration, f"{len(calibration)} other images of {names}")
     if (Path(source) / "splits.csv").is_file():
         return _images_of_run(Path(source), progress)
     if quantize == "int8":
@@ -193,19 +202,6 @@ def choose_images(
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-")))
     return ProofImages("the two photos of scikit-learn, in crops", write_sample_images(folder))
-
-
-def _images_of_inputs(inputs: Sequence[str], quantize: str | None) -> ProofImages:
-    paths, names = find_inputs(inputs), ", ".join(inputs)
-    if quantize != "int8":
-        return ProofImages(names, paths)
-    if len(paths) < 2:
-        raise DataError(
-            f"{names}: int8 needs images to be calibrated on and others to be compared on.",
-            hint="Give a folder of 20 or more.",
-        )
-    calibration = paths[::2][:CALIBRATION_IMAGES]
-    return ProofImages(names, paths[1::2], None, calibration, f"{len(calibration)} other images of {names}")
 
 
 def _images_of_run(source: Path, progress: ProgressCallback) -> ProofImages:

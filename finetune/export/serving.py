@@ -13,10 +13,6 @@ from typing import Any
 from finetune.data import Transform
 from finetune.utils import tf
 
-EXIF = b"Exif\0\0"
-HEAD = 65536  # bytes of a JPEG in which its EXIF data begin
-ORIENTATION = 0x0112
-
 
 def batch_pixels(encoded: Any, transform: Transform) -> Any:
     """Bytes of image files, (N,) string -> (N, S, S, 3) float32 of whole numbers 0..255, as a classifier takes them.
@@ -31,21 +27,20 @@ def pixels(encoded: Any, transform: Transform) -> Any:
     """Bytes of one file, scalar string -> (S, S, 3) float32."""
     fraction = transform.crop if transform.resize == "crop" else 1.0
     near = math.ceil(transform.size / fraction)
+
+    def refuse() -> Any:  # TensorFlow's decoders of BMP and GIF can be made to end the whole process
+        with tf.control_dependencies([tf.debugging.Assert(False, ["the file is neither JPEG nor PNG"])]):
+            return tf.zeros((1, 1, 3), tf.uint8)
+
     image = tf.case(
         [
-            (tf.io.is_jpeg(encoded), lambda: _upright(_decode_jpeg(encoded, near), _orientation(encoded))),
+            (tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded, near)),
             (tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG"), lambda: _decode_png(encoded)),
         ],
-        default=_refuse,
+        default=refuse,
     )
     image = tf.ensure_shape(image, (None, None, 3))
     return tf.ensure_shape(square(image, transform), (transform.size, transform.size, 3))
-
-
-def _refuse() -> Any:
-    """Nothing else is decoded: TensorFlow's decoders of BMP and GIF can be made to end the whole process."""
-    with tf.control_dependencies([tf.debugging.Assert(False, ["the file is neither JPEG nor PNG"])]):
-        return tf.zeros((1, 1, 3), tf.uint8)
 
 
 def square(image: Any, transform: Transform) -> Any:
@@ -79,14 +74,26 @@ def _resize(image: Any, size: tuple[Any, Any], transform: Transform) -> Any:
 
 
 def _decode_jpeg(encoded: Any, near: int) -> Any:
-    """At 1/2, 1/4 or 1/8 of its size where both sides keep `2 * near` pixels, as Pillow's `draft` does."""
+    """Upright, and at 1/2, 1/4 or 1/8 of its size where both sides keep `2 * near` pixels, as Pillow's `draft` does."""
 
     def at(ratio: int) -> Any:
         return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     spare = tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2]) // (2 * near)
     chosen = sum(tf.cast(spare >= ratio, tf.int32) for ratio in (2, 4, 8))
-    return tf.switch_case(chosen, [at(1), at(2), at(4), at(8)])
+    image = tf.switch_case(chosen, [at(1), at(2), at(4), at(8)])
+    flip, turn = tf.image.flip_left_right, tf.image.rot90
+    upright = [  # for the EXIF orientations 1 to 8
+        lambda: image,
+        lambda: flip(image),
+        lambda: turn(image, k=2),
+        lambda: tf.image.flip_up_down(image),
+        lambda: tf.transpose(image, (1, 0, 2)),
+        lambda: turn(image, k=3),
+        lambda: tf.transpose(turn(image, k=2), (1, 0, 2)),
+        lambda: turn(image, k=1),
+    ]
+    return tf.switch_case(_orientation(encoded) - 1, upright)
 
 
 def _decode_png(encoded: Any) -> Any:
@@ -97,36 +104,22 @@ def _decode_png(encoded: Any) -> Any:
     return tf.cast(tf.round(rgba[..., :3] * alpha / 255), tf.uint8)
 
 
-def _upright(image: Any, orientation: Any) -> Any:
-    """The image turned as its EXIF orientation, 1..8, says."""
-    flip, turn = tf.image.flip_left_right, tf.image.rot90
-    ways = [
-        lambda: image,
-        lambda: flip(image),
-        lambda: turn(image, k=2),
-        lambda: tf.image.flip_up_down(image),
-        lambda: tf.transpose(image, (1, 0, 2)),
-        lambda: turn(image, k=3),
-        lambda: tf.transpose(turn(image, k=2), (1, 0, 2)),
-        lambda: turn(image, k=1),
-    ]
-    return tf.switch_case(orientation - 1, ways)
-
-
 def _orientation(encoded: Any) -> Any:
     """The EXIF orientation of a JPEG, 1..8; 1 where there is none or it is damaged.
 
-    EXIF is a small TIFF file: byte order, place of a directory, and there 12 bytes an entry: tag, type, count, value.
+    EXIF is a small TIFF file: byte order, place of a directory, and there 12 bytes an entry: tag (0x0112 for the
+    orientation), type, count, value.
     """
-    head = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, HEAD), tf.uint8), tf.int32)
+    marker = b"Exif\0\0"  # in the first 64 KiB of the file
+    head = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, 65536), tf.uint8), tf.int32)
     length = tf.size(head)
     head = tf.pad(head, [[0, 16]])
 
     def byte(at: Any) -> Any:  # whatever a damaged file points to, only what is there is read
         return tf.gather(head, tf.clip_by_value(at, 0, length + 15))
 
-    begins = tf.reduce_all([head[i : length + i] == value for i, value in enumerate(EXIF)], axis=0)
-    tiff = tf.argmax(tf.cast(begins, tf.int32), output_type=tf.int32) + len(EXIF)
+    begins = tf.reduce_all([head[i : length + i] == value for i, value in enumerate(marker)], axis=0)
+    tiff = tf.argmax(tf.cast(begins, tf.int32), output_type=tf.int32) + len(marker)
     little = byte(tiff) == ord("I")
 
     def short(at: Any) -> Any:
@@ -135,7 +128,7 @@ def _orientation(encoded: Any) -> Any:
     # a directory is never far in; two bytes of its place are enough and cannot overflow
     directory = tiff + tf.where(little, short(tiff + 4), short(tiff + 6))
     entries = directory + 2 + 12 * tf.range(tf.minimum(short(directory), 512))
-    values = tf.where(short(entries) == ORIENTATION, short(entries + 8), 0)
+    values = tf.where(short(entries) == 0x0112, short(entries + 8), 0)
     orientation = tf.reduce_max(tf.concat([values, [0]], 0))
     valid = tf.reduce_any(begins) & (orientation >= 1) & (orientation <= 8)
     return tf.where(valid, orientation, 1)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import flatbuffers
+import numpy as np
 
-NAME = "TFLITE_METADATA"  # of the buffer
 LABELS = "labels.txt"  # line n is class n
 _IDENTIFIER = b"M001"
 _AXIS_LABELS = 2  # AssociatedFileType
@@ -31,34 +31,28 @@ def add_metadata(path: Path, *, name: str, description: str, classes: Sequence[s
     buffer = schema.BufferT()
     buffer.data = list(_metadata(name, description))
     model.buffers.append(buffer)
-    entry = schema.MetadataT(name=NAME, buffer=len(model.buffers) - 1)
+    entry = schema.MetadataT(name="TFLITE_METADATA", buffer=len(model.buffers) - 1)
     model.metadata = [*(model.metadata or []), entry]
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(LABELS, "".join(f"{name}\n" for name in classes))
 
 
-def metadata_labels(path: Path) -> list[str]:
-    """The class names in a .tflite file."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(LABELS).decode("utf-8").splitlines()
-
-
 def _metadata(name: str, description: str) -> bytes:
     build = flatbuffers.Builder(1024)
     text = build.CreateString
     labels = _table(build, _offset(0, text(LABELS)), _byte(2, _AXIS_LABELS))
-    as_is = _table(build, _offset(0, _floats(build, 0.0)), _offset(1, _floats(build, 1.0)))  # mean, deviation
+    zero, one, largest = (build.CreateNumpyVector(np.array([value], np.float32)) for value in (0, 1, 255))
+    as_is = _table(build, _offset(0, zero), _offset(1, one))  # mean, deviation
     unit = _table(build, _byte(0, _NORMALIZATION), _offset(1, as_is))
     content = _table(build, _byte(0, _IMAGE), _offset(1, _table(build, _byte(0, _RGB))))
-    lowest, highest = _floats(build, 0.0), _floats(build, 255.0)
     pixels = _table(
         build,
         _offset(0, text("image")),
         _offset(1, text("RGB pixels, 0 to 255")),
         _offset(3, content),
         _offset(4, _vector(build, unit)),
-        _offset(5, _table(build, _offset(0, highest), _offset(1, lowest))),
+        _offset(5, _table(build, _offset(0, largest), _offset(1, zero))),
     )
     probabilities = _table(
         build,
@@ -87,15 +81,7 @@ def _byte(slot: int, value: int) -> Field:
     return lambda build: build.PrependUint8Slot(slot, value, 0)
 
 
-def _vector(build: flatbuffers.Builder, *tables: int) -> int:
-    build.StartVector(4, len(tables), 4)
-    for table in reversed(tables):
-        build.PrependUOffsetTRelative(table)
-    return int(build.EndVector())
-
-
-def _floats(build: flatbuffers.Builder, *values: float) -> int:
-    build.StartVector(4, len(values), 4)
-    for value in reversed(values):
-        build.PrependFloat32(value)
+def _vector(build: flatbuffers.Builder, table: int) -> int:
+    build.StartVector(4, 1, 4)
+    build.PrependUOffsetTRelative(table)
     return int(build.EndVector())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from finetune.backbones.networks.building import build_model, image_input, pool_features
-from finetune.backbones.networks.loading import set_weights
+from finetune.backbones.networks.loading import set_torch_weights
 from finetune.backbones.torch_file import Array
 from finetune.utils import keras
 
@@ -63,26 +63,12 @@ def AlexNet(
 def assign(model: "keras.Model", tensors: Mapping[str, Array]) -> None:
     """Put the tensors of torchvision's AlexNet into `model` (with or without top).
 
-    Every tensor must find its layer and every layer its tensors: WeightsError with a report by layer
-    otherwise.
+    Every tensor must find its layer and every layer its tensors: WeightsError with a report by layer otherwise.
     """
-    keras_names = {torch: name for name, torch in TORCH_NAMES.items()}
-    layers: dict[str, dict[str, Array]] = {}
-    for name, tensor in tensors.items():
-        layer, _, part = name.rpartition(".")
-        layers.setdefault(keras_names.get(layer, layer), {})[part] = tensor
-    converted = {name: _convert(name, parts) for name, parts in layers.items()}
-    set_weights(model, converted, what="the torch file", optional=["fc6", "fc7", "predictions"])
-
-
-def _convert(name: str, parts: Mapping[str, Array]) -> list[Array]:
-    """Kernel and bias of one torch layer in the layout of Keras."""
-    arrays = [parts[part] for part in ("weight", "bias") if part in parts]
-    kernel = arrays[0]
-    if name == "fc6" and kernel.shape[1:] == (9216,):  # torch flattens (c, h, w), Keras (h, w, c)
-        arrays[0] = np.transpose(kernel.reshape(-1, 256, 6, 6), (2, 3, 1, 0)).reshape(9216, -1)
-    elif kernel.ndim == 4:  # (out, in, h, w) -> (h, w, in, out)
-        arrays[0] = np.transpose(kernel, (2, 3, 1, 0))
-    elif kernel.ndim == 2:
-        arrays[0] = kernel.T
-    return arrays
+    tensors = dict(tensors)
+    fc6 = tensors.get(f"{TORCH_NAMES['fc6']}.weight")
+    if fc6 is not None and fc6.shape[1:] == (9216,):  # torch flattens (c, h, w), Keras (h, w, c)
+        pixels_first = np.transpose(fc6.reshape(-1, 256, 6, 6), (0, 2, 3, 1))
+        tensors[f"{TORCH_NAMES['fc6']}.weight"] = pixels_first.reshape(-1, 9216)
+    names = {torch: name for name, torch in TORCH_NAMES.items()}
+    set_torch_weights(model, tensors, names, optional=["fc6", "fc7", "predictions"])

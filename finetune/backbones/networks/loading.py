@@ -1,7 +1,8 @@
 """The one place where weight files are put into networks.
 
-load_weights(model, weights, row)       the file that `resolve_weights` returned, into a model of that row
-set_weights(model, arrays, what=...)    arrays by layer name, all or none
+load_weights(model, weights, row)            the file that `resolve_weights` returned, into a model of that row
+set_weights(model, arrays, what=...)         arrays by layer name, all or none
+set_torch_weights(model, tensors, names)     the same of a torch file
 """
 
 import importlib
@@ -19,6 +20,11 @@ from finetune.backbones.weights import Weights
 from finetune.utils import WeightsError, keras
 
 REPORTED = 20  # layers that do not fit, in a message
+# EfficientNet B0 to B7 were published with the standard deviation of ImageNet where Keras' Normalization
+# has the variance, and with weights="imagenet" (only then) Keras adds a layer that divides by its root once
+# more. We build with weights=None, without that layer; the square in its place gives equal outputs.
+# https://github.com/tensorflow/tensorflow/issues/49930
+DEVIATION = (0.229, 0.224, 0.225)
 
 
 def load_weights(model: "keras.Model", weights: Weights, row: Backbone) -> None:
@@ -42,7 +48,10 @@ def load_weights(model: "keras.Model", weights: Weights, row: Backbone) -> None:
     set_weights(model, arrays, what=str(weights.path))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
-            _correct_efficientnet(layer)
+            mean, variance, *rest = layer.get_weights()
+            if np.allclose(np.ravel(variance), DEVIATION, atol=1e-4):
+                layer.set_weights([mean, variance**2, *rest])
+                layer.finalize_state()
 
 
 def _by_layer_name(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: str = "") -> dict[str, list[Array]]:
@@ -62,18 +71,27 @@ def _by_layer_name(layers: Sequence[Any], arrays: Mapping[str, Array], prefix: s
     return by_name
 
 
-# EfficientNet B0 to B7 were published with the standard deviation of ImageNet where Keras' Normalization
-# has the variance, and with weights="imagenet" (only then) Keras adds a layer that divides by its root once
-# more. We build with weights=None, without that layer; the square in its place gives equal outputs.
-# https://github.com/tensorflow/tensorflow/issues/49930
-DEVIATION = (0.229, 0.224, 0.225)
+def set_torch_weights(
+    model: "keras.Model", tensors: Mapping[str, Array], names: Mapping[str, str], *, optional: Collection[str]
+) -> None:
+    """As `set_weights`, of `tensors` by the names of torch ("features.0.weight"), in the layout of torch.
 
-
-def _correct_efficientnet(layer: Any) -> None:
-    mean, variance, *rest = layer.get_weights()
-    if np.allclose(np.ravel(variance), DEVIATION, atol=1e-4):
-        layer.set_weights([mean, variance**2, *rest])
-        layer.finalize_state()
+    `names` has the model's name of every layer of torch; unknown ones are kept, for the report.
+    """
+    layers: dict[str, dict[str, Array]] = {}
+    for key, tensor in tensors.items():
+        layer, _, part = key.rpartition(".")
+        if part != "num_batches_tracked":  # how often torch updated its statistics: no weight
+            layers.setdefault(names.get(layer, layer), {})[part] = tensor
+    arrays: dict[str, list[Array]] = {}
+    for name, parts in layers.items():
+        arrays[name] = [parts[part] for part in ("weight", "bias", "running_mean", "running_var") if part in parts]
+        kernel = parts.get("weight", np.zeros(0))
+        if kernel.ndim == 4:  # (out, in, h, w) -> (h, w, in, out); depthwise (c, 1, h, w) -> (h, w, c, 1)
+            arrays[name][0] = np.transpose(kernel, (2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
+        elif kernel.ndim == 2:
+            arrays[name][0] = kernel.T
+    set_weights(model, arrays, what="the torch file", optional=optional)
 
 
 def set_weights(
