@@ -95,7 +95,7 @@ def draw(explanation: "Explanation", name: str) -> bytes:
         [(prediction.name, prediction.probability) for prediction in predictions],
         marked=predictions.index(explanation.target),
         title=f"{name}: evidence for {explanation.target.name} ({explanation.method})",
-        note="nothing in this image is evidence for this class" if explanation.blank else "",
+        note="" if explanation.heat.any() else "nothing in this image is evidence for this class",
     )
 
 

@@ -147,8 +147,8 @@ def compare_summaries(runs: Sequence[RunSummary]) -> Comparison:
     return Comparison(runs, [tested.get(position) for position in range(len(runs))])
 
 
-def read_run_summary(path: Path, name: str | None = None) -> RunSummary:
-    """What the run folder `path` says."""
+def read_run_summary(path: Path, name: str) -> RunSummary:
+    """What the run folder `path` says of the run, which is called `name` in the comparison."""
     run = open_run(path)
     report: dict[str, Any] = {}
     if run.report_json.exists():
@@ -163,7 +163,7 @@ def read_run_summary(path: Path, name: str | None = None) -> RunSummary:
         rows = zip(table.hashes, table.labels, table.correct, table.splits, strict=True)
         correct = {(digest, label): bool(value) for digest, label, value, split in rows if split == "test"}
     return RunSummary(
-        name=name or run.path.name,
+        name=name,
         status=run.status,
         report=report,
         history=run.history(),

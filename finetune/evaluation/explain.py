@@ -18,7 +18,7 @@ backward through the head.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,8 +30,7 @@ from finetune.evaluation.class_lookup import find_class
 from finetune.models import Classifier, ClassScore, activate
 from finetune.utils import UsageError, did_you_mean, keras, tf
 
-Method = Literal["grad-cam", "grad-cam++", "cam"]
-EXPLAIN_METHODS: tuple[str, ...] = get_args(Method)
+EXPLAIN_METHODS = ("grad-cam", "grad-cam++", "cam")
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -40,7 +39,7 @@ Floats = npt.NDArray[np.float32]
 class Explanation:
     """The evidence in `image`, (S, S, 3) uint8 as the network saw it, for one class.
 
-    `heat` is (S, S) float32 in 0..1, 1 at the strongest evidence; `blank` if there is none. `cells` is the heatmap at
+    `heat` is (S, S) float32 in 0..1, 1 at the strongest evidence, all 0 without any. `cells` is the heatmap at
     the size of the feature map, (h, w), in units of its own. `predictions` are the most probable classes, best first.
     """
 
@@ -51,10 +50,6 @@ class Explanation:
     predictions: tuple[ClassScore, ...]
     method: str
     labels: tuple[int, ...] = ()  # classes above their thresholds, where an image has any number of them
-
-    @property
-    def blank(self) -> bool:
-        return not self.heat.any()
 
 
 def explain_image(

@@ -71,12 +71,10 @@ def read_predictions(path: Path) -> PredictionTable:
             header, *rows = csv.reader(file)
         if tuple(header[: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"its first line does not begin with {','.join(COLUMNS)}")
+        classes = tuple(header[len(COLUMNS) :])
         text = np.array([row[: len(COLUMNS)] for row in rows], dtype=str).reshape(len(rows), len(COLUMNS))
-        probabilities = np.array([row[len(COLUMNS) :] for row in rows], dtype=np.float64)
+        numbers = np.array([row[len(COLUMNS) :] for row in rows], dtype=np.float64).reshape(len(rows), len(classes))
     except (OSError, csv.Error, ValueError) as error:
         raise DataError(f"{printable(path)} cannot be read: {printable(str(error))}") from None
-    classes = tuple(header[len(COLUMNS) :])
     paths, hashes, splits, labels, predicted = text.T
-    return PredictionTable(
-        classes, paths, hashes, splits, labels, predicted, probabilities.reshape(len(rows), len(classes))
-    )
+    return PredictionTable(classes, paths, hashes, splits, labels, predicted, numbers)

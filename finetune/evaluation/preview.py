@@ -17,7 +17,6 @@ from finetune.evaluation.figures.images import Box, draw_preview
 from finetune.models import transform_of
 
 MEASURED_IMAGES = 300  # images whose shape is measured
-ORIGINAL_SIDE = 512  # short side of an original on a sheet, at least, in pixels
 
 
 def transform_for(config: Config) -> Transform:
@@ -45,7 +44,7 @@ def preview_sheets(
         views = [np.asarray(view).round().astype(np.uint8) for view in views]
         rows = []
         for number, path in enumerate(paths):
-            original = read_image(path, near=ORIGINAL_SIDE // 2)
+            original = read_image(path, near=256)  # 512 pixels or more at the short side
             box = crop_box(original.shape[1], original.shape[0], transform)
             rows.append((original, box, squares[number], [view[number] for view in views]))
         size = f"{transform.size} x {transform.size} pixels"

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 FIGURES = {"curves", "confusion", "labels", "calibration", "coverage", "mistakes"}
-FIGURE_MISTAKES = 18
-PAGE_MISTAKES = 24
-PAGE_PAIRS = 6
 CLASS_IMAGES = 60  # with more classes, the table has no images
 CONFIDENT = 0.9  # so confident against its label that a person should look at the label
 
@@ -115,7 +112,7 @@ def draw_figures(data: ReportData) -> dict[str, bytes]:
         figures["calibration"] = draw_calibration(data.test.calibration, of_labels=data.multi_label)
     if len(data.confidences) > 1:
         figures["coverage"] = draw_risk_coverage(data.confidences)
-    worst = data.mistakes[:FIGURE_MISTAKES]
+    worst = data.mistakes[:18]
     if worst:
         captions = [f"{mistake.predicted} {mistake.probability:.0%}\n(is {mistake.true})" for mistake in worst]
         figures["mistakes"] = draw_sheet(
@@ -148,7 +145,7 @@ def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
         return (estimate.value if estimate else 2.0, row.name)  # classes without test images come last
 
     cards = []
-    for mistake in data.mistakes[:PAGE_MISTAKES]:
+    for mistake in data.mistakes[:24]:
         seen = None
         if data.read_overlay:
             shown_class = mistake.about or mistake.predicted
@@ -156,7 +153,7 @@ def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
         cards.append({"mistake": mistake, "image": thumbnail(mistake.path), "seen": seen})
     pairs = []
     first_mistake = {(mistake.true, mistake.predicted): mistake for mistake in reversed(data.mistakes)}
-    for true, predicted, count in data.test.confused_pairs(PAGE_PAIRS) if data.test else ():
+    for true, predicted, count in data.test.confused_pairs(6) if data.test else ():
         example = first_mistake.get((true, predicted))
         image = thumbnail(example.path) if example else None
         pairs.append({"true": true, "predicted": predicted, "count": count, "image": image})

@@ -69,7 +69,7 @@ class MulticlassTask:
     def metrics(
         self, probabilities: Array, labels: Array, classes: Sequence[str], thresholds: Any
     ) -> MulticlassMetrics:
-        """All metrics, of one class per image or of several labels."""
+        """All metrics of these probabilities."""
         return multiclass_metrics(probabilities, labels, classes)
 
     def mistakes(

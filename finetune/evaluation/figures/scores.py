@@ -1,5 +1,4 @@
-"""Figures of metrics: the confusion matrix, the average precision of each label, calibration, and precision over
-coverage."""
+"""Figures of metrics: confusion matrix, average precision of each label, calibration, precision over coverage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,6 @@ from finetune.evaluation.metrics import CalibrationBin, Proportion, wilson_inter
 
 NAMED_CLASSES = 30  # with more, names and counts could not be read
 FEW_CLASSES = 6  # these have room for large cells
-MAX_LABELS = 40
 
 
 def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
@@ -81,8 +79,7 @@ def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
     """
     known = [(name, count, precision) for name, count, precision in rows if precision]
     known.sort(key=lambda row: -row[2].value)
-    half = MAX_LABELS // 2
-    shown = known if len(known) <= MAX_LABELS else [*known[:half], *known[-half:]]
+    shown = known if len(known) <= 40 else [*known[:20], *known[-20:]]
     figure = new_figure(6.4, 1.0 + 0.28 * max(3, len(shown)))
     axes = figure.subplots()
     for place, (_, _, precision) in enumerate(shown):
@@ -96,8 +93,8 @@ def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
     axes.xaxis.set_major_formatter(percent_tick)
     axes.set_xlabel("average precision; beside the name, how many images have the label")
     if len(shown) < len(known):
-        axes.axhline(half - 0.5, color=MUTED, linewidth=1, linestyle=DASHES)
-        title = f"the {half} best and the {half} worst of {len(known)}"
+        axes.axhline(19.5, color=MUTED, linewidth=1, linestyle=DASHES)
+        title = f"the 20 best and the 20 worst of {len(known)}"
         axes.set_title(title, loc="left", fontsize=9, color=MUTED)
     return to_png(figure)
 
