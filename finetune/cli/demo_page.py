@@ -146,13 +146,13 @@ def _probabilities(scores: "Sequence[ClassScore]") -> dict[str, float]:
 def example_images(run: Path, count: int = EXAMPLES) -> list[str]:
     """Paths of some test images of a run, the classes in turn; none if it is not a run or the images are gone."""
     from finetune.config import load_config
-    from finetune.data import label_type, list_source, read_splits
+    from finetune.data import MULTICLASS, MULTILABEL, list_source, read_splits
 
     if not (run / "splits.csv").is_file():
         return []
     try:
         source = load_config(run / "config.yaml").data
-        root, labels = list_source(source).root, label_type(source.multi_label)
+        root, labels = list_source(source).root, MULTILABEL if source.multi_label else MULTICLASS
         dataset = read_splits(run / "splits.csv", run / "classes.txt", root, labels)
     except FinetuneError:
         return []

@@ -7,7 +7,6 @@ from .load import (
     shipped_configs as shipped_configs,
 )
 from .schema import (
-    DATA_SOURCES as DATA_SOURCES,
     AugmentConfig as AugmentConfig,
     Config as Config,
     DataConfig as DataConfig,

@@ -12,7 +12,7 @@ from .batches import (
     read_ahead as read_ahead,
 )
 from .buckets import is_bucket_url as is_bucket_url, list_bucket as list_bucket
-from .class_checks import require_two_classes as require_two_classes
+from .checks import require_two_classes as require_two_classes
 from .dataset import Dataset as Dataset, data_facts as data_facts, read_splits as read_splits
 from .discovery import find_images as find_images, list_images as list_images
 from .duplicates import (
@@ -38,7 +38,6 @@ from .labels import (
     NO_LABEL as NO_LABEL,
     SEPARATOR as SEPARATOR,
     LabelType as LabelType,
-    label_type as label_type,
     label_type_of as label_type_of,
 )
 from .listing import Listing as Listing

@@ -24,7 +24,14 @@ class Augmenter:
         self._layers = _augmentation_layers(config)
         parts = [part for layer in self._layers for part in layer._flatten_layers()]  # RandAugment holds layers
         self._generators = [part.generator for part in parts if hasattr(part, "generator")]
-        self._apply = tf.function(self._change, autograph=False)
+
+        def change(images: Any) -> Any:
+            x = tf.cast(images, tf.float32)
+            for layer in self._layers:
+                x = layer(x, training=True)
+            return tf.clip_by_value(x, 0.0, 255.0)
+
+        self._apply = tf.function(change, autograph=False)
 
     def __bool__(self) -> bool:
         return bool(self._layers)
@@ -33,12 +40,6 @@ class Augmenter:
         """Images (n, S, S, 3) in 0..255 -> the same shape as float32, 0..255."""
         _reseed(self._generators, key)
         return self._apply(images)
-
-    def _change(self, images: Any) -> Any:
-        x = tf.cast(images, tf.float32)
-        for layer in self._layers:
-            x = layer(x, training=True)
-        return tf.clip_by_value(x, 0.0, 255.0)
 
 
 def _augmentation_layers(config: AugmentConfig) -> list[Any]:

@@ -13,24 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 from finetune.data.image_formats import IMAGE_SUFFIXES
-from finetune.utils import (
-    DataError,
-    ImageError,
-    ResourceError,
-    UsageError,
-    format_bytes,
-    is_offline,
-    printable,
-)
+from finetune.utils import DataError, ImageError, ResourceError, UsageError, format_bytes, is_offline, printable
 
-URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 LOCAL = ("file", "local", "memory")  # protocols that open no connection
 
 
 def is_bucket_url(path: str | os.PathLike[str]) -> bool:
     """Whether `path` begins with a protocol such as `s3://`."""
-    return bool(URL.match(os.fspath(path)))
+    return re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(path), re.IGNORECASE) is not None
 
 
 def list_bucket(url: str) -> list[str]:

@@ -69,7 +69,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format or "", wh
 
 
 def identify_format(head: bytes) -> str:
-    """The format, a key of `FORMATS`, from the first bytes of a file; ImageProblem says what else it is."""
+    """The format, a key of `FORMATS`, from the first bytes of a file; ImageError says what else it is."""
     if not head:
         raise ImageError("the file is empty (0 bytes)")
     if not head.strip(b"\0"):
@@ -84,18 +84,14 @@ def identify_format(head: bytes) -> str:
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "PPM"
     if head[4:8] == b"ftyp":
-        return _identify_ftyp(head)
+        # AVIF, HEIC and MP4 share a container; its first box lists the brands.
+        brands = head[8 : max(12, min(int.from_bytes(head[:4], "big"), 256))]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if any(brand in brands for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")):
+            raise ImageError(f"HEIC is not supported: {CONVERT_HINT}")
+        raise ImageError("a video, not an image")
     raise ImageError(_describe(head))
-
-
-def _identify_ftyp(head: bytes) -> str:
-    """AVIF, HEIC and MP4 share a container; its first box lists the brands."""
-    brands = head[8 : max(12, min(int.from_bytes(head[:4], "big"), 256))]
-    if b"avif" in brands or b"avis" in brands:
-        return "AVIF"
-    if any(brand in brands for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")):
-        raise ImageError(f"HEIC is not supported: {CONVERT_HINT}")
-    raise ImageError("a video, not an image")
 
 
 def _describe(head: bytes) -> str:

@@ -48,9 +48,6 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-# ---------------------------------------------------------------------------------------------------- reading
-
-
 @dataclass(frozen=True)
 class Transform:
     """How an image of any shape becomes the square a network sees; saved with every classifier.
@@ -214,9 +211,6 @@ def _warnings(image: Image.Image, rgb: Image.Image, width: int, height: int) -> 
     except Exception:
         notes.append("damaged after the first frame")
     return tuple(notes)
-
-
-# --------------------------------------------------------------------------------------------------- the file
 
 
 def read_bytes(path: str | Path) -> bytes:

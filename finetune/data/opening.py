@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import DataConfig
-from finetune.data.class_checks import check_class_counts, check_split_classes, require_two_classes
+from finetune.data.checks import check_class_counts, check_split_classes, handle_leaks, require_two_classes
 from finetune.data.dataset import Dataset, read_splits
 from finetune.data.labels import label_type_of
-from finetune.data.leaks import handle_leaks
 from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
 from finetune.data.scan import scan_images

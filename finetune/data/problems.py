@@ -29,15 +29,11 @@ def format_problems(problems: Sequence[Problem], most: int = SHOWN) -> str:
     if len(problems) > most:
         shown += f"\n  ... and {len(problems) - most:,} more"
         with suppress(OSError):  # the message matters more than the table, say on a full disk
-            shown += f"; all are in {_write_table(problems)}"
+            with tempfile.NamedTemporaryFile(
+                "w", prefix="finetune-problems-", suffix=".csv", encoding="utf-8", newline="", delete=False
+            ) as file:
+                table = csv.writer(file)
+                table.writerow(("where", "problem"))
+                table.writerows((csv_cell(where), csv_cell(what)) for where, what in problems)
+            shown += f"; all are in {file.name}"
     return shown
-
-
-def _write_table(problems: Sequence[Problem]) -> str:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="finetune-problems-", suffix=".csv", encoding="utf-8", newline="", delete=False
-    ) as file:
-        table = csv.writer(file)
-        table.writerow(("where", "problem"))
-        table.writerows((csv_cell(where), csv_cell(what)) for where, what in problems)
-    return file.name

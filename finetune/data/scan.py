@@ -69,9 +69,6 @@ def _finish(group: _Group, cache: ScanCache) -> Iterator[Inspection]:
         yield known[path]
 
 
-# ---------------------------------------------------------------------------------------------------- workers
-
-
 def serve() -> None:
     """The worker's side: a line with a list of paths comes in, a line for each of them goes out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
@@ -110,7 +107,14 @@ class _Workers:
             process = getattr(self._local, "process", None) or self._start()
             inspections += _receive(process, paths[len(inspections) :])
             if len(inspections) < len(paths) and not self._closed:
-                ending = self._count_crash(process)
+                ending = _end(process)
+                with self._lock:
+                    self._processes.discard(process)
+                    self._local.process = None
+                    self._crashes += 1
+                if self._crashes > MAX_CRASHES:
+                    what = f"{self._crashes} processes that check the images crashed"
+                    raise ResourceError(f"{what}, the last with {ending}")
                 inspections.append(Inspection(paths[len(inspections)], f"its decoder crashed ({ending})"))
         return inspections
 
@@ -132,17 +136,6 @@ class _Workers:
             raise ResourceError(f"a process that checks the images ended at once ({_end(process)})")
         self._local.process = process
         return process
-
-    def _count_crash(self, process: subprocess.Popen[str]) -> str:
-        """How a crashed worker ended. Raises ResourceError after too many crashes."""
-        ending = _end(process)
-        with self._lock:
-            self._processes.discard(process)
-            self._local.process = None
-            self._crashes += 1
-        if self._crashes > MAX_CRASHES:
-            raise ResourceError(f"{self._crashes} processes that check the images crashed, the last with {ending}")
-        return ending
 
 
 def _receive(process: subprocess.Popen[str], paths: Sequence[str]) -> list[Inspection]:

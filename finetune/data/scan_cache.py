@@ -37,8 +37,11 @@ class ScanCache:
         with suppress(sqlite3.Error):
             for encoded, reason, warnings, *facts, rules in self._database.execute(query, [*path_of]):
                 path = path_of[encoded]
-                size, mtime_ns = facts[-2:]
-                if rules == RULES and _is_unchanged(path, size, mtime_ns):
+                try:
+                    status = os.stat(path)
+                except OSError:
+                    continue
+                if rules == RULES and facts[-2:] == [status.st_size, status.st_mtime_ns]:
                     known[path] = Inspection(path, reason, tuple(warnings.splitlines()), *facts)
         return known
 
@@ -82,11 +85,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _is_unchanged(path: str, size: int, mtime_ns: int) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return status.st_size == size and status.st_mtime_ns == mtime_ns

@@ -3,13 +3,13 @@
     listing = list_source(config.data)      names, labels, classes, and the splits that the data has already
 
 Nothing is decoded here and nothing is written beside the data. To add a kind of source, add a key to
-`config.DataConfig` and a function to `SOURCES`.
+`config.DataConfig` and a branch to `list_source`.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,24 +20,33 @@ from finetune.data.discovery import list_images
 from finetune.data.image_formats import IMAGE_SUFFIXES
 from finetune.data.labels import SEPARATOR
 from finetune.data.listing import Listing, list_multiclass
-from finetune.data.prepared import CLASSES, TABLE, prepare_digits
+from finetune.data.prepared import CLASSES, TABLE, prepare_digits, prepare_tfds
 from finetune.data.problems import join_some
 from finetune.data.split_names import LAYOUT, UNASSIGNED, has_split_folders, split_of_name
 from finetune.data.tables import read_table
-from finetune.data.tfds import prepare_tfds
 from finetune.utils import DataError, ProgressCallback, did_you_mean, printable
 
 
 def list_source(config: DataConfig, progress: ProgressCallback | None = None) -> Listing:
     """The images that `config` names. Raises DataError that says what is missing and what is expected."""
-    kind = next(kind for kind in SOURCES if getattr(config, kind) is not None)
-    listing = SOURCES[kind](config, progress)
+    if config.folder is not None:
+        listing = _list_folder(config.folder.absolute())
+    elif config.csv is not None:
+        listing = read_table(config.csv, config)
+        joined = [name for name in listing.classes if SEPARATOR in name]
+        if joined and "multi_label" not in config.model_fields_set:  # who wrote multi_label: false means it
+            listing.warnings.append(
+                f"{len(joined):,} classes have a {SEPARATOR} in their name, such as {joined[0]!r}: if these are "
+                "several labels of an image, say data.multi_label=true"
+            )
+    elif config.tfds is not None:
+        listing = _list_prepared(config.tfds, *prepare_tfds(config.tfds, progress))
+    else:
+        listing = _list_prepared("digits", prepare_digits(), [])
     return listing if config.classes is None else listing.select_classes(config.classes)
 
 
-def _list_folder(config: DataConfig, progress: ProgressCallback | None) -> Listing:
-    assert config.folder is not None
-    root = config.folder.absolute()
+def _list_folder(root: Path) -> Listing:
     shown = printable(root)
     if root.exists() and not root.is_dir():
         raise DataError(f"{shown} is a file, not a folder", hint=LAYOUT)
@@ -86,28 +95,6 @@ def _list_counts(left_out: Counter[str]) -> str:
     return f": {counts}" if counts else ""
 
 
-def _list_csv(config: DataConfig, progress: ProgressCallback | None) -> Listing:
-    assert config.csv is not None
-    listing = read_table(config.csv, config)
-    joined = [name for name in listing.classes if SEPARATOR in name]
-    if joined and "multi_label" not in config.model_fields_set:  # who wrote multi_label: false means it
-        listing.warnings.append(
-            f"{len(joined):,} classes have a {SEPARATOR} in their name, such as {joined[0]!r}: if these are "
-            "several labels of an image, say data.multi_label=true"
-        )
-    return listing
-
-
-def _list_tfds(config: DataConfig, progress: ProgressCallback | None) -> Listing:
-    assert config.tfds is not None
-    folder, warnings = prepare_tfds(config.tfds, progress)
-    return _list_prepared(config.tfds, folder, warnings)
-
-
-def _list_builtin(config: DataConfig, progress: ProgressCallback | None) -> Listing:
-    return _list_prepared("digits", prepare_digits(), [])
-
-
 def _list_prepared(name: str, folder: Path, warnings: list[str]) -> Listing:
     """A folder that `prepared` wrote: its classes keep their own order."""
     table = folder / TABLE
@@ -115,11 +102,3 @@ def _list_prepared(name: str, folder: Path, warnings: list[str]) -> Listing:
     classes = tuple((folder / CLASSES).read_text("utf-8").splitlines())
     number_of = np.array([classes.index(name) for name in listing.classes], np.int32)
     return replace(listing, name=name, classes=classes, labels=number_of[listing.labels], warnings=warnings)
-
-
-SOURCES: dict[str, Callable[[DataConfig, ProgressCallback | None], Listing]] = {
-    "folder": _list_folder,
-    "csv": _list_csv,
-    "tfds": _list_tfds,
-    "builtin": _list_builtin,
-}

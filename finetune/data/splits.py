@@ -40,17 +40,15 @@ def assign_splits(
     missing = {split: fraction for split, fraction in by_split.items() if split not in present and fraction}
     whole = fractions.train + sum(missing.values())
     pool = np.flatnonzero((splits == UNASSIGNED) | (splits == TRAIN))
-    keys = np.array([_sort_key(seed, names[index]) for index in pool.tolist()], np.uint64)
+    keys = np.empty(len(pool), np.uint64)
+    for row, index in enumerate(pool.tolist()):
+        text = f"{seed}/{names[index]}".encode("utf-8", "surrogateescape")
+        keys[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
     if label_type_of(labels) is MULTILABEL:
         splits[pool] = split_by_label(labels[pool], keys, missing, whole)
     else:
         splits[pool] = split_by_class(labels[pool], keys, missing, whole, classes)
     return splits
-
-
-def _sort_key(seed: int, name: str) -> int:
-    text = f"{seed}/{name}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def split_by_class(

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from finetune.backbones import Backbone, find_backbone
-from finetune.data import LabelType, Transform, label_type
+from finetune.data import MULTICLASS, MULTILABEL, LabelType, Transform
 
 FORMAT = 1
 MAX_CLASSES = 100_000
@@ -93,7 +93,7 @@ class ClassifierSpec(BaseModel):
     @property
     def label_type(self) -> LabelType:
         """What a prediction is: one of the classes, or any number of them."""
-        return label_type(self.multi_label)
+        return MULTILABEL if self.multi_label else MULTICLASS
 
     @property
     def linear_head(self) -> bool:

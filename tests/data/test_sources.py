@@ -8,9 +8,6 @@ import pytest
 from dataset_tools import Paint, opened, refusal, sizes
 from PIL import Image
 
-from finetune.config.schema import DATA_SOURCES
-from finetune.data.sources import SOURCES
-
 
 @pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "valid", "testing"), ("train", "dev")])
 def test_split_folders(tmp_path: Path, paint: Paint, words: tuple[str, ...]) -> None:
@@ -79,7 +76,3 @@ def test_classes_choose_and_order(photos: Path, paint: Paint) -> None:
     assert np.bincount(dataset.labels).tolist() == [5, 20]
     assert dataset.names[np.flatnonzero(dataset.labels == 0)[0]].startswith("fish/")
     assert "Did you mean 'fish'?" in refusal(folder=photos, classes=("fisch", "cat"))
-
-
-def test_every_source_of_the_config_is_known() -> None:
-    assert set(SOURCES) == set(DATA_SOURCES)

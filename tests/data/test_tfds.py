@@ -112,7 +112,7 @@ def test_tfds_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "Did you mean 'tf_flowers'" in refusal(tfds="tf_flower")
     for offline in ("1", "0"):
         monkeypatch.setenv("FINETUNE_OFFLINE", offline)
-        monkeypatch.setattr("finetune.data.tfds.urllib.request.urlopen", no_network)
+        monkeypatch.setattr("finetune.data.prepared.urllib.request.urlopen", no_network)
         message = refusal(tfds="tf_flowers")
         assert str(tmp_path) in message
         assert "tfds build tf_flowers" in message
@@ -128,7 +128,7 @@ def test_tfds_download_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("FINETUNE_OFFLINE", "0")
-    monkeypatch.setattr("finetune.data.tfds.connection_problem", lambda url: "")
+    monkeypatch.setattr("finetune.data.prepared.connection_problem", lambda url: "")
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", breaks)
     message = refusal(tfds="tf_flowers")
     assert "could not be prepared: https://x.org/f.tgz: got 1234, expected 5678" in message
