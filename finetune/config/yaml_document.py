@@ -63,15 +63,22 @@ class YamlDocument:
     def from_file(cls, path: Path) -> Self:
         """Read a YAML file. Raises ConfigError at once if it cannot be read as a mapping."""
         document = cls(path.stem, Place(str(path), path.absolute().parent, line=1))
-        text = _read_text(path)
+        try:
+            content = path.read_bytes()
+            text = content.decode("utf-8-sig")  # with or without a byte order mark
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{path}:{line}: not UTF-8 text; save it as UTF-8") from error
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}{_show_syntax_error(error, text)}") from None
         if not isinstance(node, yaml.MappingNode):
-            content = "a list" if isinstance(node, yaml.SequenceNode) else "one word" if node else "nothing"
+            kind = "a list" if isinstance(node, yaml.SequenceNode) else "one word" if node else "nothing"
             raise ConfigError(
-                f"{path}: expected a mapping (lines of `key: value`), found {content}",
+                f"{path}: expected a mapping (lines of `key: value`), found {kind}",
                 hint="`finetune init FOLDER` writes a config for your images.",
             )
         document.data = document._build(node, (), document.places[()])
@@ -229,19 +236,6 @@ def _key_or_index(target: Any, path: KeyPath, key: str) -> str | int:
     if not key.isdecimal() or int(key) >= len(target):
         raise ConfigError(f"{section} is a list of {len(target)}; {section}.0 is its first entry")
     return int(key)
-
-
-def _read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text; save it as UTF-8") from error
 
 
 def _explain_syntax_error(error: yaml.YAMLError) -> str:

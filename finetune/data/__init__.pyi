@@ -48,4 +48,4 @@ from .opening import (
 )
 from .scan import scan_images as scan_images
 from .sources import list_source as list_source
-from .split_names import LAYOUT as LAYOUT, SPLITS as SPLITS
+from .splits import LAYOUT as LAYOUT, SPLITS as SPLITS

@@ -15,14 +15,14 @@ from finetune.data.dataset import Dataset
 from finetune.data.labels import label_type_of
 from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
-from finetune.data.split_names import SPLITS, TEST, TRAIN, UNASSIGNED
+from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED
 from finetune.utils import DataError, printable
 
 IMBALANCE = 10  # the largest class may have so many times the images of the smallest before a warning
 
 
 def require_two_classes(listing: Listing, hint: str = "") -> None:
-    """Raises DataError, with `hint`, when there is nothing to tell apart."""
+    """Raises DataError, with `hint`, when there are fewer than two classes."""
     if len(listing.classes) < 2:
         has = f"only the class {listing.classes[0]!r}" if listing.classes else "no class"
         raise DataError(f"{listing.name} has {has}; a classifier needs 2 at least", hint=hint)

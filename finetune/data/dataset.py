@@ -21,7 +21,7 @@ from finetune.config import DataFacts
 from finetune.data.inspection import Inspection, typical_size
 from finetune.data.labels import MULTICLASS, MULTILABEL, LabelType, label_type_of
 from finetune.data.scan import scan_images
-from finetune.data.split_names import SPLITS
+from finetune.data.splits import SPLITS
 from finetune.utils import DataError, atomic_write, has_gpu, printable
 
 Indices = NDArray[np.int64]

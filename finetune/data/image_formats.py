@@ -84,7 +84,7 @@ def identify_format(head: bytes) -> str:
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "PPM"
     if head[4:8] == b"ftyp":
-        # AVIF, HEIC and MP4 share a container; its first box lists the brands.
+        # AVIF, HEIC and MP4 have the same container; its first box lists the brands.
         brands = head[8 : max(12, min(int.from_bytes(head[:4], "big"), 256))]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"

@@ -1,4 +1,4 @@
-"""Any image file becomes upright RGB pixels here, for training, evaluation and prediction alike.
+"""Any image file becomes upright RGB pixels here, for training, evaluation and prediction.
 
     read_image(path)                the whole image, (H, W, 3) uint8
     read_square(path, transform)    what a network sees, (S, S, 3) uint8

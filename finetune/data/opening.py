@@ -5,7 +5,7 @@
     dataset = reopen_dataset(config.data, run.splits_csv, run.classes_txt)        to resume a run
 
 `sources` lists the files, `scan` decodes each once. Bad, leaking and too few images are errors or warnings here, and
-all of a kind are reported together, before training starts.
+all of a kind are reported at once, before training starts.
 """
 
 import os
@@ -24,8 +24,7 @@ from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
 from finetune.data.scan import scan_images
 from finetune.data.sources import list_source
-from finetune.data.split_names import SPLITS, TEST, UNASSIGNED
-from finetune.data.splits import assign_splits
+from finetune.data.splits import SPLITS, TEST, UNASSIGNED, assign_splits
 from finetune.utils import DataError, ProgressCallback, printable
 
 MAX_BAD = 0.05  # fraction of bad images; without more of them the data would not be what was meant

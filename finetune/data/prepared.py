@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from finetune.data.image_formats import FORMAT_SUFFIXES, identify_format
-from finetune.data.split_names import split_of_name
+from finetune.data.splits import UNASSIGNED, split_of_name
 from finetune.utils import (
     DataError,
     ImageError,
@@ -47,21 +48,19 @@ Example = tuple[str, int, bytes]  # split or "", class number, the encoded image
 def prepare_digits() -> Path:
     """The folder of the built-in data: handwritten digits of 8 x 8 pixels, UCI's test set."""
     folder = cache_folder() / "datasets" / "digits"
-    if not folder.is_dir():
-        write_prepared(folder, [str(digit) for digit in range(10)], _digits())
-    return folder
-
-
-def _digits() -> Iterator[Example]:
-    from PIL import Image
+    if folder.is_dir():
+        return folder
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)  # 17 shades of gray, 0..16
+    examples: list[Example] = []
     for image, label in zip(images, data.target, strict=True):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        yield "", int(label), buffer.getvalue()
+        examples.append(("", int(label), buffer.getvalue()))
+    write_prepared(folder, [str(digit) for digit in range(10)], examples)
+    return folder
 
 
 def write_prepared(folder: Path, classes: Sequence[str], examples: Iterable[Example]) -> None:
@@ -120,7 +119,7 @@ def prepare_tfds(name: str, progress: ProgressCallback | None = None) -> tuple[P
     image, label = _image_and_label(builder, name)
     dataset_info = Path(builder.data_dir, "dataset_info.json").read_bytes()
     folder = folders / f"{slug}-{hashlib.sha256(dataset_info).hexdigest()[:8]}"
-    used = [split for split in builder.info.splits if split_of_name(split) is not None]
+    used = [split for split in builder.info.splits if split_of_name(split) != UNASSIGNED]
     others = [split for split in builder.info.splits if split not in used]
     if not used:
         raise DataError(f"data.tfds: {builder.name} has no train split; it has: {', '.join(others)}")

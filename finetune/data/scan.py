@@ -70,7 +70,7 @@ def _finish(group: _Group, cache: ScanCache) -> Iterator[Inspection]:
 
 
 def serve() -> None:
-    """The worker's side: a line with a list of paths comes in, a line for each of them goes out."""
+    """The worker's side: reads lines with a list of paths each, writes a line for every path."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     print("ready", flush=True)
     for line in sys.stdin:

@@ -22,7 +22,7 @@ from finetune.data.labels import SEPARATOR
 from finetune.data.listing import Listing, list_multiclass
 from finetune.data.prepared import CLASSES, TABLE, prepare_digits, prepare_tfds
 from finetune.data.problems import join_some
-from finetune.data.split_names import LAYOUT, UNASSIGNED, has_split_folders, split_of_name
+from finetune.data.splits import LAYOUT, UNASSIGNED, has_split_folders, split_of_name
 from finetune.data.tables import read_table
 from finetune.utils import DataError, ProgressCallback, did_you_mean, printable
 
@@ -69,8 +69,7 @@ def _list_folder(root: Path) -> Listing:
     for name in names:
         folders = name.split("/", depth + 1)
         labels.append(sys.intern(folders[depth]))  # a million names, few classes
-        split = split_of_name(folders[0]) if depth else None
-        splits.append(UNASSIGNED if split is None else split)
+        splits.append(split_of_name(folders[0]) if depth else UNASSIGNED)
     if empty := _empty_class_folders(root, names, depth):
         warnings.append(f"no images in the class folders: {join_some(empty)}")
     return list_multiclass(root.name or "data", root, names, labels, splits, warnings)

@@ -1,13 +1,16 @@
-"""Which image goes into which split, so that every class has its fraction of each.
+"""Train, validation and test: their names, and which image belongs to which, so that every class has its fraction.
 
+    split_of_name("val")                                      VALIDATION, which is 1
+    has_split_folders(["train/cat/1.jpg", ...], "photos")     True
     splits = assign_splits(names, labels, given, config.data.split, classes=5, seed=0)
 
-The order among equals comes from a hash of the seed and the name of the image alone: the result is the same on every
-machine, and adding images moves few others.
+Folders, tables, TensorFlow datasets and `finetune init` all take the names from here. The order among equals comes
+from a hash of the seed and the name of the image alone: the result is the same on every machine, and adding images
+moves few others.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,9 +19,44 @@ from numpy.typing import NDArray
 
 from finetune.config import SplitConfig
 from finetune.data.labels import MULTILABEL, label_type_of
-from finetune.data.split_names import TEST, TRAIN, UNASSIGNED, VALIDATION
+from finetune.data.problems import join_some
+from finetune.utils import DataError
 
 Splits = NDArray[np.int8]
+TRAIN, VALIDATION, TEST = 0, 1, 2  # the numbers in `Dataset.splits`
+UNASSIGNED = -1  # decided later, by the fractions and the seed of the config
+SPLITS = ("train", "validation", "test")
+SPELLINGS = {
+    "train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST,
+    "validation": VALIDATION, "val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION,
+}  # fmt: skip
+LAYOUT = """expected one folder per class:      or a folder per split:
+  photos/cat/1.jpg                     photos/train/cat/1.jpg
+  photos/cat/2.jpg                     photos/val/cat/2.jpg
+  photos/dog/3.jpg                     photos/test/dog/3.jpg"""
+
+
+def split_of_name(name: str) -> int:
+    """TRAIN, VALIDATION or TEST for a usual spelling of a split in any case, UNASSIGNED for any other name."""
+    return SPELLINGS.get(name.lower(), UNASSIGNED)
+
+
+def has_split_folders(names: Iterable[str], folder: str) -> bool:
+    """Whether the images `names`, relative to `folder` with "/" between, lie in train/, val/ and so on.
+
+    A class may be called `train` or `test`: the top folders are splits when all of them are called so, train among
+    them. Raises DataError where train and another split stand beside folders that are no splits.
+    """
+    tops = {name.split("/", 1)[0].lower() for name in names if "/" in name}
+    split_of = {top: SPELLINGS[top] for top in tops if top in SPELLINGS}
+    if TRAIN not in split_of.values():
+        return False
+    if len(split_of) == len(tops):
+        return True
+    if len(set(split_of.values())) == 1:
+        return False
+    splits, others = join_some(sorted(split_of)), join_some(sorted(tops - split_of.keys()))
+    raise DataError(f"{folder} has the folders {splits} beside {others}: are these splits or classes?", hint=LAYOUT)
 
 
 def assign_splits(

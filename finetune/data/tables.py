@@ -13,7 +13,7 @@ from finetune.config import DataConfig
 from finetune.data.labels import SEPARATOR
 from finetune.data.listing import Listing, list_multiclass, list_multilabel
 from finetune.data.problems import Problem, join_some, problems_error
-from finetune.data.split_names import SPLITS, UNASSIGNED, split_of_name
+from finetune.data.splits import SPLITS, UNASSIGNED, split_of_name
 from finetune.utils import DataError, did_you_mean, printable
 
 TICKS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
@@ -48,15 +48,14 @@ def read_table(table: Path, config: DataConfig) -> Listing:
         raise DataError(f"{printable(table)} has no rows", hint=f"expected a line {header} and then a row per image")
     names = [row.name for row in rows]
     labels = [row.label for row in rows]
-    found_splits = [split_of_name(row.split) for row in rows]
-    splits = [UNASSIGNED if split is None else split for split in found_splits]
+    splits = [split_of_name(row.split) for row in rows]
     if config.multi_label:
         return list_multilabel(table.stem, root, names, labels, splits, config.label_columns)
     return list_multiclass(table.stem, root, names, labels, splits)
 
 
 def _read_rows(table: Path, root: Path, config: DataConfig) -> tuple[list[Row], list[Problem]]:
-    """Every row, good or bad, and what is wrong with the bad ones."""
+    """Every row, and what is wrong with those that cannot be used."""
     rows: list[Row] = []
     problems: list[Problem] = []
     line_of: dict[str, int] = {}
@@ -67,7 +66,7 @@ def _read_rows(table: Path, root: Path, config: DataConfig) -> tuple[list[Row], 
             label, bad_cell = _join_ticked(cells, config.label_columns)
             if bad_cell:
                 problems.append((f"line {line}", bad_cell))
-        # Relative to the table if below it, so that both can be moved together; else absolute.
+        # Relative to the table if below it, so that both can be moved; else absolute.
         whole = os.path.normpath(os.path.join(root, path))
         name = whole.removeprefix(os.path.join(root, "")).replace(os.sep, "/")
         row = Row(line, name, label, cells.get(config.split_column, "").strip().lower())
@@ -80,7 +79,7 @@ def _read_rows(table: Path, root: Path, config: DataConfig) -> tuple[list[Row], 
             problem = f"no such file: {printable(path)}"
         elif not label and not config.multi_label:
             problem = f"no label for {printable(path)}"
-        elif row.split and split_of_name(row.split) is None:
+        elif row.split and split_of_name(row.split) == UNASSIGNED:
             problem = f"unknown split {printable(row.split)!r}, expected {', '.join(SPLITS)}"
         if problem:
             problems.append((f"line {line}", problem))

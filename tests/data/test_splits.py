@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.data import SPLITS
-from finetune.data.split_names import has_split_folders, split_of_name
+from finetune.data.splits import UNASSIGNED, has_split_folders, split_of_name
 from finetune.utils import DataError
 
 
@@ -15,7 +15,7 @@ def test_usual_spellings() -> None:
     }
     for split, names in spellings.items():
         assert {split_of_name(name) for name in names} == {SPLITS.index(split)}
-    assert split_of_name("trains") is None
+    assert split_of_name("trains") == UNASSIGNED
 
 
 @pytest.mark.parametrize(
