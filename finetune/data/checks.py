@@ -16,7 +16,7 @@ from finetune.data.labels import label_type_of
 from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
 from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED
-from finetune.utils import DataError, printable
+from finetune.utils import DataError, format_count, printable
 
 IMBALANCE = 10  # the largest class may have so many times the images of the smallest before a warning
 
@@ -111,8 +111,7 @@ def handle_leaks(dataset: Dataset, leaks: Literal["warn", "error", "drop"]) -> D
             leaking[index] = f"the same image as {printable(dataset.names[other])}"
     if not examples:
         return dataset
-    images = "1 image is" if len(examples) == 1 else f"{len(examples):,} images are"
-    what = f"{dataset.name}: {images} in two splits or two classes"
+    what = f"{dataset.name}: {format_count(len(examples), 'image is', 'images are')} in two splits or two classes"
     if leaks == "error":
         raise problems_error(what, examples, "delete the copies, or let them be dropped: data.leaks=drop")
     if leaks == "drop":

@@ -22,7 +22,7 @@ from finetune.data.inspection import Inspection, typical_size
 from finetune.data.labels import MULTICLASS, MULTILABEL, LabelType, label_type_of
 from finetune.data.scan import scan_images
 from finetune.data.splits import SPLITS
-from finetune.utils import DataError, atomic_write, has_gpu, printable
+from finetune.utils import DataError, atomic_write, format_count, has_gpu, printable
 
 Indices = NDArray[np.int64]
 COLUMNS = ("path", "label", "split", "sha256")
@@ -87,7 +87,7 @@ class Dataset:
             return self
         kept = np.setdiff1d(np.arange(len(self)), list(reasons))
         skipped = tuple((self.names[index], reason) for index, reason in reasons.items())
-        files = "1 file is" if len(reasons) == 1 else f"{len(reasons):,} files are"
+        files = format_count(len(reasons), "file is", "files are")
         name, reason = skipped[0]
         return replace(
             self,

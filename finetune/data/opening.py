@@ -25,7 +25,7 @@ from finetune.data.problems import Problem, format_problems, join_some, problems
 from finetune.data.scan import scan_images
 from finetune.data.sources import list_source
 from finetune.data.splits import SPLITS, TEST, UNASSIGNED, assign_splits
-from finetune.utils import DataError, ProgressCallback, printable
+from finetune.utils import DataError, ProgressCallback, format_count, printable
 
 MAX_BAD = 0.05  # fraction of bad images; without more of them the data would not be what was meant
 
@@ -102,8 +102,7 @@ def _scan_listing(listing: Listing, config: DataConfig, progress: ProgressCallba
         _check_bad_images(listing, bad, config)
     warnings = list(listing.warnings)
     for remark, count in remarks.most_common():
-        images = "1 image" if count == 1 else f"{count:,} images"
-        warnings.append(f"{images}: {remark} ({printable(example_of[remark])})")
+        warnings.append(f"{format_count(count, 'image')}: {remark} ({printable(example_of[remark])})")
     dataset = Dataset(
         name=listing.name,
         root=listing.root,
