@@ -52,7 +52,10 @@ def find_blocks(backbone: Any) -> list[Block]:
     groups: list[tuple[Any, list[Any]]] = []
     for entering, layers in _segments(backbone):
         kernels = [layer for layer in layers if _has_kernel(layer)]
-        begins = bool(kernels) and not _is_projection(kernels)
+        # A lone 1x1 convolution to no more channels is how an inverted residual (MobileNetV2, EfficientNet) ends.
+        pointwise = len(kernels) == 1 and getattr(kernels[0], "kernel_size", None) == (1, 1)
+        projects = pointwise and kernels[0].output.shape[-1] <= kernels[0].input.shape[-1]
+        begins = bool(kernels) and not projects
         if not groups or (begins and _is_complete(groups[-1][1])):
             groups.append((entering, []))
         groups[-1][1].extend(layers)
@@ -94,13 +97,6 @@ def _is_complete(layers: list[Any]) -> bool:
     spatial = any(max(getattr(layer, "kernel_size", (1,))) > 1 for layer in kernels)
     merged = bool(layers) and isinstance(layers[-1], keras.layers.Add | keras.layers.Concatenate)
     return spatial and (merged or not isinstance(kernels[-1], keras.layers.DepthwiseConv2D))
-
-
-def _is_projection(kernels: list[Any]) -> bool:
-    """A lone 1x1 convolution to no more channels: how an inverted residual (MobileNetV2, EfficientNet) ends."""
-    first = kernels[0]
-    pointwise = len(kernels) == 1 and getattr(first, "kernel_size", None) == (1, 1)
-    return pointwise and first.output.shape[-1] <= first.input.shape[-1]
 
 
 def _has_kernel(layer: Any) -> bool:

@@ -27,7 +27,7 @@ def write_model_card(
     filters = {"percent": lambda fraction: f"{fraction:.1%}".replace("%", " %"), "md": escape_markdown}
     report = report or {}
     test = report.get("test")
-    recalls = [row for row in (test or {}).get("per_class", ()) if row["recall"] is not None]
+    with_recall = [row for row in (test or {}).get("per_class", ()) if row["recall"] is not None]
     imports, _, program = format.program.partition("\n\n")
     return load_template("finetune.export", "card.md.j2", filters, keep_trailing_newline=True).render(
         front=front_matter(facts, format, test),
@@ -38,7 +38,7 @@ def write_model_card(
         more=max(0, len(classifier.classes) - LISTED),
         images=report.get("pictures"),
         test=test,
-        weakest=sorted(recalls, key=lambda row: row["recall"])[:3],
+        weakest=sorted(with_recall, key=lambda row: row["recall"])[:3],
         format=format,
         imports=imports,
         program=program,

@@ -42,8 +42,8 @@ def _metadata(name: str, description: str) -> bytes:
     build = flatbuffers.Builder(1024)
     text = build.CreateString
     labels = _table(build, _offset(0, text(LABELS)), _byte(2, _AXIS_LABELS))
-    zero, one, largest = (build.CreateNumpyVector(np.array([value], np.float32)) for value in (0, 1, 255))
-    as_is = _table(build, _offset(0, zero), _offset(1, one))  # mean, deviation
+    zero, unity, largest = (build.CreateNumpyVector(np.array([value], np.float32)) for value in (0, 1, 255))
+    as_is = _table(build, _offset(0, zero), _offset(1, unity))  # mean, deviation
     unit = _table(build, _byte(0, _NORMALIZATION), _offset(1, as_is))
     content = _table(build, _byte(0, _IMAGE), _offset(1, _table(build, _byte(0, _RGB))))
     pixels = _table(
