@@ -1,4 +1,4 @@
-"""`finetune backbones`: list the pretrained networks, describe one of them, or compare them on your images."""
+"""`finetune backbones`: list the pretrained networks, describe one with its blocks, or compare them on your images."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from finetune.backbones import BACKBONES, Backbone, blocks_of, find_backbone
-from finetune.cli.backbones_output import format_accuracy, print_description
+from finetune.backbones import BACKBONES, Backbone, BlockFacts, blocks_of, find_backbone
 from finetune.cli.options import add_figure, add_json, add_overwrite
 from finetune.cli.output import print_json
-from finetune.utils import Terminal, describe_device, refuse_existing, write_bytes
+from finetune.utils import Terminal, describe_device, format_bytes, refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from finetune.evaluation import Ranked
+
+SCALING = {
+    "none": "inside the network",
+    "tf": "pixel / 127.5 - 1",
+    "lite": "(pixel - 127) / 128",
+    "torch": "pixel / 255, less the ImageNet mean, over its standard deviation",
+    "caffe": "RGB to BGR, less the ImageNet mean",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,23 +39,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.compare is not None:
-        _compare(arguments)
+        from finetune.evaluation import rank_backbones
+
+        folder = Path(arguments.compare) if arguments.compare else None
+        ranking = rank_backbones(folder, terminal=Terminal(quiet=arguments.quiet))
+        if arguments.json:
+            print_json([row.to_json() for row in ranking])
+        else:
+            print_ranking(ranking, with_accuracy=folder is not None)
     elif arguments.name:
         _describe(arguments)
+    elif arguments.json:
+        print_json([_facts(row) for row in BACKBONES.values()])
     else:
-        _list(arguments)
+        print_backbones(list(BACKBONES.values()))
+
+
+def _facts(row: Backbone) -> dict[str, Any]:
+    return {**asdict(row), "arguments": dict(row.arguments)}
+
+
+def _accuracy(percent: float | None) -> str:
+    """A published accuracy in percent, `-` if there is none."""
+    return "-" if percent is None else f"{percent:.1f}"
 
 
 # --------------------------------------------------------------------------------------------------- all of them
 
 
-def _list(arguments: argparse.Namespace) -> None:
+def print_backbones(rows: Sequence[Backbone]) -> None:
+    """A line per network. Its weights are here, can be downloaded, or come with an extra package."""
     from finetune.backbones import list_weights
 
-    rows = list(BACKBONES.values())
-    if arguments.json:
-        print_json([_facts(row) for row in rows])
-        return
     on_disk = {stored.backbone for stored in list_weights() if stored.path}
     table = Table(box=None, header_style="dim")
     table.add_column("name", no_wrap=True, min_width=max(len(row.name) for row in rows))
@@ -56,15 +79,11 @@ def _list(arguments: argparse.Namespace) -> None:
     table.add_column("weights")
     for row in rows:
         place = "[green]here[/]" if row.name in on_disk else "download" if row.top and row.top.url else "extra"
-        parameters, top1, top5 = f"{row.parameters / 1e6:.1f} M", format_accuracy(row.top1), format_accuracy(row.top5)
+        parameters, top1, top5 = f"{row.parameters / 1e6:.1f} M", _accuracy(row.top1), _accuracy(row.top5)
         table.add_row(row.name, str(row.size), str(row.layers), parameters, top1, top5, place)
     console = Console(highlight=False)
     console.print(table)
     console.print("\n[dim]finetune backbones NAME describes one in full.[/]")
-
-
-def _facts(row: Backbone) -> dict[str, Any]:
-    return {**asdict(row), "arguments": dict(row.arguments)}
 
 
 # ------------------------------------------------------------------------------------------------------ one network
@@ -85,29 +104,90 @@ def _describe(arguments: argparse.Namespace) -> None:
         print_description(row, blocks)
 
 
+def print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
+    """Every fact about a network, its blocks in the order in which they are unfrozen, and how to use it."""
+    from finetune.backbones import list_weights
+
+    facts = {
+        "name in configs": row.name,
+        "trained on": row.trained_on,
+        "input": f"{row.size} x {row.size} RGB (at least {row.min_size} x {row.min_size})",
+        "scaling": SCALING[row.scaling],
+        "resizing": f"{row.interpolation}, central {row.crop:g} of the shorter side",
+        "layers": f"{row.layers}, in {len(blocks)} blocks and the head",
+        "parameters": f"{row.parameters:,} with the 1000-class head, {row.backbone_parameters:,} without",
+        "size": f"{format_bytes(row.parameters * 4)} of weights",
+        "ImageNet top-1": f"{row.top1:.1f} %" if row.top1 else "not published",
+        "ImageNet top-5": f"{row.top5:.1f} %" if row.top5 else "not published",
+        "last feature map": row.features or "the network's output",
+        "built by": row.constructor.replace(":", "."),
+        "paper": row.paper,
+        "licence": row.license,
+    }
+    paths = {stored.file: stored.path for stored in list_weights() if stored.backbone == row.name and stored.path}
+    for title, file in (("weights, 1000 classes", row.top), ("weights, no head", row.no_top)):
+        if not file:
+            continue
+        if file in paths:
+            facts[title] = f"{paths[file]}\n{file.hash or ''}"
+        elif file.extra:
+            facts[title] = f"pip install 'finetune[{file.extra}]'\n{file.hash or ''}"
+        else:
+            facts[title] = f"{file.url}\n{file.hash or 'no hash published'}"
+    table = Table(box=None, show_header=False, title=row.title, title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a URL that is cut is no use
+    for key, value in facts.items():
+        table.add_row(f"[dim]{key}[/]", escape(value))
+    console = Console(highlight=False)
+    console.print(table, "", _block_table(blocks), "", sep="\n")
+    usage = {
+        "To unfreeze:": "finetune train CONFIG fine_tune.unfreeze='3 blocks'",
+        "or from a layer:": f"finetune train CONFIG fine_tune.unfreeze={blocks[-1].name}",
+        "As backbone:": f"finetune train CONFIG model.backbone={row.name}",
+        "As it is:": f"finetune predict dog.jpg --model {row.name}",
+    }
+    if row.top and row.top.url:
+        usage["Without network:"] = (
+            f"finetune weights fetch {row.name} on a machine that has one, then copy the files it names "
+            f"to this path here"
+        )
+    for title, command in usage.items():
+        console.print(f"[dim]{title:<18}[/]{command}", soft_wrap=True)
+
+
+def _block_table(blocks: Sequence[BlockFacts]) -> Table:
+    """A line per block, the last one first: that is the order in which they are unfrozen."""
+    table = Table(title="Blocks, from the head down", title_justify="left", box=None, header_style="dim")
+    table.add_column("blocks", justify="right")
+    table.add_column("from layer", no_wrap=True, min_width=max(len(block.name) for block in blocks))
+    for title in ("layers", "parameters", "in all", "output"):
+        table.add_column(title, justify="right")
+    total = 0
+    for number, block in enumerate(reversed(blocks), 1):
+        total += block.parameters
+        size = f"{block.height} x {block.width} x {block.channels}"
+        table.add_row(str(number), escape(block.name), str(block.layers), f"{block.parameters:,}", f"{total:,}", size)
+    return table
+
+
 # ------------------------------------------------------------------------------------------------------- side by side
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    from finetune.evaluation import rank_backbones
-
-    folder = Path(arguments.compare) if arguments.compare else None
-    ranking = rank_backbones(folder, terminal=Terminal(quiet=arguments.quiet))
-    if arguments.json:
-        print_json([row.to_json() for row in ranking])
-    else:
-        _print_ranking(ranking, with_accuracy=folder is not None)
-
-
-def _print_ranking(ranking: "Sequence[Ranked]", with_accuracy: bool) -> None:
+def print_ranking(ranking: "Sequence[Ranked]", *, with_accuracy: bool) -> None:
+    """A line per network: its accuracy on the images where they were given, its speed and its size."""
     table = Table(box=None, header_style="dim")
     table.add_column("network", no_wrap=True)
     for title in (*(("accuracy (95 %)", "n") if with_accuracy else ()), "per s", "px", "params", "top-1"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in ranking:
         rate = f"{row.rate:.1f}" if row.rate < 10 else f"{row.rate:.0f}"
-        facts = (rate, str(row.size), f"{row.parameters / 1e6:.1f} M", format_accuracy(row.top1))
-        table.add_row(row.name, *((_accuracy(row), f"{row.n:,}") if with_accuracy else ()), *facts)
+        cells = [rate, str(row.size), f"{row.parameters / 1e6:.1f} M", _accuracy(row.top1)]
+        if with_accuracy:
+            value = row.accuracy
+            interval = f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})" if value else "too slow"
+            cells = [interval, f"{row.n:,}", *cells]
+        table.add_row(row.name, *cells)
     console = Console(highlight=False)
     console.print(table)
     remarks = [f"Images per second: the frozen part on {describe_device()}, 32 at a time, reading not counted."]
@@ -118,9 +198,3 @@ def _print_ranking(ranking: "Sequence[Ranked]", with_accuracy: bool) -> None:
     console.print()
     for remark in (*remarks, "finetune weights fetch NAME brings another network here."):
         console.print(f"[dim]{remark}[/]")
-
-
-def _accuracy(row: "Ranked") -> str:
-    if row.accuracy is None:
-        return "too slow"
-    return f"{row.accuracy.value:.1%} ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})"

@@ -42,7 +42,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def print_comparison(comparison: "Comparison") -> None:
     """Facts and settings are rows, runs are columns: so a few runs fit a narrow terminal."""
-
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("", no_wrap=True)
     for run in comparison.runs:
@@ -68,7 +67,7 @@ def _facts(runs: "Sequence[RunSummary]") -> dict[str, list[str]]:
     accuracies = [run.accuracy for run in runs]
     return {
         "test accuracy": [f"{run.accuracy.value:.1%}" if run.accuracy else f"none ({run.status})" for run in runs],
-        "95 % interval": [f"{one.low:.1%} to {one.high:.1%}" if one else MISSING for one in accuracies],
+        "95 % interval": [f"{value.low:.1%} to {value.high:.1%}" if value else MISSING for value in accuracies],
         "test images": [_number(test.get("n"), ",") for test in tests],
         "head alone": [_number(run.head_accuracy, ".1%") for run in runs],
         "validation accuracy": [_number(run.validation_accuracy, ".1%") for run in runs],

@@ -46,15 +46,6 @@ def print_metrics(metrics: "Metrics") -> None:
     summary.add_row("images", f"{metrics.n:,}")
     for name, value in metrics.summary().items():
         summary.add_row(name, f"{value:.4f}" if isinstance(value, float) else format_interval(value))
-    console.print(summary)
-    console.print()
-    console.print(_class_table(metrics))
-    if pairs := metrics.confused_pairs(5):
-        text = "; ".join(f"{count} x {true} called {predicted}" for true, predicted, count in pairs)
-        console.print(escape(f"\nmost confused: {text}"))
-
-
-def _class_table(metrics: "Metrics") -> Table:
     multi_label = any(row.average_precision for row in metrics.per_class)
     table = Table("class", box=None, header_style="dim")
     for title in ("n", "precision", "recall", "F1", *(("average precision", "threshold") if multi_label else ())):
@@ -67,4 +58,7 @@ def _class_table(metrics: "Metrics") -> Table:
                 average = row.average_precision.value if row.average_precision else None
                 cells += [format_percent(average), f"{row.threshold:.2f}"]
             table.add_row(escape(row.name), *cells)
-    return table
+    console.print(summary, "", table, sep="\n")
+    if pairs := metrics.confused_pairs(5):
+        text = "; ".join(f"{count} x {true} called {predicted}" for true, predicted, count in pairs)
+        console.print(escape(f"\nmost confused: {text}"))

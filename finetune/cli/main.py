@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     code = _run(arguments)
     if argv is None and (code in INTERRUPTED or exits_at_once()):
-        _leave(code)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):  # closed, or no stream at all
+                stream.flush()
+        os._exit(code)  # whatever the threads do: one may hang in a dead disk
     return code
 
 
@@ -134,14 +137,6 @@ def _run(arguments: argparse.Namespace) -> int:
             return ResourceError.exit_code
         return _report_bug(error)
     return int(code)
-
-
-def _leave(code: int) -> None:
-    """End the process at once, whatever its threads do: one may hang in a dead disk."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, AttributeError):  # closed, or no stream at all
-            stream.flush()
-    os._exit(code)
 
 
 def _print_error(text: str) -> None:

@@ -5,17 +5,17 @@ with `--resume`; `--shard` divides the images among machines, `--engine ray` amo
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.cli.options import add_figure, add_json, add_model, add_overwrite, fraction, positive_int
 from finetune.cli.output import raise_for_unreadable
-from finetune.utils import Terminal, UsageError, csv_cell, refuse_existing, stop_on_signals
+from finetune.utils import Terminal, UsageError, csv_cell, refuse_existing, require_packages, stop_on_signals
 
 if TYPE_CHECKING:
-    from finetune.models import Classifier, PartialTable, Prediction, PredictionRequest
+    from finetune.models import Classifier, PartialTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from finetune.backbones import require_imagenet_ids
     from finetune.cli.predict_output import open_outputs
-    from finetune.models import PredictionRequest, load_classifiers
+    from finetune.models import PredictionRequest, load_classifiers, partial_path, predict_jointly
 
     terminal = Terminal(quiet=arguments.quiet)
     classifiers = load_classifiers(arguments.model, imagenet=arguments.imagenet)
@@ -89,14 +89,24 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         terminal.say(f"{len(so_far.paths):,} of {len(paths):,} images have their row already")
     problems = so_far.problems
+    remaining = [path for path in paths if not so_far.has(path)]
+    if arguments.engine == "ray":
+        from finetune.cli.ray import ray_predictions
+
+        stream = ray_predictions(remaining, request)
+    else:
+        stream = predict_jointly(classifiers, remaining, request)
+    hint = f"Continue with the same command and --resume: {partial_path(arguments.csv)}" if arguments.csv else ""
     with ExitStack() as stack:  # all files are closed, even if one of them cannot be written
         outputs = open_outputs(stack, arguments, classifiers, so_far, detailed=len(paths) == 1)
-        remaining = [path for path in paths if not so_far.has(path)]
-        for prediction in _predictions(arguments, classifiers, remaining, request, terminal):
-            if prediction.error:
-                problems.append(prediction)
-            for write in outputs:
-                write(prediction)
+        with stop_on_signals() as stop, terminal.stage("Predicting") as update:
+            for number, prediction in enumerate(stream, 1):
+                if prediction.error:
+                    problems.append(prediction)
+                for write in outputs:
+                    write(prediction)
+                update(number, len(remaining))
+                stop.check(hint)
     for file in (arguments.csv, arguments.figure):
         if file and file.exists():
             terminal.say(f"Wrote {file}")
@@ -105,14 +115,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_options(arguments: argparse.Namespace) -> None:
     """UsageError for options that exclude each other, files that exist and packages that are missing."""
-    from finetune.cli.ray import require_ray
     from finetune.models import partial_path
 
     csv, may_exist = arguments.csv, arguments.overwrite or arguments.resume
     if arguments.resume and (not csv or arguments.json or arguments.figure or arguments.overwrite):
         raise UsageError("--resume continues a table: give --csv FILE, and none of --json, --figure, --overwrite.")
     if arguments.engine == "ray":
-        require_ray()
+        require_packages("--engine ray", "ray", "pyarrow", extra="ray")
     refuse_existing(arguments.figure, arguments.overwrite)
     refuse_existing(csv, may_exist)
     if csv and partial_path(csv).exists() and not may_exist:
@@ -169,27 +178,3 @@ def _rows_so_far(arguments: argparse.Namespace, classifiers: "Sequence[Classifie
             hint="Give the same --model as then, or start again with --overwrite.",
         )
     return so_far
-
-
-def _predictions(
-    arguments: argparse.Namespace,
-    classifiers: "Sequence[Classifier]",
-    paths: Sequence[str],
-    request: "PredictionRequest",
-    terminal: Terminal,
-) -> "Iterator[Prediction]":
-    """The predictions, with a progress bar; raises Stopped between two of them if a signal came."""
-    from finetune.models import partial_path, predict_jointly
-
-    if arguments.engine == "ray":
-        from finetune.cli.ray import ray_predictions
-
-        stream = ray_predictions(paths, request)
-    else:
-        stream = predict_jointly(classifiers, paths, request)
-    hint = f"Continue with the same command and --resume: {partial_path(arguments.csv)}" if arguments.csv else ""
-    with stop_on_signals() as stop, terminal.stage("Predicting") as update:
-        for number, prediction in enumerate(stream, 1):
-            yield prediction
-            update(number, len(paths))
-            stop.check(hint)

@@ -18,15 +18,10 @@ from typing import Any
 import numpy as np
 
 from finetune.models import Prediction, PredictionRequest, load_classifiers, predict_jointly
-from finetune.utils import ResourceError, require_packages, tf
+from finetune.utils import ResourceError, tf
 
 BLOCK = 512  # images that a worker is given at a time, in whole batches; they are predicted again if it dies
 CORES = 2  # of a worker without a GPU
-
-
-def require_ray() -> None:
-    """UsageError with the command that installs it, where it is missing."""
-    require_packages("--engine ray", "ray", "pyarrow", extra="ray")
 
 
 class Worker:
@@ -50,7 +45,6 @@ def ray_predictions(paths: Sequence[str], request: PredictionRequest) -> Iterato
 
     Raises ResourceError when the cluster fails.
     """
-    require_ray()
     if not paths:
         return
     with _cluster() as ray:

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = check_search_space(arguments.config, arguments.overrides, varied)
     require_packages("sweep", "optuna", extra="sweep")
     with survive_closed_output():
+        from finetune.evaluation import display_path
         from finetune.training import run_sweep
 
         terminal = Terminal(quiet=arguments.quiet)
@@ -52,26 +53,19 @@ def run(arguments: argparse.Namespace) -> None:
             storage=arguments.storage,
             terminal=terminal,
         )
-        _print_result(result, arguments.json, terminal)
-
-
-def _print_result(result: "SweepResult", as_json: bool, terminal: Terminal) -> None:
-    from finetune.evaluation import display_path
-
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_trials(result)
-    folder = display_path(result.folder)
-    terminal.say(f"All trials: {folder / 'trials.csv'}   figure: {folder / 'sweep.png'}")
-    terminal.say(f"Best config: {folder / 'best.yaml'}")
-    if result.winner is None:
-        terminal.say("Another process is training the winner.")
+        if arguments.json:
+            print_json(result.to_json())
+        else:
+            print_trials(result)
+        folder = display_path(result.folder)
+        terminal.say(f"All trials: {folder / 'trials.csv'}   figure: {folder / 'sweep.png'}")
+        terminal.say(f"Best config: {folder / 'best.yaml'}")
+        if result.winner is None:
+            terminal.say("Another process is training the winner.")
 
 
 def print_trials(result: "SweepResult") -> None:
     """The trials, best first, and what must be known to read them correctly."""
-
     console = make_console()
     table = Table(box=None, header_style="dim")
     for title in ("trial", "validation", "loss", *result.best.settings, "seconds"):

@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def print_survey(survey: "Survey") -> None:
     """A line for each folder, the two accuracies, and whether they differ."""
-
     console = make_console()
     table = Table("folder", "images", f"{survey.model} calls them", box=None, header_style="dim")
     for folder in survey.folders:
