@@ -9,14 +9,16 @@ During a phase nothing below the cut changes. `CachedFeatures` reads rows that w
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from finetune.data import Augmenter, Batch, ReadImage, index_batches, pad_batch, read_ahead
-from finetune.models.classifier import Classifier
 from finetune.models.inference import inference_function
 from finetune.utils import DataError, keras, printable
+
+if TYPE_CHECKING:
+    from finetune.models.classifier import Classifier
 
 FEATURE_BATCH = 32  # one batch shape everywhere: an image's features must not depend on its neighbours
 CHANGED_HINT = "The file was changed after the check at the start. Start again, so that it is checked again."
@@ -40,7 +42,7 @@ class FeatureSource(Protocol):
 class FeatureExtractor:
     """Images -> features at several cuts, in one pass through the frozen part, in inference mode."""
 
-    def __init__(self, classifier: Classifier, cuts: Sequence[Any]) -> None:
+    def __init__(self, classifier: "Classifier", cuts: Sequence[Any]) -> None:
         self.classifier = classifier
         self.cuts = list(cuts)
 

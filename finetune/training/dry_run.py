@@ -31,11 +31,10 @@ from finetune.models import (
     prepare_features,
     refuse_unreadable,
 )
-from finetune.training.distributed.exactness import refuse_undistributable
 from finetune.training.distributed.group import use_devices
 from finetune.training.loop import Trainer
 from finetune.training.phases import Phase, plan_phases
-from finetune.training.start_checks import refuse_infinite, run_folder_size
+from finetune.training.start_checks import refuse_infinite, refuse_undistributable, run_folder_size
 from finetune.utils import ProgressCallback, ResourceError, describe_device, peak_memory_mb, tf, visible_gpus
 
 RATE_POINTS = 61  # steps at which the learning rate is noted

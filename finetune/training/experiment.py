@@ -33,17 +33,16 @@ from finetune.evaluation import (
 from finetune.models import Classifier, FeatureRequest, build_classifier
 from finetune.runs import ReadOnlyRun, Run, create_run
 from finetune.training.callbacks import Callback, ProgressLogger
-from finetune.training.distributed.exactness import refuse_undistributable
 from finetune.training.distributed.features import prepare_shared_features
 from finetune.training.distributed.group import ProcessGroup, process_group, use_devices
 from finetune.training.loop import fit_phases
+from finetune.training.model_state import Scorer
 from finetune.training.phases import plan_phases
-from finetune.training.run_facts import Stopwatch, read_run_facts, write_run_facts
-from finetune.training.run_journal import RunJournal
-from finetune.training.scoring import logits_above
+from finetune.training.run_journal import RunJournal, Stopwatch, read_run_facts, write_run_facts
 from finetune.training.start_checks import (
     assert_same_start,
     refuse_other_weights,
+    refuse_undistributable,
     run_folder_size,
     try_one_batch,
 )
@@ -265,7 +264,8 @@ def train(context: RunContext) -> Trained:
     )
     probabilities = np.empty((0, len(dataset.classes)))
     if group.rank == 0:
-        logits = logits_above(classifier, phases[-1], sources[-1], dataset.indices("validation"))
+        above = keras.Model(phases[-1].cut, classifier.model.output)
+        logits = Scorer(above, sources[-1]).logits(dataset.indices("validation"))
         probabilities = _calibrate(run, config, dataset, classifier, logits)
     return Trained(classifier, probabilities, journal.head_predictions)
 

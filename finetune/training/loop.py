@@ -13,25 +13,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune.config import Config, FineTuneConfig
-from finetune.data import Dataset, MixUpCutMix, balanced_epoch_order, epoch_order
+from finetune.data import MixUpCutMix, balanced_epoch_order, epoch_order
 from finetune.evaluation import LinearProbe, ValidationScores
-from finetune.models import Classifier, FeatureSource, all_rows
+from finetune.models import FeatureSource, all_rows
 from finetune.training.callbacks import Callback, CallbackList
 from finetune.training.journal import Journal, PhaseResult, TrainingState
 from finetune.training.keras_patches import scale_learning_rates
 from finetune.training.losses import against_imbalance, class_frequencies, loss_for
+from finetune.training.model_state import Scorer, assign_values, averaged_weights, recalibrate_batch_norm, restore_model
 from finetune.training.optimizers import build_optimizer, layer_scales, lower_learning_rate
 from finetune.training.phase_start import fit_head_probe, settle_phase, start_head
 from finetune.training.phases import FrozenWeights, Phase, batch_norm_layers, freeze_below
-from finetune.training.scoring import compile_forward, compute_logits, validation_scores
 from finetune.training.step import StepResult, TrainStep, assert_same_weights
-from finetune.training.weights import assign_values, averaged_weights, recalibrate_batch_norm, restore_model
 from finetune.utils import FinetuneError, TrainingDiverged, keras
+
+if TYPE_CHECKING:
+    from finetune.data import Dataset
+    from finetune.models import Classifier
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost to a kill
 BASELINE_SCORES = "mark"  # in a checkpoint: what the validation images scored when the phase began
@@ -43,9 +46,9 @@ class Trainer:
     def __init__(
         self,
         phase: Phase,
-        classifier: Classifier,
+        classifier: "Classifier",
         source: FeatureSource,
-        dataset: Dataset,
+        dataset: "Dataset",
         *,
         config: Config,
         state: TrainingState | None = None,
@@ -65,8 +68,7 @@ class Trainer:
             scales = layer_scales(classifier.blocks(), self.above, self.settings.layer_decay)
             scale_learning_rates(self.optimizer, scales)
         task_loss, classes = loss_for(dataset.label_type), len(classifier.classes)
-        train_labels = dataset.labels[self.train_indices]
-        self.class_frequencies = class_frequencies(train_labels, dataset.label_type, classes)
+        self.class_frequencies = class_frequencies(dataset.labels[self.train_indices], dataset.label_type, classes)
         self._step = TrainStep(
             self.above,
             self.optimizer,
@@ -76,7 +78,7 @@ class Trainer:
             label_smoothing=self.settings.label_smoothing,
             mixer=MixUpCutMix(config.augment, spatial=len(phase.cut.shape) == 4),
         )
-        self._forward = compile_forward(self.above)
+        self._scorer = Scorer(self.above, source)
         self.best_weights: list[np.ndarray] = []
         self.baseline_scores: np.ndarray | None = None  # of the validation images when the phase began: to be beaten
 
@@ -146,11 +148,11 @@ class Trainer:
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
         """Class scores (n, classes) of unaugmented images, with the weights as they are now."""
-        return compute_logits(self._forward, self.source, indices, len(self.classifier.classes))
+        return self._scorer.logits(indices)
 
     def validate(self) -> ValidationScores:
         """Scores of the validation images with the weights as they are now."""
-        return validation_scores(self.logits, self.dataset.labels, self.validation_indices)
+        return self._scorer.validation_scores(self.dataset.labels, self.validation_indices)
 
     def set_baseline(self) -> None:
         """The weights of now are kept unless an epoch beats them by more than noise (see `keep_if_better`)."""
@@ -158,7 +160,7 @@ class Trainer:
         self.baseline_scores = scores.scores(self.settings.monitor)
         self._keep(scores)
 
-    def keep_if_better(self, scores: ValidationScores) -> bool:
+    def keep_if_better(self, scores: ValidationScores) -> None:
         """Keep the weights of now if they are the best of the phase, and clearly better than its beginning."""
         best, monitor = self.state.best, self.settings.monitor
         if self.baseline_scores is not None and best["epoch"] == 0:
@@ -169,7 +171,6 @@ class Trainer:
             self._keep(scores)
         else:
             self.state.waited += 1
-        return better
 
     def _keep(self, scores: ValidationScores) -> None:
         self.state.best = {"epoch": self.state.epoch, **scores.means}
@@ -213,21 +214,17 @@ class Trainer:
             assign_values(self.above.variables, self.best_weights)
         self.frozen.audit(self.phase.name)
         if self.config.model.batch_norm == "recalibrate" and self.phase.index > 0 and batch_norm_layers(self.above):
-            self._recalibrate()
+            old, values = self.validate(), [variable.numpy() for variable in self.above.variables]
+            recalibrate_batch_norm(self.above, (inputs for inputs, _ in self.epoch_batches(whole=True)))
+            new = self.validate()
+            if is_better(new, old.means, self.settings.monitor):
+                self.state.best |= new.means
+            else:  # the old statistics were better
+                assign_values(self.above.variables, values)
             self.frozen.audit(self.phase.name)
         self.classifier.changed |= {id(variable) for variable in self.above.variables}
         validation = {name: value for name, value in self.state.best.items() if name != "epoch"}
         return PhaseResult(self.phase.name, self.state.epoch, int(self.state.best.get("epoch", 0)), validation)
-
-    def _recalibrate(self) -> None:
-        """BatchNorm statistics of the training images, unless validation says that the old ones were better."""
-        before, values = self.validate(), [variable.numpy() for variable in self.above.variables]
-        recalibrate_batch_norm(self.above, (inputs for inputs, _ in self.epoch_batches(whole=True)))
-        after = self.validate()
-        if is_better(after, before.means, self.settings.monitor):
-            self.state.best |= after.means
-        else:
-            assign_values(self.above.variables, values)
 
     # --- what a checkpoint holds
 
@@ -273,9 +270,9 @@ def is_better(new: ValidationScores, best: Mapping[str, float], monitor: str) ->
 
 def fit_phases(
     phases: Sequence[Phase],
-    classifier: Classifier,
+    classifier: "Classifier",
     sources: Sequence[FeatureSource],
-    dataset: Dataset,
+    dataset: "Dataset",
     *,
     config: Config,
     journal: Journal | None = None,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetune.training.model_state import weights_restored
 from finetune.training.phases import Phase
-from finetune.training.weights import weights_restored
 
 if TYPE_CHECKING:
     from finetune.training.loop import Trainer

@@ -13,14 +13,16 @@ What lies below the cut of a phase is constant, so that its output is computed o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune.backbones import select_blocks
 from finetune.config import Config, PhaseConfig
-from finetune.models import Classifier
 from finetune.utils import FinetuneError, keras, sha256_of
+
+if TYPE_CHECKING:
+    from finetune.models import Classifier
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Phase:
     blocks: tuple[str, ...]  # names of the unfrozen blocks
 
 
-def plan_phases(config: Config, classifier: Classifier) -> list[Phase]:
+def plan_phases(config: Config, classifier: "Classifier") -> list[Phase]:
     """The phases that `config` asks for. Raises ConfigError when `unfreeze` names nothing in this backbone."""
     phases = [Phase(0, "head", config.head, classifier.head_input, ())]
     blocks = classifier.blocks()
@@ -45,7 +47,7 @@ def plan_phases(config: Config, classifier: Classifier) -> list[Phase]:
     return phases
 
 
-def freeze_below(classifier: Classifier, cut: Any, *, batch_norm: str) -> Any:
+def freeze_below(classifier: "Classifier", cut: Any, *, batch_norm: str) -> Any:
     """Make the layers above `cut` trainable and no others; return the model above the cut.
 
     BatchNorm above the cut stays frozen unless `batch_norm` is `train`: unfrozen, a few hundred images overwrite
@@ -77,7 +79,7 @@ def batch_norm_layers(model: Any) -> list[Any]:
 class FrozenWeights:
     """Everything that a phase must not change: the weights below its cut, and frozen BatchNorm above it."""
 
-    def __init__(self, classifier: Classifier, above: Any, *, batch_norm: str) -> None:
+    def __init__(self, classifier: "Classifier", above: Any, *, batch_norm: str) -> None:
         may_change = {id(variable) for variable in above.trainable_variables}
         for layer in batch_norm_layers(above):
             if layer.trainable or batch_norm == "recalibrate":

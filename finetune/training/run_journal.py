@@ -1,25 +1,76 @@
-"""What a training keeps in its run folder, so that a killed run continues where it was."""
+"""What a training keeps in its run folder, so that a killed run continues where it was.
+
+run.json      where the run comes from, what was decided on the way, the seconds by stage (`read_run_facts`)
+RunJournal    checkpoints, history and decisions, as `fit_phases` hands them over
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import finetune
 from finetune.config import Config
 from finetune.data import Dataset
 from finetune.evaluation import LinearProbe, draw_lr_curve, task_for
-from finetune.runs import Checkpoint, Run
+from finetune.runs import Checkpoint, ReadOnlyRun, Run
 from finetune.training.journal import Journal, PhaseResult
 from finetune.training.lr_finder import LearningRateCurve
-from finetune.training.run_facts import Stopwatch, read_run_facts, write_run_facts
-from finetune.utils import Terminal, sha256_of, write_bytes
+from finetune.utils import Terminal, describe_device, library_versions, sha256_of, write_bytes, write_json
 
 if TYPE_CHECKING:
     from finetune.training.loop import Trainer
 
 RESERVE = 0.05  # of a time budget, for steps that turn out slower than they were
 FINAL_SECONDS = 15.0  # of a time budget, for test, report and saving
+
+
+def read_run_facts(run: Run) -> dict[str, Any]:
+    """run.json: versions, command, seed, device, hash of the weights, seconds by stage. Empty if there is none yet."""
+    try:
+        facts: dict[str, Any] = json.loads(run.run_json.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def write_run_facts(run: Run, **changed: Any) -> None:
+    """Change some of the facts in run.json; versions and device are always those of now."""
+    if isinstance(run, ReadOnlyRun):
+        return
+    environment = {
+        "versions": {"finetune": finetune.__version__, **library_versions()},
+        "device": describe_device(),
+        "machine": platform.platform(),
+        "python": sys.version.split()[0],
+    }
+    write_json(run.run_json, {**read_run_facts(run), **environment, **changed})
+
+
+class Stopwatch:
+    """Seconds by stage, over all restarts of a run."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to those of `stage`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
 
 
 class RunJournal(Journal):
@@ -43,7 +94,9 @@ class RunJournal(Journal):
         self.run, self.config, self.dataset = run, config, dataset
         self.checkpoint = checkpoint
         self.watch, self.terminal, self.writes = watch, terminal, writes
-        self._head_key = _head_predictions_key(dataset)
+        # The name, in a checkpoint, of what the head alone predicted for these very test images.
+        digest = sha256_of(dataset.hashes[at].encode() for at in dataset.indices("test"))
+        self._head_key = f"head_answers/{digest[:16]}"
         arrays = checkpoint.arrays if checkpoint else {}
         self._kept = {key: array for key, array in arrays.items() if key == self._head_key}
 
@@ -65,7 +118,7 @@ class RunJournal(Journal):
             self._kept = {self._head_key: task_for(self.dataset.label_type).probabilities(logits)}
         self.run.finish_phase(dataclasses.asdict(result))
 
-    # --- what trial steps and the linear probe have told
+    # --- what trial steps and the linear probe have shown
 
     def settled(self, phase: str) -> dict[str, Any]:
         settings: dict[str, Any] = read_run_facts(self.run).get("settled", {}).get(phase, {})
@@ -105,8 +158,3 @@ class RunJournal(Journal):
         if not self.config.time_budget:
             return None
         return self.config.time_budget * (1 - RESERVE) - self.watch.total - FINAL_SECONDS
-
-
-def _head_predictions_key(dataset: Dataset) -> str:
-    """Name, in a checkpoint, of what the head alone predicted for these very test images."""
-    return f"head_answers/{sha256_of(dataset.hashes[at].encode() for at in dataset.indices('test'))[:16]}"

@@ -1,7 +1,8 @@
-"""What cannot work should fail before the long part: weights, disk space, one batch, and ranks that differ."""
+"""What cannot work fails before the long part: weights, disk space, one batch, and what several devices cannot do."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +11,10 @@ from finetune.config import Config, dump_config
 from finetune.data import Dataset, image_batches, image_reader
 from finetune.models import FEATURE_BATCH, Classifier
 from finetune.runs import Checkpoint, Run
-from finetune.training.distributed.group import ProcessGroup
-from finetune.training.phases import Phase
-from finetune.training.run_facts import read_run_facts, write_run_facts
-from finetune.utils import DataError, UsageError, WeightsError, keras, library_versions, sha256_of
+from finetune.training.distributed.group import ProcessGroup, process_group
+from finetune.training.phases import Phase, all_layers, freeze_below
+from finetune.training.run_journal import read_run_facts, write_run_facts
+from finetune.utils import ConfigError, DataError, UsageError, WeightsError, keras, library_versions, sha256_of
 
 LOG_BYTES = 20_000_000  # for TensorBoard, report and tables
 
@@ -55,6 +56,9 @@ def refuse_infinite(classifier: Classifier, values: np.ndarray) -> None:
         )
 
 
+# --------------------------------------------------------------------- several devices and processes
+
+
 def assert_same_command(group: ProcessGroup, config: Config | None) -> None:
     """UsageError, naming the rank, if one was given another config than rank 0 or is another version.
 
@@ -79,3 +83,41 @@ def assert_same_start(
         WeightsError,
         hint="All must read the same weight file, and the run folder must be on storage that all share.",
     )
+
+
+def refuse_undistributable(phases: Sequence[Phase], classifier: Classifier, config: Config, images: int) -> None:
+    """ConfigError if several devices cannot train any of `phases` as one would; `images`: to train on."""
+    group = process_group()
+    if group.is_single_device:
+        return
+    for phase in phases:
+        above = freeze_below(classifier, phase.cut, batch_norm=config.model.batch_norm)
+        refuse_if_not_exact(group, list(all_layers(above)), phase.settings.batch_size, images)
+
+
+def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: int, images: int) -> None:
+    """ConfigError for layers above the cut that would not give the same result as on one device, with the reason."""
+    if group.is_single_device:
+        return
+    where = group.describe()
+    training_norms = [
+        layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if training_norms and group.num_replicas > group.world_size:
+        raise ConfigError(
+            f"model.batch_norm=train cannot be used on {where}: the devices of a process share its statistics.",
+            hint="Use batch_norm=frozen or recalibrate, or one process per device: --nproc.",
+        )
+    if training_norms and 0 < images % batch_size < group.num_replicas:
+        raise ConfigError(
+            f"model.batch_norm=train on {where}: the last batch of an epoch has {images % batch_size} images, and "
+            "a device without any has no statistics.",
+            hint=f"Choose another batch_size than {batch_size}.",
+        )
+    for layer in layers:
+        if hasattr(layer, "seed_generator") and type(layer) is not keras.layers.Dropout:
+            raise ConfigError(
+                f"{type(layer).__name__} ({layer.name}) draws random numbers per batch, which cannot be the same "
+                f"on {where} as on one.",
+                hint="Use another backbone, or train on one device.",
+            )

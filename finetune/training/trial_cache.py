@@ -30,9 +30,9 @@ from finetune.models import (
 from finetune.training.callbacks import Callback
 from finetune.training.journal import PhaseResult
 from finetune.training.loop import Trainer, fit_phases
+from finetune.training.model_state import assign_values
 from finetune.training.phase_start import fit_head_probe
 from finetune.training.phases import Phase, plan_phases
-from finetune.training.weights import assign_values
 from finetune.utils import keras
 
 HEAD_ONLY = {"dropout", "hidden", "cosine", "batch_norm"}  # keys of `model` that change no feature of a frozen network

@@ -20,7 +20,7 @@ from finetune.evaluation import evaluate_classifier
 from finetune.models import load_classifier
 from finetune.runs import open_run
 from finetune.training import experiment
-from finetune.training.run_facts import read_run_facts
+from finetune.training.run_journal import read_run_facts
 from finetune.utils import ConfigError, DataError, Terminal, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from finetune.training.distributed.cluster import ProcessPlace
-from finetune.training.distributed.exactness import refuse_if_not_exact
 from finetune.training.distributed.group import SINGLE, ProcessGroup, process_group, use_devices
+from finetune.training.start_checks import refuse_if_not_exact
 from finetune.utils import ConfigError, DataError, ResourceError, has_gpu, keras, tf
 
 

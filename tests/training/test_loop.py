@@ -8,7 +8,7 @@ from finetune.evaluation import ValidationScores
 from finetune.training.callbacks import Callback
 from finetune.training.journal import TrainingState
 from finetune.training.loop import fit_phases, improves_significantly
-from finetune.training.weights import restore_model
+from finetune.training.model_state import restore_model
 from finetune.utils import Stopped
 
 

@@ -22,7 +22,6 @@ from finetune.models import (
     plan_features,
     remove_feature_leftovers,
 )
-from finetune.training.distributed.exactness import refuse_mixing
 from finetune.training.distributed.group import ProcessGroup
 from finetune.utils import ConfigError, ProgressCallback, ResourceError
 
@@ -47,7 +46,13 @@ def prepare_shared_features(
     plan = _plan(group, request, policy, numerics, say)
     note(plan.numerics)
     if plan.place == "off":
-        refuse_mixing(group, request.augment)
+        augment = request.augment
+        if group.world_size > 1 and (augment.mixup or augment.cutmix):
+            raise ConfigError(
+                f"augment.mixup and cutmix on {group.describe()} need cached features: "
+                "an image's partner may be with another process.",
+                hint="Use augment.views=4 and cache=disk, or mixup=0 and cutmix=0.",
+            )
     missing = group.broadcast(plan.missing_views())
     total = sum(plan.images[view] for view in missing)
     computed, started, meter = 0, time.monotonic(), WaitMeter()
@@ -63,7 +68,14 @@ def prepare_shared_features(
     if total:
         say(describe_pace(total, time.monotonic() - started, meter.seconds))
     with group.synchronized():
-        _await_files(group, plan)
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while group.world_size > 1 and plan.missing_views():
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"{features_folder()} does not show the features that the other processes have kept.",
+                    hint="FINETUNE_CACHE must name a folder that all machines share.",
+                )
+            time.sleep(0.5)
         return open_features(plan)
 
 
@@ -86,14 +98,3 @@ def _plan(
                 say(plan.message)
     place, dtype = group.broadcast((place, dtype))
     return plan or FeaturePlan(request, place, dtype)  # type: ignore[arg-type]
-
-
-def _await_files(group: ProcessGroup, plan: FeaturePlan) -> None:
-    deadline = time.monotonic() + VISIBLE_SECONDS
-    while group.world_size > 1 and plan.missing_views():
-        if time.monotonic() > deadline:
-            raise ResourceError(
-                f"{features_folder()} does not show the features that the other processes have kept.",
-                hint="FINETUNE_CACHE must name a folder that all machines share.",
-            )
-        time.sleep(0.5)

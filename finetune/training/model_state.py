@@ -1,14 +1,52 @@
-"""Variables that get other values: those of before, their averages, those of a checkpoint, new statistics."""
+"""The model of a phase beside its steps: the scores it gives, and variables that get other values.
+
+Values come from before, from a moving average, from a checkpoint, or are new BatchNorm statistics.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.models import Classifier
+from finetune.evaluation import ValidationScores, score_logits
+from finetune.models import FeatureSource
+from finetune.training.distributed.group import process_group
 from finetune.training.phases import batch_norm_layers
 from finetune.utils import keras, tf
+
+if TYPE_CHECKING:
+    from finetune.models import Classifier
+
+VALIDATION_BATCH = 128
+
+
+class Scorer:
+    """The model `above` a cut in inference mode, compiled; `source` has what comes out at the cut."""
+
+    def __init__(self, above: Any, source: FeatureSource) -> None:
+        self._forward = tf.function(lambda x: above(x, training=False), autograph=False, reduce_retracing=True)
+        self._source, self._classes = source, above.output.shape[-1]
+
+    def logits(self, indices: np.ndarray) -> np.ndarray:
+        """Class scores (n, classes) of unaugmented images."""
+        batches = self._source.batches(indices, None, VALIDATION_BATCH)
+        parts = [self._forward(tf.convert_to_tensor(batch)).numpy() for batch in batches]
+        return np.concatenate(parts) if parts else np.empty((0, self._classes), np.float32)
+
+    def validation_scores(self, labels: np.ndarray, indices: np.ndarray) -> ValidationScores:
+        """The scores of the images `indices`, whose `labels` (of the whole data set) are known.
+
+        Each process computes the logits of a part of them, and all get the scores of all.
+        """
+        group, count = process_group(), len(indices)
+        part = group.slice_of_rank(count, VALIDATION_BATCH)
+        scores = score_logits(self.logits(indices[part]), labels[indices[part]])
+        losses = group.concatenate(scores.losses, part, count)
+        return ValidationScores(losses, group.concatenate(scores.correct.astype(np.float64), part, count))
+
+
+# ------------------------------------------------------------------------------------------------- other values
 
 
 def assign_values(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
@@ -38,7 +76,7 @@ def averaged_weights(optimizer: Any, variables: Sequence[Any], ema: float | None
         yield
 
 
-def restore_model(classifier: Classifier, arrays: Mapping[str, np.ndarray]) -> None:
+def restore_model(classifier: "Classifier", arrays: Mapping[str, np.ndarray]) -> None:
     """Put the model's part of a checkpoint back."""
     variables = list(classifier.model.variables)
     for key, value in arrays.items():
