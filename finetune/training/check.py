@@ -124,7 +124,14 @@ class CheckResult:
                 f"{fraction:.0%} of the images are enlarged {ENLARGED} times or more, to the {size} px of the input"
             )
         if self.dataset and self.similar.pairs:
-            warnings.append(_near_duplicate_warning(self.similar, self.dataset))
+            pairs, dataset = self.similar.pairs, self.dataset
+            across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in pairs)
+            of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in pairs)
+            warnings.append(
+                f"{format_count(len(pairs), 'pair')} of near-duplicate images (by {' and '.join(self.similar.methods)}"
+                f"): {across:,} in two splits, so the test may be too easy; {of_two:,} of two classes, so a label may "
+                "be wrong"
+            )
         if self.dry_run and self.dry_run.memory and self.dry_run.peak_memory > MEMORY_LIMIT * self.dry_run.memory:
             warnings.append(
                 f"one step took {format_bytes(self.dry_run.peak_memory)} of the "
@@ -184,15 +191,6 @@ class CheckResult:
         }
 
 
-def _near_duplicate_warning(similar: SimilarImages, dataset: Dataset) -> str:
-    across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in similar.pairs)
-    of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in similar.pairs)
-    return (
-        f"{format_count(len(similar.pairs), 'pair')} of near-duplicate images (by {' and '.join(similar.methods)}): "
-        f"{across:,} in two splits, so the test may be too easy; {of_two:,} of two classes, so a label may be wrong"
-    )
-
-
 def describe_pair(pair: SimilarPair, dataset: Dataset) -> dict[str, Any]:
     """A pair for JSON: how similar its two images are, and each with its split and class."""
     images = [
@@ -221,8 +219,11 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     with _collect(problems):
         _check_output(config)
     if dataset is None or any(isinstance(problem, WeightsError) for problem in problems):
-        with _collect(problems):
-            _check_phases(config)
+        with _collect(problems):  # no step can be tried, but whether the phases fit the network
+            from finetune.training.dry_run import build_and_plan
+
+            model = config.model.model_copy(update={"weights": "none"})
+            build_and_plan(config.model_copy(update={"model": model}), config.data.classes or ("a", "b"))
     else:
         with _collect(problems), terminal.stage("Trying a step of each phase") as update:
             from finetune.training.dry_run import dry_run
@@ -284,14 +285,6 @@ def _check_output(config: Config) -> None:
 def _existing(folder: Path) -> Path:
     """`folder`, or the nearest folder above it that exists."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-
-
-def _check_phases(config: Config) -> None:
-    """Where no step can be tried: raise ConfigError if the phases do not fit the network."""
-    from finetune.training.dry_run import build_and_plan
-
-    model = config.model.model_copy(update={"weights": "none"})
-    build_and_plan(config.model_copy(update={"model": model}), config.data.classes or ("a", "b"))
 
 
 def _find_similar_images(dataset: Dataset, inspections: Sequence[Inspection], result: "DryRun | None") -> SimilarImages:

@@ -186,6 +186,10 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
     trainer.train_batch(inputs, labels)  # compiles
     step = _mean_seconds(lambda: trainer.train_batch(inputs, labels))
     validation = FORWARD * step * len(trainer.validation_indices) / size
+    rates, last = [], max(0, trainer.settings.epochs * trainer.steps_per_epoch - 1)
+    for number in np.linspace(0, last, RATE_POINTS).round().astype(int):
+        trainer.optimizer.iterations.assign(number)
+        rates.append(trainer.learning_rate)
     return PhaseDryRun(
         name=phase.name,
         epochs=phase.settings.epochs,
@@ -195,7 +199,7 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
         parameters=sum(int(np.prod(variable.shape)) for variable in trainer.above.trainable_variables),
         step_seconds=step,
         epoch_seconds=trainer.steps_per_epoch * step + validation,
-        rates=tuple(_learning_rates(trainer)),
+        rates=tuple(rates),
     )
 
 
@@ -206,14 +210,6 @@ def _mean_seconds(work: Callable[[], object]) -> float:
         work()
         times += 1
     return (time.monotonic() - started) / times
-
-
-def _learning_rates(trainer: Trainer) -> Iterator[float]:
-    """The learning rate as the optimizer computes it, from the first step to the last."""
-    last = max(0, trainer.settings.epochs * trainer.steps_per_epoch - 1)
-    for step in np.linspace(0, last, RATE_POINTS).round().astype(int):
-        trainer.optimizer.iterations.assign(step)
-        yield trainer.learning_rate
 
 
 @contextmanager

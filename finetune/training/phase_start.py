@@ -46,19 +46,15 @@ def settle_phase(
             curve = find_learning_rate(phase, make_trainer)
         settled["learning_rate"] = group.broadcast(curve.chosen)
         journal.note_learning_rate(phase.name, curve)
-    phase = _with_settings(phase, settled)
+    phase = replace(phase, settings=phase.settings.model_copy(update=settled))
     if has_budget and "epochs" not in settled:
         with timer("trials"):
             seconds = seconds_per_epoch(phase, make_trainer)
         planned, seconds_left = phase.settings.epochs, journal.seconds_left() or 0.0
         epochs = group.broadcast(max(0, min(planned, int(seconds_left / phases_left / seconds))))
         journal.note_epochs(phase.name, epochs, planned, seconds)
-        phase = _with_settings(phase, {"epochs": epochs})
+        phase = replace(phase, settings=phase.settings.model_copy(update={"epochs": epochs}))
     return phase
-
-
-def _with_settings(phase: Phase, settings: dict[str, Any]) -> Phase:
-    return replace(phase, settings=phase.settings.model_copy(update=settings))
 
 
 def start_head(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
-from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
+from tensorboard.plugins.projector import ProjectorConfig
 
 from finetune.utils import printable, write_bytes, write_text
 
@@ -30,27 +30,25 @@ def add_to_projector(
 ) -> None:
     """Puts an embedding beside those that `folder` has already, or in the place of one of that name.
 
-    `vectors` are (n, d), `columns` texts for each of them, two columns or more, by which the page colours and names
-    points; `images` (n, SIDE, SIDE, 3) uint8 are the same for all embeddings. ResourceError where that cannot be
-    written.
+    `vectors` are (n, d); `columns` are texts for each of them, by which the page colours and names points: two columns
+    or more, for with a single one TensorBoard would take the heads for a point. `images` (n, SIDE, SIDE, 3) uint8 are
+    the same for all embeddings. ResourceError where that cannot be written.
     """
     table, metadata = f"{name}.tsv", f"{name}_metadata.tsv"
-    write_text(folder / table, _table(_main_axes(vectors)))
-    write_text(folder / metadata, _metadata(columns))
+    rows = _main_axes(vectors).tolist()
+    write_text(folder / table, "".join("\t".join(f"{value:.4g}" for value in row) + "\n" for row in rows))
+    lines = [tuple(columns), *zip(*columns.values(), strict=True)]  # a line of heads, then one for each point
+    write_text(folder / metadata, "".join("\t".join(printable(text) for text in line) + "\n" for line in lines))
     write_bytes(folder / "sprite.jpg", _sprite(images))
-    config = ProjectorConfig(embeddings=[other for other in _embeddings(folder) if other.tensor_name != name])
+    try:
+        earlier = text_format.Parse((folder / CONFIG).read_text("utf-8"), ProjectorConfig()).embeddings
+    except (OSError, UnicodeError, text_format.ParseError):  # the first phase, or somebody has changed the file
+        earlier = ()
+    config = ProjectorConfig(embeddings=[embedding for embedding in earlier if embedding.tensor_name != name])
     embedding = config.embeddings.add(tensor_name=name, tensor_path=table, metadata_path=metadata)
     embedding.sprite.image_path = "sprite.jpg"
     embedding.sprite.single_image_dim.extend([SIDE, SIDE])
     write_text(folder / CONFIG, text_format.MessageToString(config))
-
-
-def _embeddings(folder: Path) -> list[EmbeddingInfo]:
-    """Of the phases before; none where there is no file, or somebody has changed it."""
-    try:
-        return list(text_format.Parse((folder / CONFIG).read_text("utf-8"), ProjectorConfig()).embeddings)
-    except (OSError, UnicodeError, text_format.ParseError):
-        return []
 
 
 def _main_axes(vectors: np.ndarray) -> np.ndarray:
@@ -61,16 +59,6 @@ def _main_axes(vectors: np.ndarray) -> np.ndarray:
     strengths, axes = np.linalg.eigh(vectors @ vectors.T)
     turned: np.ndarray = axes[:, -AXES:] * np.sqrt(np.maximum(strengths[-AXES:], 0))
     return turned[:, ::-1]
-
-
-def _table(vectors: np.ndarray) -> str:
-    return "".join("\t".join(f"{value:.4g}" for value in row) + "\n" for row in vectors.tolist())
-
-
-def _metadata(columns: Mapping[str, Sequence[str]]) -> str:
-    """A line of heads, then one a point. With a single column TensorBoard would take the heads for a point."""
-    lines = [tuple(columns), *zip(*columns.values(), strict=True)]
-    return "".join("\t".join(printable(text) for text in line) + "\n" for line in lines)
 
 
 def _sprite(images: np.ndarray) -> bytes:

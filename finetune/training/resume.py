@@ -83,12 +83,20 @@ def _is_override(word: str) -> bool:
 def _newest_run(config: Config | None) -> Run | None:
     """The newest unfinished run, else the newest: of one config by number, of all in ./runs by time."""
     output, name = (config.output, re.escape(config.name)) if config else (OUTPUT, ".+")
-    numbered: list[tuple[float, Path]] = []
+    folders: list[tuple[float, Path]] = []  # with the number or the time of the last change
     for folder in output.iterdir() if output.is_dir() else ():
         if match := re.fullmatch(rf"{name}-(\d+)", folder.name):
-            numbered.append((int(match[1]) if config else _last_change(folder), folder))
-    newest_first = sorted(numbered, reverse=True)
-    runs = [run for run in (_readable_run(folder) for _, folder in newest_first) if run]
+            newness = float(match[1]) if config else 0.0
+            if not config:
+                with suppress(OSError):
+                    newness = (folder / "state.json").stat().st_mtime
+            folders.append((newness, folder))
+    runs = []
+    for _, folder in sorted(folders, reverse=True):
+        with suppress(FinetuneError):  # one that cannot be read
+            run = open_run(folder)
+            if run.config_yaml.exists():
+                runs.append(run)
     if not runs and not config:
         raise UsageError(
             f"There is no run in {output.absolute()} to resume.",
@@ -98,20 +106,6 @@ def _newest_run(config: Config | None) -> Run | None:
         if run.status != "done":
             return run
     return runs[0] if runs else None
-
-
-def _last_change(folder: Path) -> float:
-    with suppress(OSError):
-        return (folder / "state.json").stat().st_mtime
-    return 0.0
-
-
-def _readable_run(folder: Path) -> Run | None:
-    """The run in `folder` if it has begun and can be read."""
-    with suppress(FinetuneError):
-        run = open_run(folder)
-        return run if run.config_yaml.exists() else None
-    return None
 
 
 def _original_config(run: Run) -> Config:
@@ -142,9 +136,10 @@ def _refuse_differences(run: Run, original: Config, requested: Config, *, search
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
-        differences = "".join(
-            f"\n  {key}: {_text(before.get(key))} in the run, {_text(now.get(key))} now" for key in refused
-        )
+        differences = ""
+        for key in refused:
+            old, new = ("not set" if value is None else value for value in (before.get(key), now.get(key)))
+            differences += f"\n  {key}: {old} in the run, {new} now"
         raise UsageError(
             f"{run.path} was begun with another config, and can only continue as it began:{differences}",
             hint="Leave these as they were, or start a new run with `finetune train` without --resume.",
@@ -164,7 +159,3 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, entry in value.items():
         yield from flatten(entry, f"{key}.{name}" if key else name)
-
-
-def _text(value: Any) -> str:
-    return "not set" if value is None else str(value)

@@ -68,10 +68,6 @@ class Stopwatch:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
 
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
-
 
 class RunJournal(Journal):
     """Checkpoints, history and decisions of a training in the folder of its run.
@@ -157,4 +153,4 @@ class RunJournal(Journal):
     def seconds_left(self) -> float | None:
         if not self.config.time_budget:
             return None
-        return self.config.time_budget * (1 - RESERVE) - self.watch.total - FINAL_SECONDS
+        return self.config.time_budget * (1 - RESERVE) - sum(self.watch.seconds.values()) - FINAL_SECONDS

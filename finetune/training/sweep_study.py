@@ -51,7 +51,15 @@ def open_study(
         )
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", identity)
-        _refuse_other_sweep(folder, study.user_attrs["sweep"], identity)
+        before, now = dict(flatten(study.user_attrs["sweep"])), dict(flatten(identity))
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if changed:
+            lines = [f"\n  {key.removeprefix('config.')}: {before.get(key)}, now {now.get(key)}" for key in changed]
+            raise UsageError(
+                f"{display_path(folder)} holds another sweep, and its trials could not be compared with new ones:"
+                f"{''.join(lines)}",
+                hint="Give the same command as before, or another folder with --output.",
+            )
         for params in first_trials:
             study.enqueue_trial(params, skip_if_exists=True)
     return study
@@ -95,18 +103,6 @@ def _storage(folder: Path, url: str | None) -> "optuna.storages.RDBStorage":
             "--storage: not the URL of a database.",
             hint="For example postgresql://user:password@host/database; without it a file in the sweep's folder.",
         ) from error
-
-
-def _refuse_other_sweep(folder: Path, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
-    before, now = dict(flatten(stored)), dict(flatten(requested))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        lines = [f"\n  {key.removeprefix('config.')}: {before.get(key)}, now {now.get(key)}" for key in changed]
-        raise UsageError(
-            f"{display_path(folder)} holds another sweep, and its trials could not be compared with new ones:"
-            f"{''.join(lines)}",
-            hint="Give the same command as before, or another folder with --output.",
-        )
 
 
 def retry_trial(study: "optuna.Study", number: int) -> None:
