@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from finetune.backbones import (
     SCALINGS,
@@ -24,7 +25,7 @@ from finetune.backbones import (
 from finetune.config import ModelConfig
 from finetune.models.classifier import Classifier
 from finetune.models.spec import ClassifierSpec
-from finetune.utils import WeightsError, dtype_policy, keras
+from finetune.utils import ConfigError, WeightsError, dtype_policy, keras
 
 SHARPNESS = 16.0  # of a cosine head: logits lie in -16..16
 
@@ -35,20 +36,26 @@ def build_classifier(
     """A backbone with its ImageNet weights, frozen, and a new head for `classes`, of which an image has one or, with
     `multi_label`, any number.
 
-    Raises WeightsError when the weights cannot be had, ConfigError when the size does not fit the backbone.
+    Raises WeightsError when the weights cannot be had, ConfigError when the size does not fit the backbone, or for what
+    could be trained and not be loaded again (see `ClassifierSpec`).
     """
     row = find_backbone(config.backbone)
-    spec = ClassifierSpec(
-        backbone=row.name,
-        image_size=config.image_size or row.size,
-        resize=config.resize,
-        pooling=config.pooling,
-        dropout=config.dropout,
-        hidden=config.hidden,
-        cosine=config.cosine,
-        multi_label=multi_label,
-        classes=tuple(classes),
-    )
+    try:
+        spec = ClassifierSpec(
+            backbone=row.name,
+            image_size=config.image_size or row.size,
+            resize=config.resize,
+            pooling=config.pooling,
+            dropout=config.dropout,
+            hidden=config.hidden,
+            cosine=config.cosine,
+            multi_label=multi_label,
+            classes=tuple(classes),
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"a classifier cannot be saved with this {where}: {problem['msg']}.") from None
     source = resolve_weights(row, config.weights, top=False)
     keras.utils.set_random_seed(seed)  # the head's first values, and a backbone without weights
     classifier = build_network(spec, name=row.name, seed=seed)

@@ -261,3 +261,17 @@ def test_missing_weights_say_how_to_bring_them(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="fetch resnet50"):
         load_classifier("resnet50")
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "where"),
+    [
+        ({"hidden": (8,) * 9}, CLASSES, "hidden"),
+        ({"image_size": 4096}, CLASSES, "image_size"),
+        ({}, ("cat", "do\ng"), "classes.1"),
+        ({}, ("cat", "d" * 1001), "classes.1"),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_refused_before_training(model, classes, where):
+    with pytest.raises(ConfigError, match=rf"cannot be saved with this {where}"):
+        build_classifier(TINY.model_copy(update=model), classes)
