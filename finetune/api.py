@@ -57,7 +57,7 @@ def evaluate(source: str | Path, data: str | Path | None = None, *, split: str =
 
 
 def compare(runs: Sequence[str | Path]) -> Comparison:
-    """Compare finished runs with the first of them, on the test images that they share.
+    """Compare finished runs with the first of them, on the test images that they have in common.
 
     Example:
         for sentence in finetune.compare(["runs/flowers-1", "runs/flowers-2"]).sentences():

@@ -5,7 +5,7 @@
     blocks_of("resnet50")                       the facts about them, without building the network (`blocks.csv`)
 
 A *cut point* is a tensor through which all data flows: every path from the image to the output passes through it.
-Models made on both sides of a cut share their layers with the whole and compose to it exactly:
+Models made on both sides of a cut consist of layers of the whole and compose to it exactly:
 
     below = keras.Model(model.input, block.input)       constant while it is frozen
     above = keras.Model(block.input, model.output)      what a phase trains

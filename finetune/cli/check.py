@@ -20,7 +20,7 @@ DRAWN_SIDE = 128  # shorter side of a drawn image in pixels; it may be up to twi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "example: finetune check flowers head.epochs=5. Exit code: 0 if no problem was found, else that of the first "
+        "example: finetune check flowers head.epochs=5. Exit code: 0 if there is no problem, else that of the first "
         "problem: 2 config, or a step that diverges; 3 data; 4 weights; 5 disk or memory."
     )
     add_config(parser)

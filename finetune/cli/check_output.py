@@ -30,13 +30,13 @@ def print_check(result: CheckResult, source: str) -> None:
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if not result.problems:
-        console.print(f"\nNo problem found. Train it: finetune train {escape(printable(source))}")
+        console.print(f"\nNo problems. Train it: finetune train {escape(printable(source))}")
     elif len(result.problems) > 1:
         console.print(f"\n{len(result.problems)} problems, listed below.")
 
 
 def _sections(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
-    """(title, lines) of what was found."""
+    """(title, lines) of what the check noticed."""
     if result.dataset:
         yield "data", list(_data_lines(result, result.dataset))
         yield "images", list(_image_lines(result, result.dataset))

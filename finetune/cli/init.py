@@ -65,7 +65,7 @@ def write_config(folder: Path, target: Path | None = None) -> Path:
 
 
 def _header(folder: Path, target: Path | None, listing: Listing) -> list[str]:
-    """What was found, as a comment, and what is worth a second look."""
+    """What the folder holds, as a comment, and what is worth a second look."""
     name = printable(folder.resolve().name)
     counts = np.bincount(listing.labels, minlength=len(listing.classes))
     lines = [f"{name}: {len(listing.names):,} images in {len(counts):,} classes."]

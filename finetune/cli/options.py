@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values: each stands here once.
+"""Options of several commands, and the types of their values: each stands here once.
 
 def add_arguments(parser):
     add_config(parser)

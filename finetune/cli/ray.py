@@ -5,7 +5,7 @@
 
 Ray Data hands out the paths in blocks, in order. Each worker has the classifier and reads the images itself, with the
 reader that is used everywhere here: Ray's own decodes and resizes differently, and so the predictions would differ.
-The block of a worker that dies is done by another one. If no cluster is found, one starts on this machine and ends
+The block of a worker that dies is done by another one. If there is no cluster, one starts on this machine and ends
 with us.
 """
 
@@ -28,7 +28,7 @@ class Worker:
     """One process of the pool; Ray creates it, and calls it with block after block."""
 
     def __init__(self, request: PredictionRequest, cores: int | None) -> None:
-        if cores:  # TensorFlow would use all cores of the machine, which the other workers share
+        if cores:  # TensorFlow would use all cores of the machine, which the other workers need too
             tf.config.threading.set_intra_op_parallelism_threads(cores)
         self.request = request
         self.classifiers = load_classifiers(request.model, imagenet=request.imagenet)

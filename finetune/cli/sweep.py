@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example: finetune sweep flowers --set head.optimizer=adam,sgd. The same command resumes an interrupted "
         "sweep; started a second time beside a running one, it helps that one."
     )
-    add_config(parser, overrides="values that all trials share")
+    add_config(parser, overrides="values for all trials")
     text = "what to vary: 1e-4..1e-2 is a range, adam,sgd a list; may be given several times"
     parser.add_argument("--set", dest="varied", action="append", default=[], metavar="KEY=VALUES", help=text)
     text = "number of trials, over all processes and restarts (default: %(default)s)"

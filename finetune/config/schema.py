@@ -203,7 +203,7 @@ class PhaseConfig(Section):
 
     epochs: Whole = option(20, "passes over the training images", ge=0)
     batch_size: Whole = option(32, "images per step", ge=1, le=65536)
-    learning_rate: Rate = option(1e-3, "step length of the optimizer; auto: found by a test before the phase")
+    learning_rate: Rate = option(1e-3, "step length of the optimizer; auto: chosen by a test before the phase")
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "rule that turns gradients into steps")
     schedule: Literal["cosine", "one_cycle", "step", "plateau", "constant"] = option(
         "cosine", "how the learning rate falls: to 0, up and down, by steps, when progress ends, or not"
@@ -231,7 +231,7 @@ class FineTuneConfig(PhaseConfig):
 
     unfreeze: Unfreeze = option(3, "the last `3 blocks`, a fraction of the blocks (0.3), from a layer on, or all")
     epochs: Whole = option(10, "passes over the training images", ge=0)
-    learning_rate: Rate = option(1e-4, "step length of the optimizer; auto: found by a test before the phase")
+    learning_rate: Rate = option(1e-4, "step length of the optimizer; auto: chosen by a test before the phase")
     layer_decay: Number = option(1, "the steps of a block are this times those of the block after it", gt=0, le=1)
 
 

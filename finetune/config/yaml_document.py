@@ -78,7 +78,7 @@ class YamlDocument:
         if not isinstance(node, yaml.MappingNode):
             kind = "a list" if isinstance(node, yaml.SequenceNode) else "one word" if node else "nothing"
             raise ConfigError(
-                f"{path}: expected a mapping (lines of `key: value`), found {kind}",
+                f"{path}: expected a mapping (lines of `key: value`), got {kind}",
                 hint="`finetune init FOLDER` writes a config for your images.",
             )
         document.data = document._build(node, (), document.places[()])

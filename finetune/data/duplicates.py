@@ -44,7 +44,7 @@ def fingerprint_vectors(fingerprints: Sequence[str]) -> Floats:
 def feature_vectors(features: npt.ArrayLike) -> Floats:
     """Vectors (n, channels) of pooled features less their mean: the product of two is the cosine of their angle.
 
-    With the mean, which all images share, flowers of one kind would be as near to each other as copies are.
+    With the mean, which all images have in common, flowers of one kind would be as near to each other as copies are.
     """
     rows = np.asarray(features, np.float32)
     rows = rows - rows.mean(axis=0)

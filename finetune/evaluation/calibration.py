@@ -50,7 +50,7 @@ def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> tuple[RiskCo
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")
     confidence, precision = confidence[order], np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones share one threshold
+    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones have one threshold
     last = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), MAX_POINTS)).astype(int))]
     coverage = (last + 1) / len(order)
     columns = zip(confidence[last].tolist(), precision[last].tolist(), coverage.tolist(), strict=True)

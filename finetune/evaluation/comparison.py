@@ -81,7 +81,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`tests[i]` compares run i with run 0 (None for run 0, and where they share no test image)."""
+    """`tests[i]` compares run i with run 0 (None for run 0, and where they have no test image in common)."""
 
     runs: Sequence[RunSummary]
     tests: Sequence[PairedTest | None]
@@ -203,4 +203,4 @@ def _reason_without_test(first: RunSummary, second: RunSummary) -> str:
     unknown = " and ".join(run.name for run in (first, second) if not run.correct)
     if unknown:
         return f"{unknown} has no predictions.csv, which earlier versions did not write"
-    return "they share no test image"
+    return "they have no test image in common"

@@ -165,7 +165,7 @@ def average_precision(scores: Floats, truth: Bools, weights: Floats) -> Floats:
     """Average precision (draws,) of scores (N,) for images that count `weights` (draws, N) times each.
 
     The mean precision at every image that has the label, as `sklearn.metrics.average_precision_score` has it for one
-    draw; equal scores share one threshold. NaN in a draw without the label.
+    draw; equal scores have one threshold. NaN in a draw without the label.
     """
     order = np.argsort(-scores, kind="stable")
     scores, truth, weights = scores[order], truth[order], weights[:, order]

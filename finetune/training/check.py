@@ -66,7 +66,7 @@ class SimilarImages:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found. `dataset`, `weights` and `dry_run` are None where a problem prevented them."""
+    """The result of a check. `dataset`, `weights` and `dry_run` are None where a problem prevented them."""
 
     config: Config
     dataset: Dataset | None
@@ -204,7 +204,7 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     """Check everything that a training of `config` needs, and run one step of every phase.
 
     Problems are collected, not raised. With `compute_features` the features are computed and cached as the training
-    would do, which then finds them. Near-duplicates are found by fingerprints and, where features are cached, by
+    would do, which then finds them. Near-duplicates are recognised by fingerprints and, where features are cached, by
     these too.
     """
     terminal = terminal or Terminal(quiet=True)

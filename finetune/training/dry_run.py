@@ -176,7 +176,7 @@ def _measure_features(
 
 
 def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: Dataset, config: Config) -> PhaseDryRun:
-    if phase.settings.learning_rate == "auto":  # it is found before the phase begins; any rate will do for timing
+    if phase.settings.learning_rate == "auto":  # it is chosen before the phase begins; any rate will do for timing
         phase = replace(phase, settings=phase.settings.model_copy(update={"learning_rate": 1e-3}))
     source = CachedFeatures((rows,), np.arange(len(rows)))
     trainer = Trainer(phase, classifier, source, dataset, config=config)

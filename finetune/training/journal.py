@@ -58,7 +58,7 @@ class Journal:
     def finish_phase(self, trainer: "Trainer", result: PhaseResult) -> None: ...
 
     def settled(self, phase: str) -> dict[str, Any]:
-        """The settings of `phase` that were found by trial steps before an interruption."""
+        """The settings of `phase` that trial steps chose before an interruption."""
         return {}
 
     def note_learning_rate(self, phase: str, curve: "LearningRateCurve") -> None: ...

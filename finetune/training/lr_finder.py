@@ -1,6 +1,6 @@
 """What a few trial steps tell before a phase begins: a good learning rate, and how long an epoch takes.
 
-`learning_rate: auto` is found by a short test (Smith 2017, Cyclical Learning Rates, section 3.3): the rate grows from
+`learning_rate: auto` is chosen by a short test (Smith 2017, Cyclical Learning Rates, section 3.3): the rate grows from
 step to step while the loss is watched; where the loss is lowest it is still falling at a tenth of that rate, which is
 taken (the rule of fastai's `lr_find`). The weights are put back after every trial.
 """

@@ -44,7 +44,7 @@ def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
 def learning_rate_schedule(settings: PhaseConfig, total_steps: int) -> Any:
     """The learning rate: a number, or a Keras schedule over `total_steps` steps. `plateau` lowers it between epochs."""
     if settings.learning_rate == "auto":
-        raise ValueError("learning_rate: auto must be found before training (see `lr_finder`)")
+        raise ValueError("learning_rate: auto must be chosen before training (see `lr_finder`)")
     peak, warm = float(settings.learning_rate), round(settings.warmup * total_steps)
     match settings.schedule:
         case "cosine":  # Loshchilov & Hutter 2017, one cycle without restarts

@@ -36,7 +36,7 @@ def settle_phase(
     """`phase` with what only trial steps can tell: the rate for `learning_rate: auto`, the epochs that the time allows.
 
     What `journal` has settled before is taken from there, so that a resumed run continues with the same. `phases_left`
-    phases, this one among them, share the time.
+    phases, this one among them, divide the time.
     """
     group = process_group()
     settled = group.broadcast(journal.settled(phase.name))

@@ -130,7 +130,7 @@ def _finished_error(run: Run, config: Config) -> UsageError:
 def _refuse_differences(run: Run, original: Config, requested: Config, *, searched: bool) -> None:
     """UsageError for differences that would be ignored; what may change is written into the run's config.yaml.
 
-    Where the run was `searched`, `output` only said where.
+    Where the run was `searched`, `output` only named the folder.
     """
     before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (original, requested))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]

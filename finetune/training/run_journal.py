@@ -125,7 +125,7 @@ class RunJournal(Journal):
             self.run.figures.mkdir(exist_ok=True)
             figure = draw_lr_curve(curve.rates, curve.losses, curve.chosen)
             write_bytes(self.run.figures / f"learning_rate_{phase}.png", figure)
-        self.terminal.say(f"{phase}: learning rate {curve.chosen:g}, found by trial")
+        self.terminal.say(f"{phase}: learning rate {curve.chosen:g}, chosen by trial steps")
         self._settle(phase, learning_rate=curve.chosen)
 
     def note_epochs(self, phase: str, epochs: int, planned: int, seconds_per_epoch: float) -> None:

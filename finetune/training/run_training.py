@@ -3,7 +3,7 @@
     code = run_training("configs/flowers.yaml", ["head.epochs=5"])
     code = run_training(resume="runs/flowers-1")
 
-Several processes are either started here (`nproc`) or found in the environment, where a scheduler has put the place
+Several processes are either started here (`nproc`) or named by the environment, where a scheduler has put the place
 of this one (`distributed.cluster`). TensorFlow is not loaded before it is known that there is something to train.
 """
 

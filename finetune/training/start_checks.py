@@ -81,7 +81,7 @@ def assert_same_start(
     group.assert_same_on_all_ranks(
         {"weights": weights, "checkpoint": checkpoint.name if checkpoint else "none"},
         WeightsError,
-        hint="All must read the same weight file, and the run folder must be on storage that all share.",
+        hint="All must read the same weight file, and the run folder must be on storage that all can reach.",
     )
 
 
@@ -105,7 +105,7 @@ def refuse_if_not_exact(group: ProcessGroup, layers: Sequence[Any], batch_size: 
     ]
     if training_norms and group.num_replicas > group.world_size:
         raise ConfigError(
-            f"model.batch_norm=train cannot be used on {where}: the devices of a process share its statistics.",
+            f"model.batch_norm=train cannot be used on {where}: the devices of a process use the same statistics.",
             hint="Use batch_norm=frozen or recalibrate, or one process per device: --nproc.",
         )
     if training_norms and 0 < images % batch_size < group.num_replicas:

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 OUTPUT = Path("sweeps")
 HOW_TO_RESUME = "The finished trials are kept. Resume with the same command."
 FAILED_SCORE = 0.0  # what the sampler is told about a trial that failed
-SEED_STEP = 7919  # between the seeds of two trials; a prime, so that sweeps with other seeds do not share them
+SEED_STEP = 7919  # between the seeds of two trials; a prime, so that sweeps with other seeds have other ones
 SettingsToConfig = Callable[[Mapping[str, str]], Config]
 
 

@@ -1,4 +1,4 @@
-"""The trials of a sweep in a database, which several processes share: an Optuna study and all that can happen to it.
+"""The trials of a sweep in a database, which several processes use: an Optuna study and all that can happen to it.
 
     with quiet_optuna(), explain_database_errors(url):
         study = open_study(folder, url, identity, first_trials)

@@ -45,7 +45,7 @@ def initialize() -> None:
     """
     if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
         raise UsageError(
-            f"finetune needs Keras on TensorFlow, found KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
+            f"finetune needs Keras on TensorFlow, got KERAS_BACKEND={os.environ['KERAS_BACKEND']}.",
             hint="unset KERAS_BACKEND",
         )
     # TensorFlow's allocator for GPUs, used for main memory too, keeps memory for later tensors. The default gives every
@@ -65,10 +65,10 @@ def initialize() -> None:
         with contextlib.suppress(RuntimeError):  # already started by the program that imported us
             tensorflow.config.experimental.set_memory_growth(gpu, True)
     if backend.backend.backend() != "tensorflow":  # imported before us, and set up otherwise
-        raise UsageError(f"finetune needs Keras on TensorFlow, found Keras on {backend.backend.backend()}.")
+        raise UsageError(f"finetune needs Keras on TensorFlow, got Keras on {backend.backend.backend()}.")
     if int(backend.__version__.partition(".")[0]) < 3:  # TensorFlow's own Keras 2, or an old package
         raise ResourceError(
-            f"finetune needs Keras 3, found {backend.__version__}.", hint="pip install --upgrade finetune keras"
+            f"finetune needs Keras 3, got {backend.__version__}.", hint="pip install --upgrade finetune keras"
         )
 
 

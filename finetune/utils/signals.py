@@ -55,7 +55,7 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """Catch the signals until the end of the block, then restore the old handlers.
 
-    Nested blocks share one Stop, so that a signal stops everything. Signals that the parent process ignores (nohup)
+    Nested blocks use one Stop, so that a signal stops everything. Signals that the parent process ignores (nohup)
     stay ignored. Outside the main thread Python allows no handlers: nothing is caught. A signal that the block did
     not act on is raised as Stopped at its end, never lost.
     """

@@ -151,7 +151,7 @@ def test_only_common_images_count():
     first, second = summary("A", [1, 1, 0, 0]), summary("B", [1, 1])
     assert compare_summaries([first, second]).tests[1].n == 2
     elsewhere = RunSummary("E", "done", {"test": {"n": 1}}, [], {}, {("other", "cat"): True})
-    assert compare_summaries([first, elsewhere]).sentences()[0].endswith("they share no test image.")
+    assert compare_summaries([first, elsewhere]).sentences()[0].endswith("they have no test image in common.")
 
 
 def test_more_comparisons_make_none_more_significant():

@@ -69,7 +69,7 @@ def test_another_backend_of_keras_is_one_line(place: Path, backend: str) -> None
     done = finetune("predict", "pictures", folder=place, env={**os.environ, "KERAS_BACKEND": backend})
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: finetune needs Keras on TensorFlow, found KERAS_BACKEND={backend}.\n  unset KERAS_BACKEND\n"
+        f"error: finetune needs Keras on TensorFlow, got KERAS_BACKEND={backend}.\n  unset KERAS_BACKEND\n"
     )
 
 

@@ -407,7 +407,7 @@ def told(images, output, **changes):
 
 @pytest.fixture(scope="module")
 def found_out(images, cache, tmp_path_factory):
-    """A run that starts from the regression, with a rate found by trial and a time budget that nothing fits into."""
+    """A run that starts from the regression, with a rate chosen by trial steps and no time to train."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", cache)
         head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
@@ -426,7 +426,7 @@ def test_the_head_starts_as_a_regression(found_out):
 def test_a_rate_is_found_by_trial_and_drawn(found_out):
     settled = read_run_facts(found_out.run)["settled"]
     assert 1e-7 < settled["head"]["learning_rate"] < 1
-    assert f"head: learning rate {settled['head']['learning_rate']:g}, found by trial" in found_out.said
+    assert f"head: learning rate {settled['head']['learning_rate']:g}, chosen by trial steps" in found_out.said
     assert (found_out.run.figures / "learning_rate_head.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -42,7 +42,7 @@ def test_tensorflow_is_imported_at_its_first_use() -> None:
 
 def test_another_backend_is_refused() -> None:
     done = run("from finetune.utils import keras; keras.Model", KERAS_BACKEND="jax")
-    assert "UsageError: finetune needs Keras on TensorFlow, found KERAS_BACKEND=jax" in done.stderr
+    assert "UsageError: finetune needs Keras on TensorFlow, got KERAS_BACKEND=jax" in done.stderr
 
 
 @pytest.mark.parametrize(

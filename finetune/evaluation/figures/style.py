@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, text as it is, and a figure as bytes.
+"""What all figures have in common: colours, axes, text as it is, and a figure as bytes.
 
 Only `matplotlib.figure.Figure` is used: no pyplot, no window, no global state; it works without a display.
 Blue is correct, orange is wrong: two colours that every kind of colour vision tells apart (Okabe & Ito 2008).

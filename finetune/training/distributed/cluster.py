@@ -61,11 +61,13 @@ def _read_tf_config(environment: Mapping[str, str]) -> ProcessPlace | None:
         return None
     jobs, task = content["cluster"], content["task"]
     if unknown := set(jobs) - {"chief", "worker", "master", "evaluator"}:
-        raise ValueError(f"has {', '.join(sorted(unknown))}; only chief and workers can train together here")
+        raise ValueError(
+            f"has {', '.join(sorted(unknown))}; only the tasks 'chief' and 'worker' can train together here"
+        )
     first_job = "chief" if "chief" in jobs else "master"
     first_addresses = jobs.get(first_job, ())
     if task["type"] not in (first_job, "worker"):
-        raise ValueError(f"task type {task['type']!r} has no work here; only chief and workers")
+        raise ValueError(f"task type {task['type']!r} has no work here; only 'chief' and 'worker'")
     rank = int(task["index"])
     if task["type"] == "worker":
         rank += len(first_addresses)

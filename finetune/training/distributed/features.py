@@ -73,7 +73,7 @@ def prepare_shared_features(
             if time.monotonic() > deadline:
                 raise ResourceError(
                     f"{features_folder()} does not show the features that the other processes have kept.",
-                    hint="FINETUNE_CACHE must name a folder that all machines share.",
+                    hint="FINETUNE_CACHE must name a folder that all machines can reach.",
                 )
             time.sleep(0.5)
         return open_features(plan)

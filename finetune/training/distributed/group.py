@@ -326,7 +326,7 @@ def join_group(place: ProcessPlace, device: str) -> Iterator[ProcessGroup]:
     try:
         yield _current
         _current.all_leave = True
-    except TrainingDiverged:  # found in sums, which all have
+    except TrainingDiverged:  # noticed in sums, which all have
         _current.all_leave = True
         raise
     finally:

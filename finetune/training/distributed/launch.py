@@ -121,7 +121,7 @@ def _wait(workers: Sequence[Worker]) -> Worker | None:
 def _explain(failed: Worker, workers: Sequence[Worker]) -> int:
     """The exit code of all; ResourceError where rank 0 could not say what was wrong."""
     code = failed.process.returncode
-    reported = workers[0].process.returncode > 0  # rank 0 has said what was wrong
+    reported = workers[0].process.returncode > 0  # rank 0 has reported what was wrong
     if code > 0 and reported:
         return code
     if code < 0:
