@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from finetune.backbones import blocks
-from finetune.utils.device import keras
-from finetune.utils.errors import ConfigError
+from finetune.utils import ConfigError, keras
 
 
 def residual_network():

@@ -17,7 +17,7 @@ from file_server import CONTENT, Answer, Server, cut, login_page, stall, status
 
 from finetune.backbones import download
 from finetune.backbones.download import download_file
-from finetune.utils.errors import ResourceError, WeightsError
+from finetune.utils import ResourceError, WeightsError
 
 # requests leaves the sockets of failed attempts to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from finetune.backbones.h5_file import check_h5, layers_of, shape_counts
-from finetune.utils.errors import WeightsError
+from finetune.backbones import check_h5, shape_counts
+from finetune.backbones.h5_file import layers_of
+from finetune.utils import WeightsError
 
 
 def _file(path: Path, write: Callable[[Any], object]) -> Path:

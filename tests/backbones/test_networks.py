@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from tiny_network import Tiny
 
-from finetune.backbones import feature_map_of, registry as catalog, weights
+from finetune.backbones import Weights, feature_map_of, registry as catalog, weights
 from finetune.backbones.networks import alexnet, efficientnet_lite, loading as networks
-from finetune.backbones.weights import Weights
-from finetune.utils.errors import WeightsError
+from finetune.utils import WeightsError
 
 # Keras 3.15 converts variables in a way that NumPy 2.4 does not like
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -13,7 +13,7 @@ import pytest
 
 from finetune.backbones import registry as catalog, weights
 from finetune.backbones.torch_file import LEGACY_MAGIC, read_torch_file
-from finetune.utils.errors import WeightsError
+from finetune.utils import WeightsError
 
 
 class _Global:

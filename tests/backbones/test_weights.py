@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from file_server import Server, status
 
-from finetune.backbones import registry as catalog, weights
-from finetune.backbones.registry import Backbone, WeightFile
-from finetune.utils.errors import WeightsError
+from finetune.backbones import Backbone, WeightFile, registry as catalog, weights
+from finetune.utils import WeightsError
 
 # requests leaves the sockets of failed attempts to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

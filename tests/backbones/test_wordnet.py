@@ -10,7 +10,7 @@ import pytest
 from finetune import models as prediction
 from finetune.backbones import registry as catalog, wordnet
 from finetune.cli import main as cli
-from finetune.utils.errors import UsageError
+from finetune.utils import UsageError
 
 NOUNS = Path("/usr/share/wordnet/data.noun")  # Debian: apt-get install wordnet-base
 CLASSES = catalog.imagenet_classes()

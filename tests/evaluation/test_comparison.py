@@ -9,10 +9,10 @@ from PIL import Image
 
 from finetune import config
 from finetune.cli import main as cli
-from finetune.evaluation import comparison, metrics as evaluation
-from finetune.evaluation.comparison import RunSummary, compare_summaries
+from finetune.evaluation import RunSummary, comparison, metrics as evaluation
+from finetune.evaluation.comparison import compare_summaries
 from finetune.training import experiment
-from finetune.utils.errors import DataError, UsageError
+from finetune.utils import DataError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 

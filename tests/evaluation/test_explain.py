@@ -8,8 +8,7 @@ from finetune import config, data
 from finetune.cli import main as cli
 from finetune.evaluation import explain as explanation
 from finetune.models import build_classifier, load_classifier
-from finetune.utils.device import keras
-from finetune.utils.errors import UsageError
+from finetune.utils import UsageError, keras
 
 # A row of each family. All but a few of the largest of the catalogue were seen to give a map (2026-11-22).
 FAMILIES = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.evaluation.figures.blocks import draw_blocks
-from finetune.evaluation.figures.curves import draw_curves, draw_schedule
-from finetune.evaluation.figures.images import draw_pairs, draw_prediction, draw_sheet, draw_similar_pairs
+from finetune.evaluation import draw_blocks, draw_pairs, draw_prediction, draw_schedule, draw_similar_pairs
+from finetune.evaluation.figures.curves import draw_curves
+from finetune.evaluation.figures.images import draw_sheet
 from finetune.evaluation.figures.scores import draw_calibration, draw_confusion
 from finetune.evaluation.figures.style import BLUE, ORANGE
 from finetune.evaluation.metrics import multiclass_metrics

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from finetune.evaluation.metrics import multiclass_metrics, multiclass_mistakes, paired_test, wilson_interval
-from finetune.utils.errors import DataError
+from finetune.evaluation import wilson_interval
+from finetune.evaluation.metrics import multiclass_metrics, multiclass_mistakes, paired_test
+from finetune.utils import DataError
 
 CLASSES = ("a", "b", "c")
 # four images: right, right, wrong (b called a), right

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from finetune.evaluation import calibration, metrics as evaluation, multilabel, report as reporting
-from finetune.evaluation.tasks import score_logits
+from finetune.evaluation import calibration, metrics as evaluation, multilabel, report as reporting, score_logits
 
 
 def some_answers(n=200, classes=4, seed=0):

@@ -10,7 +10,7 @@ import pytest
 
 from finetune.evaluation import metrics as evaluation, report as reporting
 from finetune.evaluation.report import ReportData, render_page
-from finetune.utils.errors import ImageError
+from finetune.utils import ImageError
 
 CLASSES = ("daisy", "<script>alert(1)</script>", "roses")
 LABELS = np.array([0, 0, 1, 1, 2, 2])

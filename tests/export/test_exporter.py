@@ -19,8 +19,7 @@ from finetune.evaluation import evaluate as assessment, metrics as evaluation
 from finetune.export import exporter as export, formats as exporters, model_card as card, parity
 from finetune.models import RiskCoveragePoint
 from finetune.training import experiment
-from finetune.utils import errors
-from finetune.utils.errors import CheckFailed, UsageError, WeightsError
+from finetune.utils import CheckFailed, UsageError, WeightsError, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 ALWAYS = {"README.md", "classes.txt", "export.json"}

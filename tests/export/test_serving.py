@@ -9,7 +9,7 @@ from PIL import Image
 from finetune import data
 from finetune.data import Transform
 from finetune.export import serving
-from finetune.utils.device import tf
+from finetune.utils import tf
 
 CROP = Transform(32, "crop", 0.875, "bicubic")
 

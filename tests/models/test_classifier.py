@@ -17,8 +17,7 @@ from finetune.models import (
 from finetune.models.build import preprocess
 from finetune.models.saving import MEMBERS
 from finetune.training import phases as training
-from finetune.utils.device import keras
-from finetune.utils.errors import ConfigError, DataError, WeightsError
+from finetune.utils import ConfigError, DataError, WeightsError, keras
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 CLASSES = ("cat", "Käsekrainer", "日本犬", 'it\'s "odd", <b>')

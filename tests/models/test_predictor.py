@@ -12,7 +12,7 @@ import pytest
 from finetune import models as prediction
 from finetune.data import MULTICLASS
 from finetune.models import ClassScore, CsvWriter, JsonWriter, Prediction
-from finetune.utils.errors import DataError, UsageError
+from finetune.utils import DataError, UsageError
 
 
 class Fake:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from finetune.models import Classifier, ClassifierSpec, build_network, load_classifier
-from finetune.utils.errors import FinetuneError, WeightsError
+from finetune.utils import FinetuneError, WeightsError
 
 # Keras 3.15.1 saves TensorFlow variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
@@ -318,7 +318,7 @@ def test_spoiled_files(what: str, honest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("safe", [True, False])
 def test_code_in_the_config_is_never_looked_at(honest: Path, tmp_path: Path, safe: bool) -> None:
     """Nor where somebody else in the process has called `keras.config.enable_unsafe_deserialization`."""
-    from finetune.utils.device import keras
+    from finetune.utils import keras
 
     path = pack(tmp_path / "model.keras", lambda_config(members(honest)))
     with keras.src.saving.serialization_lib.SafeModeScope(safe):
@@ -341,7 +341,7 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
 
 def test_a_weight_that_keras_skips_is_noticed(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras might one day pass over a layer that it does not find; then its first values must not stay."""
-    from finetune.utils.device import keras
+    from finetune.utils import keras
 
     monkeypatch.setattr(keras.Model, "load_weights", lambda self, path: None)
     with pytest.raises(WeightsError, match="nothing for"):

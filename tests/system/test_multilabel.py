@@ -17,8 +17,7 @@ from finetune.export import exporter as export, find_format, parity
 from finetune.models import load_classifier
 from finetune.runs import run as runs
 from finetune.training import check as checking, experiment
-from finetune.utils import errors, signals
-from finetune.utils.errors import ConfigError, DataError, Stopped, UsageError
+from finetune.utils import ConfigError, DataError, Stopped, UsageError, errors, signals
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 COLOURS = ("blue", "green", "red")

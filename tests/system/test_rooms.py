@@ -57,6 +57,20 @@ def test_a_room_is_used_by_its_public_names_alone() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_tests_import_public_names_from_the_room_and_only_inner_parts_from_its_files() -> None:
+    """A test reaches into a room for what it tests alone, or replaces; all else comes from the room's public face."""
+    wrong = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for line, module, names in imports(path):
+            if module.count(".") > 1:
+                room = ".".join(module.split(".")[:2])
+                public = sorted({*names} & {*getattr(importlib.import_module(room), "__all__", ())})
+                wrong += [f"{path.relative_to(ROOT)}:{line}: from {room} import {name}" for name in public]
+            if any(name.startswith("_") for name in names):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports a private name from {module}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_public_name_is_used_outside_its_room() -> None:
     """What nobody outside uses is not public, but for types that public functions return and what documents show."""
     used: dict[str, set[str]] = {room: set() for room in ROOMS}

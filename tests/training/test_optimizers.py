@@ -5,7 +5,7 @@ import pytest
 
 from finetune.config import PhaseConfig
 from finetune.training import optimizers
-from finetune.utils.device import keras
+from finetune.utils import keras
 
 
 def rates(total=100, **settings):
