@@ -19,6 +19,7 @@ from .duplicates import (
     MIN_FEATURE_SIMILARITY as MIN_FEATURE_SIMILARITY,
     MIN_FINGERPRINT_SIMILARITY as MIN_FINGERPRINT_SIMILARITY,
     SimilarPair as SimilarPair,
+    distinct_images as distinct_images,
     feature_vectors as feature_vectors,
     find_near_duplicates as find_near_duplicates,
     fingerprint_vectors as fingerprint_vectors,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import DataFacts
+from finetune.data.duplicates import distinct_images
 from finetune.data.inspection import Inspection, typical_size
 from finetune.data.labels import MULTICLASS, MULTILABEL, LabelType, label_type_of
 from finetune.data.scan import scan_images
@@ -35,7 +36,8 @@ class Dataset:
 
     `names` are relative to `root` (absolute), with "/" between; `labels` are (n,) positions in `classes`, or, where an
     image has any number of them, (n, classes) of 0 and 1; `splits` are 0 train, 1 validation, 2 test; `hashes` are
-    the SHA-256 of the files; `skipped` are (name, reason) of files left out.
+    the SHA-256 of the files; `skipped` are (name, reason) of files left out. `fingerprints` say what the images look
+    like (see `inspect_image`); they are empty if the images have not been looked at.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Dataset:
     hashes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,6 +80,13 @@ class Dataset:
         """Positions of the images in "train", "validation" or "test", in the order of `names`."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
+    def distinct(self, split: str) -> Indices:
+        """Positions of the different images of a split: of copies and near-copies with one label, only the first."""
+        indices = self.indices(split)
+        hashes = [self.hashes[index] for index in indices]
+        fingerprints = [self.fingerprints[index] if self.fingerprints else "" for index in indices]
+        return indices[distinct_images(hashes, fingerprints, self.label_type.group_ids(self.labels[indices]))]
+
     def scan(self, indices: Sequence[int] | Indices | None = None) -> Iterator[Inspection]:
         """An `Inspection` of every image, or of those at `indices`, as the files are now."""
         return scan_images(map(self.path, range(len(self)) if indices is None else indices))
@@ -95,6 +105,7 @@ class Dataset:
             labels=self.labels[kept],
             splits=self.splits[kept],
             hashes=tuple(self.hashes[index] for index in kept),
+            fingerprints=tuple(self.fingerprints[index] for index in kept if self.fingerprints),
             skipped=self.skipped + skipped,
             warnings=(*self.warnings, f"{files} left out, such as {printable(name)}: {reason}"),
         )

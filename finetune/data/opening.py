@@ -85,12 +85,14 @@ def open_labelled_dataset(
 def _scan_listing(listing: Listing, config: DataConfig, progress: ProgressCallback | None) -> Dataset:
     """`listing` with the hash of each file and without the bad ones; splits as listed."""
     hashes: list[str] = []
+    fingerprints: list[str] = []
     bad: dict[int, str] = {}
     remarks: Counter[str] = Counter()
     example_of: dict[str, str] = {}
     paths = (os.path.join(listing.root, name) for name in listing.names)
     for index, inspection in enumerate(scan_images(paths)):
         hashes.append(inspection.sha256)
+        fingerprints.append(inspection.fingerprint)
         if inspection.reason is not None:
             bad[index] = inspection.reason
         for remark in inspection.warnings:
@@ -111,6 +113,7 @@ def _scan_listing(listing: Listing, config: DataConfig, progress: ProgressCallba
         labels=listing.labels,
         splits=listing.splits,
         hashes=tuple(hashes),
+        fingerprints=tuple(fingerprints),
         warnings=tuple(warnings),
     )
     return dataset.without(bad)
@@ -149,16 +152,19 @@ def reopen_dataset(
     dataset = read_splits(splits_csv, classes_txt, listing.root, label_type_of(listing.labels))
     dataset = replace(dataset, name=listing.name)
     hashes: list[str] = []
+    fingerprints: list[str] = []
     changed: list[Problem] = []
     lost: dict[int, str] = {}
     for index, inspection in enumerate(dataset.scan()):
         hashes.append(inspection.sha256)
+        fingerprints.append(inspection.fingerprint)
         if inspection.reason is not None:
             lost[index] = inspection.reason
         if index in lost or inspection.sha256 != dataset.hashes[index]:
             changed.append((printable(dataset.names[index]), inspection.reason or "its content has changed"))
         if progress is not None:
             progress(index + 1, len(dataset))
+    dataset = replace(dataset, fingerprints=tuple(fingerprints))
     known = {*dataset.names, *(name for name, _ in dataset.skipped)}
     new = [name for name in listing.names if name not in known]
     warnings = [f"{len(new):,} images are new since the run began and not used: {join_some(new, 3)}"] if new else []

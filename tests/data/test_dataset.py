@@ -1,12 +1,15 @@
 """What a data set writes to splits.csv is read again."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from dataset_tools import Paint, opened, written_and_read
+from dataset_tools import Paint, opened, write, written_and_read
+from PIL import Image
 
 from finetune import data
+from finetune.config import DataConfig
 from finetune.utils import DataError
 
 
@@ -39,3 +42,19 @@ def test_a_damaged_split_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(DataError, match=r"splits\.csv"):
         data.read_splits(tmp_path / "splits.csv", tmp_path / "classes.txt", tmp_path)
+
+
+def test_copies_in_a_split_are_counted_once(tmp_path: Path, paint: Paint) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            for number in range(3):
+                paint(f"p/{split}/{name}/{number}.png")
+    original = tmp_path / "p/test/cat/0.png"
+    shutil.copy(original, original.with_name("copy.png"))
+    Image.open(original).resize((64, 64), Image.Resampling.BICUBIC).save(original.with_name("larger.png"))
+    config = DataConfig(folder=tmp_path / "p")
+    dataset = data.open_dataset(config, seed=0)
+    for known in (dataset, data.reopen_dataset(config, *write(dataset, tmp_path)), dataset.without({19: "broken"})):
+        assert len(known.indices("test")) == 8
+        names = [known.names[index] for index in known.distinct("test")]
+        assert names == [f"test/{label}/{number}.png" for label in ("cat", "dog") for number in range(3)]

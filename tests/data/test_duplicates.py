@@ -6,6 +6,7 @@ from PIL import Image
 
 from finetune.data import (
     MIN_FINGERPRINT_SIMILARITY,
+    distinct_images,
     duplicates,
     feature_vectors,
     find_near_duplicates,
@@ -84,3 +85,26 @@ def test_data_in_which_all_images_are_similar_is_no_flood(monkeypatch):
     rows = np.full((300, 4), 0.5, np.float32)
     pairs, _ = find_near_duplicates(rows, np.arange(300), np.zeros(300, int), min_similarity=0.9)
     assert len(pairs) == 20
+
+
+def test_of_copies_and_near_copies_only_the_first_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "CHUNK", 2)  # copies lie in other chunks too
+    images = [photo(0), photo(1), photo(0).resize((200, 150)), photo(2), photo(1), Image.new("RGB", (50, 50), "white")]
+    looks = [fingerprint(image) for image in images] + [fingerprint(Image.new("RGB", (50, 50), "black"))]
+    hashes = ["a", "b", "c", "d", "b", "e", "f"]
+    assert distinct_images(hashes, looks, np.zeros(7, int)).tolist() == [0, 1, 3, 5, 6]
+    assert distinct_images(hashes, [""] * 7, np.zeros(7, int)).tolist() == [0, 1, 2, 3, 5, 6]
+    assert distinct_images(hashes, looks, np.array([0, 0, 1, 0, 0, 0, 0])).tolist() == [0, 1, 2, 3, 5, 6]
+    monkeypatch.setattr(duplicates, "MAX_MULTIPLICATIONS", 100)
+    assert distinct_images(hashes, looks, np.zeros(7, int)).tolist() == [0, 1, 2, 3, 5, 6]
+
+
+def test_no_two_images_that_are_left_are_near_and_a_slow_change_is_no_single_image():
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2, 128)
+    film = []
+    for frame in range(40):  # each frame differs from the one before in 3 bits more
+        film.append(np.packbits(bits).tobytes().hex())
+        bits[3 * frame : 3 * frame + 3] ^= 1
+    left = distinct_images([str(frame) for frame in range(40)], film, np.zeros(40, int))
+    assert left.tolist() == list(range(0, 40, 3))
