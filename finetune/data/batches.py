@@ -9,17 +9,47 @@ is no shuffle buffer: the order is an array of indices, which also makes an exac
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from finetune.data.images import Transform, read_square
 from finetune.utils import ImageError, available_cores
 
-ReadImage = Callable[[int], np.ndarray]  # index -> (S, S, 3) uint8
 AHEAD = 3  # batches being read while the network works on another
+
+
+class ReadImage(Protocol):
+    """`index -> (S, S, 3) uint8`. Raises ImageError."""
+
+    @property
+    def size(self) -> int:
+        """S, known before an image is read."""
+
+    def __call__(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads the image at `paths[index]` as the network sees it in evaluation."""
+
+    paths: Sequence[str]
+    transform: Transform
+
+    @property
+    def size(self) -> int:
+        return self.transform.size
+
+    def __call__(self, index: int) -> np.ndarray:
+        return read_square(self.paths[index], self.transform)
+
+
+def image_reader(paths: Sequence[str], transform: Transform) -> ReadImage:
+    """A function `index -> (S, S, 3) uint8`: the evaluation transform of the image at `paths[index]`."""
+    return ImageReader(paths, transform)
 
 
 @dataclass(frozen=True)
@@ -29,11 +59,6 @@ class Batch:
     indices: np.ndarray
     images: np.ndarray
     problems: dict[int, str]
-
-
-def image_reader(paths: Sequence[str], transform: Transform) -> ReadImage:
-    """A function `index -> (S, S, 3) uint8`: the evaluation transform of the image at `paths[index]`."""
-    return lambda index: read_square(paths[index], transform)
 
 
 def image_batches(
@@ -66,24 +91,21 @@ def read_ahead(read: ReadImage, chunks: Sequence[np.ndarray], *, workers: int | 
             indices, futures = pending.popleft()
             if position + AHEAD < len(chunks):
                 submit(chunks[position + AHEAD])
-            yield _collect(indices, futures)
+            yield _collect(indices, futures, read.size)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _collect(indices: np.ndarray, futures: Sequence["Future[np.ndarray]"]) -> Batch:
+def _collect(indices: np.ndarray, futures: Sequence["Future[np.ndarray]"], size: int) -> Batch:
     """Wait for the images of a batch; one that could not be read is black and has its reason in `problems`."""
-    images: list[np.ndarray | None] = []
+    images = np.zeros((len(indices), size, size, 3), np.uint8)
     problems: dict[int, str] = {}
-    for index, future in zip(indices, futures, strict=True):
+    for position, (index, future) in enumerate(zip(indices, futures, strict=True)):
         try:
-            images.append(future.result())
+            images[position] = future.result()
         except ImageError as problem:
-            images.append(None)
             problems[int(index)] = problem.message
-    shape = next((image.shape for image in images if image is not None), (1, 1, 3))
-    stacked = np.stack([np.zeros(shape, np.uint8) if image is None else image for image in images])
-    return Batch(indices, stacked, problems)
+    return Batch(indices, images, problems)
 
 
 class WaitMeter:

@@ -204,7 +204,7 @@ class Trainer:
             state.loss_sum = state.seconds = 0.0
             self.keep_if_better(scores)
         if self.settings.schedule == "plateau":
-            lower_learning_rate(self.optimizer, state.waited)
+            lower_learning_rate(self.optimizer, self.settings, state.epoch, state.waited)
         assert_same_weights(self.above.variables, f"{self.phase.name}, epoch {state.epoch}")
         return row
 

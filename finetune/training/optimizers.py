@@ -22,8 +22,9 @@ NO_DECAY = ["bias", "gamma", "beta"]  # weight decay on these only hurts (He et 
 
 def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
     """The optimizer of a phase that will take `total_steps` steps; its learning rate follows `settings.schedule`."""
+    schedule = learning_rate_schedule(settings, total_steps)
     common = {
-        "learning_rate": learning_rate_schedule(settings, total_steps),
+        "learning_rate": schedule,
         "weight_decay": settings.weight_decay or None,
         "global_clipnorm": settings.clip,
         "use_ema": settings.ema is not None,
@@ -38,6 +39,8 @@ def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
         optimizer = keras.optimizers.Adam(**common)
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NO_DECAY)
+    if settings.schedule == "plateau" and isinstance(schedule, WarmUp):
+        optimizer.rate_after_warmup = schedule.after  # the optimizer then counts it among its variables
     return optimizer
 
 
@@ -57,6 +60,8 @@ def learning_rate_schedule(settings: PhaseConfig, total_steps: int) -> Any:
             falling = keras.optimizers.schedules.PiecewiseConstantDecay(
                 [place - warm for place in at], [peak, peak / 10, peak / 100]
             )
+        case "plateau" if warm:  # Keras lets nobody change the rate of an optimizer that has a schedule
+            falling = keras.Variable(peak, trainable=False, name="rate_after_warmup")
         case _:
             falling = peak
     return WarmUp(falling, peak, warm) if warm else falling
@@ -77,10 +82,15 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[m
         return {"after": self.after, "peak": self.peak, "steps": self.steps}
 
 
-def lower_learning_rate(optimizer: Any, waited: int) -> None:
-    """`schedule: plateau`: after every `PLATEAU_PATIENCE` epochs without progress the rate falls to a fifth."""
-    if waited and waited % PLATEAU_PATIENCE == 0:
-        optimizer.learning_rate.assign(optimizer.learning_rate * PLATEAU_FACTOR)
+def lower_learning_rate(optimizer: Any, settings: PhaseConfig, epoch: int, waited: int) -> None:
+    """`schedule: plateau`: after every `PLATEAU_PATIENCE` epochs without progress the rate falls to a fifth.
+
+    `waited` such epochs have passed since the last progress, `epoch` in all. Those of the warm-up do not count.
+    """
+    waited = min(waited, epoch - math.ceil(settings.warmup * settings.epochs))
+    if waited > 0 and waited % PLATEAU_PATIENCE == 0:
+        rate = getattr(optimizer, "rate_after_warmup", optimizer.learning_rate)
+        rate.assign(rate * PLATEAU_FACTOR)
 
 
 # ------------------------------------------------------------------------------------- discriminative learning rates

@@ -17,6 +17,9 @@ def read(index: int) -> np.ndarray:
     return np.full((4, 4, 3), index, np.uint8)
 
 
+read.size = 4
+
+
 def test_batches_keep_the_order_and_name_problems():
     indices = np.array([9, 5, 2, 7, 1, 0, 3])
     found = list(data.image_batches(read, indices, 3, workers=4))
@@ -26,6 +29,12 @@ def test_batches_keep_the_order_and_name_problems():
     assert not found[1].problems
 
 
+def test_a_batch_in_which_nothing_can_be_read_has_the_shape_of_every_other():
+    (batch,) = data.image_batches(read, np.array([5, 5]), 2)
+    assert batch.images.shape == (2, 4, 4, 3)
+    assert batch.problems == {5: "cut short"}
+
+
 def test_batches_read_only_a_little_ahead():
     asked: list[int] = []
 
@@ -33,6 +42,7 @@ def test_batches_read_only_a_little_ahead():
         asked.append(index)
         return np.zeros((2, 2, 3), np.uint8)
 
+    note.size = 2
     stream = data.image_batches(note, np.arange(1000), 10, workers=2)
     next(stream)
     time.sleep(0.2)

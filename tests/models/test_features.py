@@ -75,6 +75,7 @@ def reads(monkeypatch):
             seen.append(paths[index])
             return read(index)
 
+        count.size = read.size
         return count
 
     monkeypatch.setattr(feature_plan, "image_reader", counting)

@@ -30,12 +30,14 @@ EVERYTHING = {
     "ema": 0.9,
     "clip": 1.0,
     "accumulate": 2,
+    "warmup": 0.3,
+    "epochs": 4,
 }
 
 
 @pytest.mark.parametrize(
     ("number", "steps", "extra"),
-    [(0, 7, {}), (1, 1, {}), (1, 7, {"batch_norm": "recalibrate"}), (1, 10, EVERYTHING)],
+    [(0, 7, {}), (1, 1, {}), (1, 7, {"batch_norm": "recalibrate"}), (1, 22, EVERYTHING)],
 )
 def test_a_resumed_phase_ends_as_an_unbroken_one(settings, number, steps, extra):
     settings = {**settings, "imbalance": "oversample", "augment": {"mixup": 0.3, "cutmix": 1}} if extra else settings

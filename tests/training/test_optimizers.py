@@ -49,10 +49,23 @@ def test_very_short_phases_have_rates_too(schedule, total):
 
 
 def test_plateau_starts_at_its_rate_and_is_lowered():
-    made = optimizers.build_optimizer(PhaseConfig(schedule="plateau", learning_rate=0.1), 10)
+    settings = PhaseConfig(schedule="plateau", learning_rate=0.1)
+    made = optimizers.build_optimizer(settings, 10)
     for waited in (0, 1, 2, 3, 4):
-        optimizers.lower_learning_rate(made, waited)
+        optimizers.lower_learning_rate(made, settings, 10 + waited, waited)
     assert float(made.learning_rate) == pytest.approx(0.1 * 0.2 * 0.2)
+
+
+def test_plateau_waits_for_the_end_of_the_warmup():
+    """20 epochs of 5 steps, the rate rises in the first 2; no epoch brings progress."""
+    settings = PhaseConfig(schedule="plateau", learning_rate=0.1, warmup=0.1, epochs=20)
+    made = optimizers.build_optimizer(settings, 100)
+    found = []
+    for epoch in range(1, 7):
+        made.iterations.assign(5 * epoch)
+        optimizers.lower_learning_rate(made, settings, epoch, waited=epoch)
+        found.append(float(made.learning_rate))
+    assert found == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.02, 0.004])
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
