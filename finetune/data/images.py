@@ -48,6 +48,10 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
+class PassingImageError(ImageError):
+    """An image cannot be used now, which says nothing about its content: no permission, no memory, a failing disk."""
+
+
 @dataclass(frozen=True)
 class Transform:
     """How an image of any shape becomes the square a network sees; saved with every classifier.
@@ -124,7 +128,7 @@ def decode_image(data: bytes, near: int | None = None) -> DecodedImage:
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError("not enough memory to decode it") from None
+        raise PassingImageError("not enough memory to decode it") from None
     except Exception as error:  # SyntaxError, struct.error, ValueError, OSError: a damaged file can raise anything
         raise ImageError(f"the file is damaged: {printable(str(error)) or type(error).__name__}") from None
 
@@ -222,12 +226,12 @@ def read_bytes(path: str | Path) -> bytes:
         try:
             return _read_regular(path)
         except FileNotFoundError:
-            raise ImageError("there is no such file") from None
+            raise PassingImageError("there is no such file") from None
         except PermissionError:
-            raise ImageError("no permission to read it: chmod u+r") from None
+            raise PassingImageError("no permission to read it: chmod u+r") from None
         except OSError as error:
             if wait is None or error.errno not in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-                raise ImageError(f"cannot be read: {error.strerror or error}") from None
+                raise PassingImageError(f"cannot be read: {error.strerror or error}") from None
             time.sleep(wait)
     raise AssertionError
 

@@ -8,7 +8,6 @@ import os
 import statistics
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +15,18 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.image_formats import FORMAT_SUFFIXES, FORMATS, identify_format
-from finetune.data.images import decode_image, read_bytes
+from finetune.data.images import PassingImageError, decode_image, read_bytes
 from finetune.utils import ImageError
 
 SAMPLE = 50  # images whose headers `typical_size` reads
 
 
 class Inspection(NamedTuple):
-    """The result of decoding one file. `reason` is why it cannot be used, None if it can."""
+    """The result of decoding one file. `reason` is why it cannot be used, None if it can.
+
+    `state` is the `file_state` that was decoded; empty where the result says nothing about the content of the file,
+    because it could not be read.
+    """
 
     path: str
     reason: str | None
@@ -33,8 +36,7 @@ class Inspection(NamedTuple):
     height: int = 0
     sha256: str = ""
     fingerprint: str = ""
-    size: int = 0
-    mtime_ns: int = 0
+    state: str = ""
 
     @property
     def ok(self) -> bool:
@@ -48,17 +50,16 @@ def inspect_image(path: str | Path) -> Inspection:
     JPEGs are decoded at 1/8 of their size: every coded bit is read, so that damage shows, in half the time.
     """
     name = os.fspath(path)
-    size = mtime_ns = 0
+    state = file_state(name)  # before it is read: what changes it meanwhile must show
     digest = ""
-    with suppress(OSError):  # `read_bytes` gives the reason
-        status = os.stat(name)
-        size, mtime_ns = status.st_size, status.st_mtime_ns
     try:
         data = read_bytes(name)
         digest = hashlib.sha256(data).hexdigest()
         decoded = decode_image(data, near=1)
+    except PassingImageError as problem:
+        return Inspection(name, problem.message, sha256=digest)
     except ImageError as problem:
-        return Inspection(name, problem.message, sha256=digest, size=size, mtime_ns=mtime_ns)
+        return Inspection(name, problem.message, sha256=digest, state=state)
     notes = decoded.warnings
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in FORMAT_SUFFIXES[decoded.format]:
@@ -72,9 +73,21 @@ def inspect_image(path: str | Path) -> Inspection:
         height=decoded.height,
         sha256=digest,
         fingerprint=fingerprint(decoded.rgb),
-        size=size,
-        mtime_ns=mtime_ns,
+        state=state,
     )
+
+
+def file_state(path: str) -> str:
+    """What tells that a file is not the one it was, without a look at its content; "" if it cannot be looked at.
+
+    Size and time of modification would miss a file that was replaced by one of the same size and with the old time
+    (`rsync -t`, `cp -p`); the time of the last change of any kind (ctime) is set by the system alone.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def fingerprint(rgb: Image.Image) -> str:

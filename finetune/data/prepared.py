@@ -31,6 +31,7 @@ from finetune.utils import (
     DataError,
     ImageError,
     ProgressCallback,
+    ResourceError,
     cache_folder,
     did_you_mean,
     explain_os_errors,
@@ -65,16 +66,18 @@ def prepare_digits() -> Path:
 
 def write_prepared(folder: Path, classes: Sequence[str], examples: Iterable[Example]) -> None:
     """Write `folder` with these images in one step, unless another program has written it meanwhile."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
     temporary = temporary_name(folder)
     try:
         with explain_os_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder.parent)
             temporary.mkdir()
             _write_images(temporary, classes, examples)
             (temporary / CLASSES).write_text("".join(f"{name}\n" for name in classes), "utf-8")
             with suppress(OSError):  # another program was faster
                 os.rename(temporary, folder)
+    except ResourceError as error:
+        raise ResourceError(error.message, hint="FINETUNE_CACHE names another folder for what is cached.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

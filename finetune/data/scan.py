@@ -36,8 +36,8 @@ _Group = tuple[list[str], dict[str, Inspection], list[Future[list[Inspection]]]]
 def scan_images(paths: Iterable[str], *, workers: int | None = None, use_cache: bool = True) -> Iterator[Inspection]:
     """An `Inspection` for each of `paths` (absolute), in their order, as they become known.
 
-    Results are kept in the cache folder by path, size and time of change, so a file is decoded again only after a
-    change. A million paths may be passed lazily: no more than a few thousand are held. Raises ResourceError when no
+    Results are kept in the cache folder by path and state of the file, so a file is decoded again only after a change.
+    A million paths may be passed lazily: no more than a few thousand are held. Raises ResourceError when no
     worker can be started.
     """
     workers = workers or min(MAX_WORKERS, available_cores())

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import PIL
 
-from finetune.data.inspection import Inspection
+from finetune.data.inspection import Inspection, file_state
 
-RULES = f"2 / Pillow {PIL.__version__}"  # count up when `images` judges differently: older results are then not used
-TABLE = "inspections_2"  # another name when the columns change
+RULES = f"3 / Pillow {PIL.__version__}"  # count up when `images` judges differently: older results are then not used
+TABLE = "inspections_3"  # another name when the columns change
 
 
 class ScanCache:
-    """Inspections by path, valid while size, time of change and `RULES` are the same.
+    """Inspections by path, valid while the state of the file and `RULES` are the same.
 
     A file that cannot be read or written is never a reason to fail: the cache is then empty, or not kept.
     """
@@ -37,16 +37,12 @@ class ScanCache:
         with suppress(sqlite3.Error):
             for encoded, reason, warnings, *facts, rules in self._database.execute(query, [*path_of]):
                 path = path_of[encoded]
-                try:
-                    status = os.stat(path)
-                except OSError:
-                    continue
-                if rules == RULES and facts[-2:] == [status.st_size, status.st_mtime_ns]:
+                if rules == RULES and facts[-1] == file_state(path):
                     known[path] = Inspection(path, reason, tuple(warnings.splitlines()), *facts)
         return known
 
     def keep(self, inspections: Sequence[Inspection]) -> None:
-        """Add results; those of files that could not even be looked at have no time of change and are not kept."""
+        """Add results about the content of files; what keeps a file from being read (no `state`) may pass."""
         if self._database is None:
             return
         rows = [
@@ -55,7 +51,7 @@ class ScanCache:
             if facts[-1]
         ]
         with suppress(sqlite3.Error), self._database:
-            self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
 
     def close(self) -> None:
         """Close the file."""
@@ -79,7 +75,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = OFF")  # losing results in a power cut does no harm
         database.execute(
             f"CREATE TABLE IF NOT EXISTS {TABLE} (path BLOB PRIMARY KEY, reason, warnings, format, "
-            "width, height, sha256, fingerprint, size, mtime_ns, rules) WITHOUT ROWID"
+            "width, height, sha256, fingerprint, state, rules) WITHOUT ROWID"
         )
     except sqlite3.Error:
         database.close()

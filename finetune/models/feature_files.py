@@ -8,6 +8,7 @@ A file that was computed in parts is `KEY.PART-of-PARTS.npy`, the whole is `KEY.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,18 @@ from finetune.utils import atomic_write, cache_folder, explain_os_errors, requir
 
 
 def features_folder() -> Path:
-    """The folder of all cached features; created if it is missing."""
-    folder = cache_folder() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of all cached features, which may be missing."""
+    return cache_folder() / "features"
+
+
+def features_disk_space() -> int | None:
+    """Free bytes on the disk of the cached features, whose folder is made if missing; None if nothing can be written."""
+    folder = features_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free if os.access(folder, os.W_OK | os.X_OK) else None
+    except OSError:
+        return None
 
 
 class ConcatenatedArrays:

@@ -14,7 +14,6 @@ images. A view is cached at every cut.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,7 @@ import numpy as np
 from finetune.config import AugmentConfig
 from finetune.data import Augmenter, Dataset, ReadImage, image_reader
 from finetune.models.classifier import Classifier
-from finetune.models.feature_files import features_folder, open_features_file
+from finetune.models.feature_files import features_disk_space, features_folder, open_features_file
 from finetune.models.features import FeatureExtractor
 from finetune.utils import ResourceError, dtype_policy, format_bytes, keras, library_versions, sha256_of
 
@@ -197,8 +196,12 @@ def plan_features(request: FeatureRequest, *, policy: str = "auto", numerics: st
         places = []
     elif policy != "auto":
         places = [place for place in places if place == policy]
+    disk_space = features_disk_space()
+    unwritable = ""
+    if disk_space is None and "disk" in places:
+        unwritable = f"; nothing can be written to {features_folder()} (FINETUNE_CACHE names another folder)"
     room = {
-        "disk": int(shutil.disk_usage(features_folder()).free * DISK_FRACTION),
+        "disk": int((disk_space or 0) * DISK_FRACTION),
         "memory": int(available_memory() * MEMORY_FRACTION),
     }
     for place in places:
@@ -206,7 +209,8 @@ def plan_features(request: FeatureRequest, *, policy: str = "auto", numerics: st
             plan = FeaturePlan(request, place, dtype)
             if numerics in (None, dtype) and plan.missing_size <= room[place]:
                 note = "" if dtype == "float32" else " (half precision, to fit)"
-                return FeaturePlan(request, place, dtype, f"Features: {format_bytes(plan.size)} on {place}{note}")
+                message = f"Features: {format_bytes(plan.size)} on {place}{note}{unwritable}"
+                return FeaturePlan(request, place, dtype, message)
 
     needed = format_bytes(FeaturePlan(request, "memory", numerics if numerics == "float16" else "float32").size)
     message = ""
@@ -216,7 +220,7 @@ def plan_features(request: FeatureRequest, *, policy: str = "auto", numerics: st
         most = max(room[place] for place in places)
         message = (
             f"Features need {needed}, more than the {format_bytes(most)} that may be "
-            "used here: every epoch goes through the whole network instead."
+            f"used here: every epoch goes through the whole network instead{unwritable}."
         )
     plan = FeaturePlan(request, "off", "float32", message)
     if numerics not in (None, plan.numerics):

@@ -36,7 +36,51 @@ def test_the_second_time_nothing_is_decoded(images: list[str], monkeypatch: pyte
     again = list(scan_images(images))
     assert again == [inspect_image(path) for path in images]
     assert again[3:] == first[3:]
-    assert (again[0].width, again[1].mtime_ns, again[2].ok) == (5, 1, False)
+    assert (again[0].width, again[1].ok, again[2].ok) == (5, True, False)
+    assert again[1].state != first[1].state
+
+
+def test_a_file_replaced_with_its_size_and_time_kept_is_noticed(images: list[str], tmp_path: Path) -> None:
+    """As `rsync -t` and `cp -p` do it."""
+    path, new = Path(images[0]).with_suffix(".bmp"), tmp_path / "new.bmp"
+    for file, colour in ((path, "red"), (new, "blue")):
+        Image.new("RGB", (20, 20), colour).save(file)
+        os.utime(file, ns=(10**18, 10**18))
+    assert new.stat().st_size == path.stat().st_size
+    (first,) = scan_images([str(path)])
+    new.replace(path)
+    (again,) = scan_images([str(path)])
+    assert again.sha256 != first.sha256
+
+
+TROUBLED = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+import finetune.data.images as images
+def fail(*_):
+    raise {error}
+{what} = fail
+from finetune.data.scan import serve
+serve()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "says"),
+    [
+        ("images.open", "PermissionError", "no permission"),
+        ("images.open", "OSError(5, 'Input/output error')", "Input/output error"),
+        ("images.FORMATS['PNG']", "MemoryError", "not enough memory"),
+    ],
+)
+def test_trouble_that_may_pass_is_not_kept(
+    images: list[str], monkeypatch: pytest.MonkeyPatch, what: str, error: str, says: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.data.scan.WORKER", TROUBLED.format(what=what, error=error))
+        (before,) = scan_images(images[:1])
+    assert says in (before.reason or "")
+    assert [inspection.ok for inspection in scan_images(images[:1])] == [True]
 
 
 def test_other_rules_make_the_cache_stale(images: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

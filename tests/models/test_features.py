@@ -230,6 +230,18 @@ def test_auto_takes_what_there_is_room_for(tiny, dataset, full, monkeypatch, dis
     assert re.search(sentence, said[0])
 
 
+@pytest.mark.parametrize(
+    ("policy", "kind"), [("auto", CachedFeatures), ("memory", CachedFeatures), ("off", LiveFeatures)]
+)
+def test_a_cache_folder_that_cannot_be_written_is_no_error(tiny, dataset, tmp_path, monkeypatch, policy, kind):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
+    said = []
+    (source,) = prepare(tiny, dataset, policy=policy, say=said.append)
+    assert isinstance(source, kind)
+    assert any("FINETUNE_CACHE names another folder" in line for line in said) == (policy == "auto")
+
+
 def test_without_any_room_every_epoch_goes_through_the_network(tiny, dataset, monkeypatch):
     monkeypatch.setattr(feature_plan, "available_memory", lambda: LACK)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(10**12, 10**12, LACK))
