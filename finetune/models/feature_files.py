@@ -24,7 +24,7 @@ def features_folder() -> Path:
 
 
 def features_disk_space() -> int | None:
-    """Free bytes on the disk of the cached features, whose folder is made if missing; None if nothing can be written."""
+    """Free bytes where cached features go, in a folder that is made if missing; None if it cannot be written."""
     folder = features_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

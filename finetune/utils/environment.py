@@ -1,7 +1,12 @@
 """What this process was given: switches in environment variables, processor cores, memory."""
 
+import hashlib
 import os
+import socket
 import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 _YES = ("1", "true", "yes", "on")
 
@@ -31,10 +36,10 @@ def peak_memory_mb() -> int:
     return peak // 2**20 if sys.platform == "darwin" else peak // 2**10  # bytes on macOS, KiB on Linux
 
 
-def is_other_process(pid: int) -> bool:
-    """Whether a process of this machine other than this one has the id `pid` and is alive."""
-    if pid == os.getpid() or os.name == "nt":  # on Windows `os.kill` kills
-        return False
+def is_running(pid: int) -> bool:
+    """Whether a process `pid` is alive in this `process_space`."""
+    if os.name == "nt":  # `os.kill` kills there
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -42,3 +47,15 @@ def is_other_process(pid: int) -> bool:
     except PermissionError:  # alive, and another user's
         return True
     return True
+
+
+@cache
+def process_space() -> str:
+    """8 digits for the place where a process id means one process: this computer since it started, or this container.
+
+    Containers on one computer may have its name, and each has a process 1.
+    """
+    facts = [socket.gethostname()]
+    with suppress(OSError):  # not Linux
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]

@@ -7,8 +7,9 @@ Everything is first written under a temporary name *in the same folder* (a renam
 be a copy, and a copy can be torn), forced to the disk, and then renamed, which is one indivisible step.
 Whatever the operating system refuses becomes a `ResourceError` that names the file, the reason and the hint.
 
-A temporary name is `.tmp-<process id>-<random>-<final name>`: unique, never read as data, and with the final
-suffix, because `model.save` and `numpy.savez` look at it. `remove_leftovers` removes those of killed processes.
+A temporary name is `.tmp-<computer>-<process id>-<process>-<random>-<final name>`: unique, never read as data, and with
+the final suffix, because `model.save` and `numpy.savez` look at it. `remove_leftovers` removes those of killed
+processes, and never what another computer, container or thread is writing.
 """
 
 import errno
@@ -18,16 +19,19 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.utils.environment import is_other_process
+from finetune.utils.environment import is_running, process_space
 from finetune.utils.errors import ResourceError, UsageError
 from finetune.utils.text import format_bytes
 
-_TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-")
+ABANDONED = 24 * 3600  # seconds without a change after which nobody can still be writing
+_PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with its id: in a container all have 1
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}-")
 
 _MORE_SPACE = "Free some space, or use a folder on another disk."
 _OTHER_FOLDER = "Repair the folder, or use another one."
@@ -101,7 +105,7 @@ def sha256_of(parts: Iterable[Any]) -> str:
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for a file that is being written; `remove_leftovers` knows it."""
     suffix = path.name[-50:]  # file systems allow 255 bytes, and a character takes up to 4
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{suffix}")
+    return path.with_name(f".tmp-{process_space()}-{os.getpid()}-{_PROCESS}-{secrets.token_hex(4)}-{suffix}")
 
 
 def refuse_existing(target: Path | None, overwrite: bool) -> None:
@@ -124,11 +128,28 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in `folder`: temporary names whose process no longer runs."""
+    """Remove what killed writers left in `folder`.
+
+    These are temporary names of processes that no longer run. Whether a process of another computer or container
+    runs cannot be known: what it left goes when it is a day old.
+    """
     for entry in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.match(entry.name)
-        if match and not is_other_process(int(match[1])):
+        if match and (_writer_is_gone(*match.groups()) or _seconds_unchanged(entry) > ABANDONED):
             _remove(entry)
+
+
+def _writer_is_gone(space: str, pid: str, process: str) -> bool:
+    if space != process_space():
+        return False
+    return process != _PROCESS if int(pid) == os.getpid() else not is_running(int(pid))
+
+
+def _seconds_unchanged(path: Path) -> float:
+    """How long ago `path`, or a file in that folder, was written."""
+    with suppress(OSError):  # it has just been renamed or removed
+        return time.time() - max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    return 0.0
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 from run_processes import HOLD, TRAINING, listen, names, nudge, start
 
 from finetune.runs import Run, open_run
-from finetune.utils import ResourceError
+from finetune.utils import ResourceError, temporary_name
 
 
 def test_second_training_is_refused_at_once(run: Run) -> None:
@@ -99,8 +99,9 @@ def test_lock_holder_removes_leftovers(run: Run) -> None:
     training.communicate()
     for folder in (run.path, run.checkpoints):
         folder.mkdir(exist_ok=True)
-        (folder / f".tmp-{training.pid}-01234567-x").write_text("")
+        own = temporary_name(folder / "x")
+        own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{training.pid}-")).write_text("")
     open_run(run.path).load_checkpoint()  # a reader touches nothing
-    assert (run.path / f".tmp-{training.pid}-01234567-x").exists()
+    assert list(run.path.glob(".tmp-*"))
     with run.lock():
         assert not [name for name in names(run.path) | names(run.checkpoints) if name.startswith(".tmp-")]

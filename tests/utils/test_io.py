@@ -223,20 +223,64 @@ def test_space_is_required_in_advance(tmp_path: Path) -> None:
 
 
 def test_remove_leftovers_takes_only_what_the_dead_left(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    living = f".tmp-{os.getppid()}-0123abcd-x"
-    keep = {living, "mine.tmp-1", ".tmp-my-notes", "x"}
-    for name in keep:
+    leave = """
+import sys
+from pathlib import Path
+from finetune.utils import temporary_name
+folder = Path(sys.argv[1])
+temporary_name(folder / "a.npy").write_text("")
+temporary_name(folder / "folder").mkdir()
+(folder / "link").rename(temporary_name(folder / "link"))
+"""
+    (tmp_path / "x").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    dead = child(leave, tmp_path)
+    assert dead.wait() == 0
+    (folder,) = (entry for entry in tmp_path.iterdir() if entry.is_dir())
+    (folder / "file").write_text("")
+    living = temporary_name(tmp_path / "x")
+    living = living.with_name(living.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"))
+    kept = {"x", "mine.tmp-1", ".tmp-my-notes", living.name}
+    for name in kept:
         (tmp_path / name).write_text("")
-    (tmp_path / f".tmp-{dead.pid}-0123abcd-a.npy").write_text("")
-    (tmp_path / f".tmp-{dead.pid}-0123abcd-folder").mkdir()
-    (tmp_path / f".tmp-{dead.pid}-0123abcd-folder" / "file").write_text("")
-    temporary_name(tmp_path / "own").write_text("")  # a container restarts with the same process id
-    (tmp_path / f".tmp-{dead.pid}-0123abcd-link").symlink_to(tmp_path / "x")
+    assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers(tmp_path)
-    assert names(tmp_path) == keep
+    assert names(tmp_path) == kept
     remove_leftovers(tmp_path / "absent")
+
+
+def test_what_this_process_is_writing_is_kept_and_that_of_its_forerunner_is_not(tmp_path: Path) -> None:
+    """Two trainings in two threads; a container that restarts with the same process id."""
+    own = temporary_name(tmp_path / "own")
+    own.write_text("half")
+    space, pid, process, *rest = own.name.removeprefix(".tmp-").split("-")
+    earlier = "0" * len(process)
+    (tmp_path / "-".join([f".tmp-{space}", pid, earlier, *rest])).write_text("half")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == {own.name}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_another_computer_or_container_is_writing_is_kept_for_a_day(tmp_path: Path, kind: str) -> None:
+    """All containers are process 1, and a process id of another computer says nothing here."""
+    name = temporary_name(tmp_path / "x").name
+    space, pid, *rest = name.removeprefix(".tmp-").split("-")
+    foreign = tmp_path / "-".join([".tmp-00000000" if space != "0" * 8 else ".tmp-11111111", pid, *rest])
+    content = foreign
+    if kind == "folder":
+        foreign.mkdir()
+        content = foreign / "file"
+    content.write_text("half")
+    remove_leftovers(tmp_path)
+    assert foreign.exists()
+    long_ago = time.time() - 2 * 24 * 3600
+    os.utime(foreign, (long_ago, long_ago))
+    remove_leftovers(tmp_path)
+    assert foreign.exists() == (kind == "folder")  # its file is new
+    if kind == "folder":
+        os.utime(content, (long_ago, long_ago))
+        remove_leftovers(tmp_path)
+    assert not foreign.exists()
 
 
 def test_digests_of_files_and_of_parts(tmp_path: Path) -> None:
