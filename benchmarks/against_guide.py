@@ -23,6 +23,7 @@ def ours(arguments: argparse.Namespace, folder: Path, fine_epochs: int) -> dict:
     """One `finetune train` in a process of its own; its seconds by stage, `wall` included, and its accuracies."""
     config = {
         "name": "bench",
+        "recipe": "none",
         "output": str(folder / "runs"),
         "data": {"folder": str(Path(arguments.images).resolve())},
         "model": {"backbone": arguments.backbone},

@@ -32,6 +32,7 @@ def make(folder: Path, count: int) -> None:
 def train(folder: Path, arguments: argparse.Namespace) -> dict:
     config = {
         "name": "growth",
+        "recipe": "none",
         "output": str(folder / "runs"),
         "data": {"folder": str(folder / "pictures")},
         "model": {"backbone": arguments.backbone, "image_size": 224, "weights": "none"},

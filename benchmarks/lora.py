@@ -76,7 +76,7 @@ def arm(arguments: argparse.Namespace, folder: Path, seed: int, rank: int, rate:
     """One arm in a process of its own: a network that has LoRA keeps it."""
     fine = {"fine_tune": {**json.loads(arguments.fine_tune), **({"learning_rate": rate} if rate else {})}}
     config = folder / "config.yaml"
-    config.write_text(json.dumps({"data": {"folder": str(arguments.images.resolve())}, "seed": seed,
+    config.write_text(json.dumps({"data": {"folder": str(arguments.images.resolve())}, "seed": seed, "recipe": "none",
                                   "model": {"image_size": arguments.size}, "head": {"epochs": 0},
                                   "augment": {"preset": "light", "views": 3}, **fine}))  # fmt: skip
     command = [sys.executable, str(HERE), "--arm", str(config), str(rank)]

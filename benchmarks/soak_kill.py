@@ -27,6 +27,7 @@ from processes import Forge, outcome
 
 CONFIG = """
 name: colours
+recipe: none
 deterministic: true
 data: {folder: images, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none}

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-SETTINGS = ("fine_tune=null", "head.epochs=10", "head.start=random")
+SETTINGS = ("recipe=none", "fine_tune=null", "head.epochs=10", "head.start=random")
 VARIED = ("head.learning_rate=1e-4..1e-2", "head.optimizer=adam,sgd,adamw", "model.dropout=0.2,0.4")
 
 

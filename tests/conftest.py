@@ -58,6 +58,7 @@ def settings(images: Path, tmp_path: Path) -> dict[str, Any]:
     """A config for `finetune.config.load_config` that trains in seconds: the tiny network, two short phases."""
     return {
         "name": "colours",
+        "recipe": "none",
         "output": str(tmp_path / "runs"),
         "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},

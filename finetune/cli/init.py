@@ -110,12 +110,12 @@ def _size(listing: Listing) -> list[str]:
 
 PHASES = """\
 # The rest is chosen from your images when training begins, and printed with its reasons (recipe: auto).
-# To decide yourself, remove the # signs; a section that is written is not changed:
+# To decide yourself, remove the # signs; a key that is written is not changed:
 # augment: light                       # none, light, standard, strong
 # head:
 #   epochs: 10
 #   learning_rate: 1e-3
-# fine_tune:                           # leave out to train the head only
+# fine_tune:                           # or  fine_tune: none  to train the head only
 #   unfreeze: 3 blocks
 #   epochs: 10
 #   learning_rate: 1e-4"""

@@ -3,17 +3,17 @@
     config, decisions = fill_open_keys(config, facts)
 
 The rule of BiT (Kolesnikov et al. 2020, BiT-HyperRule) in our words: how long to train and how strongly to augment
-follow from the number of images, the rest hardly matters. A section that the user writes is never changed: its open
-keys have the defaults of `schema`. The measurements behind the numbers are in benchmarks/recipes.md.
+follow from the number of images, the rest hardly matters. The recipe fills key by key: a key that the user gives, in
+the file or on the command line, is never changed, and switches nothing else on or off. A key that neither the user
+nor the recipe gives has the default of `schema`. The measurements behind the numbers are in benchmarks/recipes.md.
 """
 
-import operator
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.backbones import find_backbone
-from finetune.config.schema import AugmentConfig, Config, FineTuneConfig, HeadConfig, ModelConfig
+from finetune.config.schema import PRESETS, VERSION, Config, FineTuneConfig, Section
 
 SMALL_IMAGE = 64  # pixels; such images are drawings and digits rather than photos
 SMALL_INPUT = 96
@@ -40,124 +40,176 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Decision:
-    """A key of the config, the value that was chosen for it, and why."""
+    """Values that were chosen for keys of the config, by dotted key, and why.
 
-    key: str
-    value: Any
+    `fine_tune.epochs` is that of every fine-tune phase which does not say it itself.
+    """
+
+    values: Mapping[str, Any]
     reason: str
+
+    def __str__(self) -> str:
+        """`fine_tune.epochs=6: why`, as an override would say it; of whole phases only whether there are any."""
+        shown = []
+        for key, value in self.values.items():
+            is_phases = isinstance(value, tuple)
+            shown.append(key if is_phases and value else f"{key}={'none' if is_phases else value}")
+        return f"{', '.join(shown)}: {self.reason}"
 
 
 def fill_open_keys(config: Config, facts: DataFacts) -> tuple[Config, tuple[Decision, ...]]:
-    """`config` with every open value chosen, and the decisions. Nothing that the user has set is changed."""
-    keys = open_keys(config)
-    decisions = (
-        *_choose_input(config.model, facts),
-        *_choose_phases(config.model, facts),
-        _choose_augmentation(facts),
-    )
-    decisions = tuple(decision for decision in decisions if decision.key in keys)
-    return _replace(config, {decision.key: decision.value for decision in decisions}), decisions
-
-
-def open_keys(config: Config) -> list[str]:
-    """The keys that `config` leaves to the recipe. A head without fine_tune leaves nothing open: the head only."""
-    if config.recipe == "none":
-        return []
-    keys = [f"model.{name}" for name in ("image_size", "resize") if name not in config.model.model_fields_set]
-    if not {"head", "fine_tune"} & config.model_fields_set:
-        keys += ["head", "fine_tune"]
-        if "augment" not in config.model_fields_set:
-            keys.append("augment")
-    return keys
+    """`config` with every open key chosen, and the decisions. Nothing that the user has given is changed."""
+    decisions = []
+    for choose in RECIPE if _leaves_keys_open(config) else ():
+        for decision in choose(config, facts):
+            values = {key: value for key, value in decision.values.items() if _is_open(config, key)}
+            if values:
+                config = _fill(config, values)
+                decisions.append(replace(decision, values=values))
+    return config, tuple(decisions)
 
 
 def as_in_run(config: Config, run_config: Config) -> Config:
     """`config` with its open keys set as in `run_config`, the resolved config of a run that is to be resumed."""
-    return _replace(config, {key: operator.attrgetter(key)(run_config) for key in open_keys(config)})
+    if not _leaves_keys_open(config):
+        return config
+    sections = {"head": dict(run_config.head), "augment": dict(run_config.augment)}
+    sections["model"] = {name: getattr(run_config.model, name) for name in ("image_size", "resize")}
+    changes: dict[str, Any] = {name: _fill_section(getattr(config, name), values) for name, values in sections.items()}
+    if "fine_tune" not in config.model_fields_set:
+        changes["fine_tune"] = run_config.fine_tune
+    elif len(config.fine_tune) == len(run_config.fine_tune):
+        pairs = zip(config.fine_tune, run_config.fine_tune, strict=True)
+        changes["fine_tune"] = tuple(_fill_section(phase, dict(begun)) for phase, begun in pairs)
+    return config.model_copy(update=changes)
 
 
-def _choose_input(model: ModelConfig, facts: DataFacts) -> list[Decision]:
+# ------------------------------------------------------------------------------------------------- the recipe
+# Each step sees the config as the steps before it have filled it.
+
+
+def _choose_input(config: Config, facts: DataFacts) -> Iterator[Decision]:
     """The size of the input and how an image is fitted to it."""
     if facts.size is None:
-        return []
+        return
     width, height = facts.size
     usual_size = f"the images are {width} x {height}"
-    if not facts.has_small_images:
-        if max(width, height) <= 2 * min(width, height):
-            return []
-        return [Decision("model.resize", "pad", f"{usual_size}: a square cut would lose half of them")]
-    decisions = [Decision("model.resize", "squash", f"{usual_size}: small ones are filled to the edge")]
-    backbone = find_backbone(model.backbone)
-    if backbone.size > SMALL_INPUT:
-        size = max(SMALL_INPUT, backbone.min_size)
-        reason = f"{usual_size}: a small input is faster and loses nothing"
-        decisions.insert(0, Decision("model.image_size", size, reason))
-    return decisions
+    if facts.has_small_images:
+        backbone = find_backbone(config.model.backbone)
+        if backbone.size > SMALL_INPUT:
+            size = max(SMALL_INPUT, backbone.min_size)
+            yield Decision({"model.image_size": size}, f"{usual_size}: a small input is faster and loses nothing")
+        yield Decision({"model.resize": "squash"}, f"{usual_size}: small ones are filled to the edge")
+    elif max(width, height) > 2 * min(width, height):
+        yield Decision({"model.resize": "pad"}, f"{usual_size}: a square cut would lose half of them")
 
 
-def _choose_phases(model: ModelConfig, facts: DataFacts) -> list[Decision]:
-    """Fine-tuning from the linear probe; with very few images the head alone."""
-    count = f"{facts.images:,} training images"
-    head = HeadConfig(epochs=10, batch_size=32, learning_rate=1e-3)
+def _choose_phases(config: Config, facts: DataFacts) -> Iterator[Decision]:
+    """Whether the backbone is fine-tuned; with very few images the head alone is trained."""
     if facts.images < max(FEW_IMAGES, FEW_PER_CLASS * facts.classes):
-        too_few = f"{count} of {facts.classes} classes are too few to retrain the backbone: the head alone"
-        return [Decision("head", head, too_few)]
-    epochs = 3 if facts.images >= MANY_IMAGES else min(20, max(6, round(FINE_TUNE_STEPS * 32 / facts.images)))
+        count = f"{facts.images:,} training images of {facts.classes} classes"
+        yield Decision({"fine_tune": ()}, f"{count} are too few to retrain the backbone: the head alone")
+    elif "head" in config.model_fields_set:
+        reason = "follows the head. Before 0.2, a config with head and no fine_tune meant the head alone: now say "
+        yield Decision({"fine_tune": (FineTuneConfig(),)}, reason + "fine_tune: none for that")
+    else:
+        yield Decision({"fine_tune": (FineTuneConfig(),)}, "the deepest blocks learn too (not with fine_tune: none)")
+
+
+def _choose_head(config: Config, facts: DataFacts) -> Iterator[Decision]:
+    """How long the head is trained before the rest; settings of the user's own for that must not be in vain."""
+    if not config.fine_tune:
+        yield Decision({"head.epochs": 10}, "the head alone is trained")
+    elif config.head.model_fields_set:
+        yield Decision({"head.epochs": 10}, "the config says how to train the head")
+    else:
+        yield Decision({"head.epochs": 0}, "the regression is the head; fine-tuning starts from it")
+
+
+def _choose_fine_tuning(config: Config, facts: DataFacts) -> Iterator[Decision]:
+    """How deep, how long and how fast the backbone is retrained."""
     if facts.gpu:
-        fraction, reasons = 1.0, ["100% of the blocks, there is a GPU"]
+        yield Decision({"fine_tune.unfreeze": 1.0}, "100% of the blocks, there is a GPU")
     else:
         fraction = 0.6 if facts.has_small_images else 0.4
-        reasons = [f"{fraction:.0%} of the blocks"]
-    learning_rate = 3e-4
-    backbone = find_backbone(model.backbone)
-    if not backbone.batch_norm:
-        learning_rate = 5e-5  # with which ConvNeXt was fine-tuned (Liu et al. 2022)
-        reasons.append(f"small steps, {backbone.title} has no BatchNorm to steady them")
+        yield Decision({"fine_tune.unfreeze": fraction}, f"{fraction:.0%} of the blocks")
+    count = f"{facts.images:,} training images"
+    if facts.images >= MANY_IMAGES:
+        yield Decision({"fine_tune.epochs": 3, "fine_tune.batch_size": 128}, count)
+    else:
+        epochs = min(20, max(6, round(FINE_TUNE_STEPS * 32 / max(facts.images, 1))))
+        yield Decision({"fine_tune.epochs": epochs}, count)
+    backbone = find_backbone(config.model.backbone)
+    if not backbone.batch_norm:  # the rate with which ConvNeXt was fine-tuned (Liu et al. 2022)
+        reason = f"small steps, {backbone.title} has no BatchNorm to steady them"
+        yield Decision({"fine_tune.learning_rate": 5e-5}, reason)
     elif facts.has_small_images:
-        learning_rate = 1e-3
-        reasons.append("large steps, small images are not what the network has learned from")
-    fine_tune = FineTuneConfig(
-        unfreeze=fraction,
-        epochs=epochs,
-        batch_size=32 if facts.images < MANY_IMAGES else 128,
-        learning_rate=learning_rate,
-        warmup=0.1,
-        label_smoothing=0 if facts.multi_label else 0.1,  # it would say of every absent label that it may be there
-        ema=0.99,
-    )
-    return [
-        Decision(
-            "head", head.model_copy(update={"epochs": 0}), "the regression is the head; fine-tuning starts from it"
-        ),
-        Decision("fine_tune", (fine_tune,), "; ".join([f"{count}: {epochs} epochs", *reasons])),
-    ]
+        reason = "large steps, small images are not what the network has learned from"
+        yield Decision({"fine_tune.learning_rate": 1e-3}, reason)
+    else:
+        yield Decision({"fine_tune.learning_rate": 3e-4}, "the network has learned from photos, too")
+    yield Decision({"fine_tune.warmup": 0.1, "fine_tune.ema": 0.99}, "steadier at the start and at the end")
+    if not facts.multi_label:  # it would say of every absent label that it may be there
+        yield Decision({"fine_tune.label_smoothing": 0.1}, "one class per image, and labels may be wrong")
 
 
-def _choose_augmentation(facts: DataFacts) -> Decision:
+def _choose_augmentation(config: Config, facts: DataFacts) -> Iterator[Decision]:
     """How images are changed, and how many augmented copies of each are computed."""
     if facts.has_small_images:
-        augment = AugmentConfig(rotate=8, zoom=0.1, shift=0.08)
+        changes: dict[str, Any] = {"rotate": 8, "zoom": 0.1, "shift": 0.08}
         kind = "small drawings: turned and moved a little, not mirrored"
     else:
-        augment, kind = AugmentConfig(preset="light"), "photos"
-    views: int | str
+        changes, kind = {"preset": "light", **PRESETS["light"]}, "photos"
+    yield Decision({f"augment.{name}": value for name, value in changes.items()}, kind)
+
+
+def _choose_views(config: Config, facts: DataFacts) -> Iterator[Decision]:
+    """How many augmented copies of each image are computed, if there are any."""
+    if not config.augment.active:
+        return
     if facts.gpu:
-        views, reason = "live", "new views in each epoch, the GPU has the time"
+        yield Decision({"augment.views": "live"}, "new views in each epoch, the GPU has the time")
     elif facts.images >= ENOUGH_FOR_ONE_VIEW:
-        views, reason = 1, "one changed view of each, there are many"
+        yield Decision({"augment.views": 1}, "one changed view of each, there are many")
     elif facts.has_small_images:
-        views, reason = 4, "four changed views of each, computed once"
+        yield Decision({"augment.views": 4}, "four changed views of each, computed once")
     else:
-        views, reason = 3, "three changed views of each, computed once"
-    return Decision("augment", augment.model_copy(update={"views": views}), f"{kind}; {reason}")
+        yield Decision({"augment.views": 3}, "three changed views of each, computed once")
 
 
-def _replace(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with the values at dotted keys replaced."""
-    changes: dict[str, Any] = {}
+RECIPE = (_choose_input, _choose_phases, _choose_head, _choose_fine_tuning, _choose_augmentation, _choose_views)
+
+
+# ------------------------------------------------------------------------------------------------- key by key
+
+
+def _leaves_keys_open(config: Config) -> bool:
+    """Whether the recipe is asked. What an older finetune has saved with a run is complete, but for its nulls."""
+    return config.recipe == "auto" and config.version == VERSION
+
+
+def _is_open(config: Config, key: str) -> bool:
+    """Whether the user has not given `key`; of several fine-tune phases, whether one of them leaves it open."""
+    section, _, name = key.partition(".")
+    if not name:
+        return section not in config.model_fields_set
+    value = getattr(config, section)
+    parts = value if isinstance(value, tuple) else (value,)
+    return any(name not in part.model_fields_set for part in parts)
+
+
+def _fill(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the values at dotted keys, where it has none of its own."""
     for key, value in values.items():
         section, _, name = key.partition(".")
         if name:
-            value = changes.get(section, getattr(config, section)).model_copy(update={name: value})
-        changes[section] = value
-    return config.model_copy(update=changes)
+            old, value = getattr(config, section), {name: value}
+            is_list = isinstance(old, tuple)
+            value = tuple(_fill_section(part, value) for part in old) if is_list else _fill_section(old, value)
+        config = config.model_copy(update={section: value})
+    return config
+
+
+def _fill_section(section: Section, values: Mapping[str, Any]) -> Section:
+    """`section` with the values that it does not have of its own."""
+    return section.model_copy(update={k: v for k, v in values.items() if k not in section.model_fields_set})

@@ -13,7 +13,8 @@ HEADER = """# Every key of a config
 
 Made by `finetune schema --markdown`; do not edit. Keys are written as in overrides: `head.epochs=5` on the command
 line is `epochs: 5` below `head:` in the file. Only `data` is required. `model` and `augment` may be one word: the
-backbone, the preset. `fine_tune` may be one mapping, or a list of them for gradual unfreezing.
+backbone, the preset. `fine_tune` may be one mapping, a list of them for gradual unfreezing, or none. With
+`recipe: auto` a key that is left out has the value of the recipe (docs/guide.md), or else the default below.
 
 | key | value | default | meaning |
 |---|---|---|---|

@@ -37,6 +37,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
             word = document.data.get(section)
             if isinstance(word, str):
                 document.data[section] = {key: word}
+        if document.data.get("fine_tune") in ("none", []):
+            document.data["fine_tune"] = None
         document.override(text)
     document.expand_path(("data", "folder"))
     document.expand_path(("data", "csv"))
@@ -79,8 +81,8 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def dump_config(config: Config) -> str:
-    """YAML with every value spelled out, that loads to an equal config from any folder."""
-    values = config.model_dump(mode="json", exclude_none=True)
+    """YAML with every value spelled out, null too: from any folder it loads to an equal config with no key open."""
+    values = config.model_dump(mode="json")
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
@@ -92,5 +94,5 @@ def json_schema() -> dict[str, Any]:
         properties[section]["anyOf"] = [{"type": "string"}, {"$ref": properties[section].pop("$ref")}]
     phases = properties["fine_tune"]
     phase = phases.pop("items")
-    phases["anyOf"] = [phase, {"type": phases.pop("type"), "items": phase}, {"type": "null"}]
+    phases["anyOf"] = [phase, {"type": phases.pop("type"), "items": phase}, {"const": "none"}, {"type": "null"}]
     return schema

@@ -85,7 +85,7 @@ def _expectation(annotation: Any, limits: Any) -> str:
     if get_origin(annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) is tuple:
-        return "a list" if get_args(annotation)[0] in NOUNS else "a mapping or a list of mappings"
+        return "a list" if get_args(annotation)[0] in NOUNS else "a mapping, a list of mappings or none"
     if annotation not in NOUNS:
         return f"a mapping with keys such as {', '.join(list(annotation.model_fields)[:4])}"
     bounds = []

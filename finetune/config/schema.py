@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from finetune.config.values import Fraction, Number, Rate, Seconds, Unfreeze, Views, WeightsChoice, Whole
 from finetune.utils import ConfigError
 
-VERSION = 1  # of the config format; grows when an old file would mean something else
+VERSION = 2  # of the config format; grows when an old file would mean something else
 DATA_SOURCES = ("folder", "csv", "tfds", "builtin")
 ONE_WORD = {"model": "backbone", "augment": "preset"}  # sections that may be a single word, which sets this key
 
@@ -168,7 +168,7 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes to training images: a preset, and numbers that replace the preset's."""
+    """Random changes to training images: a preset, which gives all numbers, and numbers that replace the preset's."""
 
     preset: Literal["none", "light", "standard", "strong"] = option("none", "where the other numbers start")
     flip: Literal["none", "horizontal", "both"] = option("none", "mirror left-right, or upside down too")
@@ -189,7 +189,8 @@ class AugmentConfig(Section):
     @classmethod
     def _start_from_preset(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and isinstance(values.get("preset"), str):
-            return {**PRESETS.get(values["preset"], {}), **values}
+            unchanged = {name: field.default for name, field in cls.model_fields.items() if name != "views"}
+            return {**unchanged, **PRESETS.get(values["preset"], {}), **values}
         return values
 
     @property
@@ -249,14 +250,16 @@ class Config(Section):
     name: str = option("run", "name of the runs; absent: that of the file", max_length=100)
     seed: Whole = option(0, "start of all random numbers", ge=0, lt=2**32)
     deterministic: bool = option(False, "same bits each time, but slower", strict=True)
-    recipe: Literal["auto", "none"] = option("auto", "choose what is left open from the data; none: the defaults below")
+    recipe: Literal["auto", "none"] = option("auto", "choose each key left out from the data; none: the defaults below")
     time_budget: Seconds | None = option(None, "how long a run may take, such as 10 min: fewer epochs if need be")
     output: Path = option(Path("runs"), "folder of the runs, in the working directory")
     data: DataConfig = Field(description="where the images are")
     model: ModelConfig = option(ModelConfig(), "the network")
     augment: AugmentConfig = option(AugmentConfig(), "random changes to training images")
     head: HeadConfig = option(HeadConfig(), "training of the new head")
-    fine_tune: tuple[FineTuneConfig, ...] = option((), "then training deeper: a mapping, or a list of them")
+    fine_tune: tuple[FineTuneConfig, ...] = option(
+        (), "then training deeper: a mapping, a list of them, or none for the head alone"
+    )
     imbalance: Literal["none", "weights", "oversample", "logit_adjust"] = option(
         "none", "help for rare classes: heavier, shown more often, or logits adjusted by how common each class is"
     )
@@ -273,6 +276,8 @@ class Config(Section):
         """A single word for a section, a single mapping for a list, nothing for the default."""
         if not isinstance(values, Mapping):
             return values
+        if "fine_tune" in values and values["fine_tune"] in (None, "none"):
+            values = {**values, "fine_tune": ()}
         values = {key: value for key, value in values.items() if value is not None}
         for section, key in ONE_WORD.items():
             if isinstance(values.get(section), str):

@@ -118,7 +118,7 @@ def train_config(config: Config, *, command: Sequence[str] = (), terminal: Termi
             # Inside a folder of classes a run would become a class; beside a table it does no harm.
             run = create_run(config.output, config.name, config=dump_config(config), data_root=config.data.folder)
         with _working_on(run, watch):
-            chosen = [f"{decision.key}: {decision.reason}" for decision in decisions]
+            chosen = [str(decision) for decision in decisions]
             write_run_facts(
                 run,
                 command=list(command),

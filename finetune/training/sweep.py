@@ -110,7 +110,7 @@ def run_sweep(
             return fill_open_keys(load_config(source, [*overrides, *varied]), facts)[0]
 
         grid = grid_points(space, trials)
-        current = current_point(config, space)  # first of all: it is what the others must beat
+        current = current_point(config_of({}), space)  # first of all: it is what the others must beat
         first_trials = [current, *grid] if current else grid
         study = open_study(folder, storage, _identity(config, space, dataset), first_trials)
         trainer = TrialTrainer(dataset, say=terminal.say)

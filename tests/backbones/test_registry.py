@@ -243,7 +243,7 @@ def test_a_network_of_ones_own_is_registered_as_the_docstring_shows(
     assert [block.name for block in blocks_of("mynet")] == ["conv1", "conv2", "conv3"]
     head = {"epochs": 1, "start": "random"}
     run = {"output": str(tmp_path / "runs"), "data": {"folder": str(images)}, "head": head, "fine_tune": {"epochs": 1}}
-    result = finetune.train({**run, "model": {"backbone": "mynet", "weights": "none"}})
+    result = finetune.train({**run, "model": {"backbone": "mynet", "weights": "none"}, "recipe": "none"})
     assert result.metrics.n > 0
 
 

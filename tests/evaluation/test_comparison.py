@@ -22,6 +22,7 @@ def two_runs(images, tmp_path_factory):
     """A run that has learnt something, and one that hardly could; the same images, split in the same way."""
     settings = {
         "name": "colours",
+        "recipe": "none",
         "output": str(tmp_path_factory.mktemp("compared")),
         "data": {"folder": str(images), "split": {"train": 0.5, "validation": 0.2, "test": 0.3}},
         "model": {"backbone": "tiny", "weights": "none"},

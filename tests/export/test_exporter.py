@@ -39,6 +39,7 @@ def run(images, tmp_path_factory):
     """A run that tells red from green from blue, with 15 test images."""
     settings = {
         "name": "colours",
+        "recipe": "none",
         "output": str(tmp_path_factory.mktemp("runs")),
         "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none"},

@@ -18,7 +18,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").glob("*.yaml"))]
 PAGES.remove(ROOT / "docs" / "extending.md")  # it adds a command; test_extending runs it
 COMMAND = re.compile(r"(?:^|`|&& |^#\s+)(finetune(?: [^`\n]*)?)", re.MULTILINE)
-SHORT = ["model.backbone=tiny", "model.weights=none", "head.epochs=1", "head.batch_size=8", "fine_tune=null"]
+SHORT = [
+    "recipe=none",
+    "model.backbone=tiny",
+    "model.weights=none",
+    "head.epochs=1",
+    "head.batch_size=8",
+    "fine_tune=none",
+]
 TFDS = ["data.tfds=null", "data.folder=flower_photos/"]  # that data set cannot be had without a network
 ELSEWHERE = {  # run by another test (with fewer processes), and too long to be run twice
     ("train", "photos.yaml", "--nproc", "8"): "training/test_distributed.py",
@@ -32,6 +39,7 @@ RUN = """
 data: {folder: photos, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none}
 head: {epochs: 2, batch_size: 8}
+recipe: none
 """
 
 

@@ -44,6 +44,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings_for(table: Path, output: Path, **changes: object) -> dict[str, object]:
     return {
         "name": "tags",
+        "recipe": "none",
         "output": str(output),
         "data": {"csv": str(table), "multi_label": True, "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
         "model": {"backbone": "tiny", "weights": "none", "dropout": 0.0},

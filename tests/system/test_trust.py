@@ -15,6 +15,7 @@ from processes import EAGER, SLOW, Forge, finetune, furnish, outcome, tree
 
 CONFIG = """
 name: colours
+recipe: none
 deterministic: true
 data: {folder: images, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {backbone: tiny, weights: none, dropout: 0.2}

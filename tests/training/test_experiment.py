@@ -44,6 +44,7 @@ FINE_TUNE = {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003
 def settings_for(images, output):
     return {
         "name": "colours",
+        "recipe": "none",
         "output": str(output),
         "data": {"folder": str(images), "split": SHARES},
         "model": {"backbone": "tiny", "weights": "none", "resize": "crop", "dropout": 0.2},
@@ -451,6 +452,6 @@ def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
 
 
 def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
-    chosen = told(images, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[])
+    chosen = told(images, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[], recipe="auto")
     assert "Chosen by recipe: auto" in chosen.said
     assert any("model.resize" in line for line in read_run_facts(chosen.run)["recipe"])

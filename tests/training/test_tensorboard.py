@@ -90,6 +90,7 @@ def settings(images, folder, **options):
     return load_config(
         {
             "name": "colours",
+            "recipe": "none",
             "output": str(folder / "runs"),
             "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
             "model": {"backbone": "tiny", "weights": "none"},
