@@ -235,7 +235,8 @@ temporary_name(folder / "folder").mkdir()
     (tmp_path / "x").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "x")
     dead = child(leave, tmp_path)
-    assert dead.wait() == 0
+    dead.communicate()
+    assert dead.returncode == 0
     (folder,) = (entry for entry in tmp_path.iterdir() if entry.is_dir())
     (folder / "file").write_text("")
     living = temporary_name(tmp_path / "x")
