@@ -34,7 +34,7 @@ class DemoPrediction:
 
     message: str = ""
     classes: dict[str, float] | None = None  # name -> probability
-    heatmap: np.ndarray | None = None  # (S, S, 3) uint8: Grad-CAM of the likeliest class
+    heatmap: np.ndarray | None = None  # (H, W, 3) uint8: the whole image under the Grad-CAM of the likeliest class
     imagenet: dict[str, float] | None = None
 
 
@@ -48,12 +48,13 @@ class DemoPage:
 
     def predict(self, path: str | None) -> DemoPrediction:
         """What to show for the image in `path`; never raises for anything that a file can hold."""
-        from finetune.evaluation import explain_image, overlay_heatmap
+        from finetune.evaluation import explain_image, explained_photo
 
         if not path:
             return DemoPrediction()
         try:
             explanation = explain_image(self.classifier, path, top=TOP)
+            _, overlay = explained_photo(path, explanation, self.classifier.transform)
             imagenet = self.imagenet.predict(path, top=TOP)[0].predictions if self.imagenet else None
         except FinetuneError as error:
             return DemoPrediction(message=f"This image cannot be used: {error.message}.")
@@ -61,7 +62,7 @@ class DemoPage:
         probabilities = _probabilities(explanation.predictions)
         return DemoPrediction(
             classes={f"{TICK}{name}" if name in labels else name: value for name, value in probabilities.items()},
-            heatmap=overlay_heatmap(explanation.image, explanation.heat),
+            heatmap=overlay,
             imagenet=_probabilities(imagenet) if imagenet else None,
         )
 

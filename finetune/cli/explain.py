@@ -18,6 +18,7 @@ from finetune.utils import (
 )
 
 if TYPE_CHECKING:
+    from finetune.data import Transform
     from finetune.evaluation import Explanation
 
 
@@ -63,17 +64,19 @@ def run(arguments: argparse.Namespace) -> None:
         for number, (path, file) in enumerate(zip(paths, files, strict=True), 1):
             if stop.requested:
                 break
+            is_drawn = not figure or len(drawn) < FIGURE_IMAGES
             try:
                 explanation = explain_image(classifier, path, target=target, method=arguments.method, top=arguments.top)
+                png = draw(path, explanation, classifier.transform) if is_drawn else b""
             except ImageError as error:
                 problems.append(Prediction(path, error=error.message))
                 continue
             line = f"{printable(path)}  {printable(explanation.target.name)} {explanation.target.probability:.1%}"
             if not figure:
-                write_bytes(file, draw(explanation, Path(path).name))
+                write_bytes(file, png)
                 line = f"{line}  -> {printable(str(file))}"
-            elif len(drawn) < FIGURE_IMAGES:
-                drawn.append(draw(explanation, Path(path).name))
+            elif is_drawn:
+                drawn.append(png)
             print(line)
             update(number, len(paths))
     if drawn:
@@ -82,19 +85,18 @@ def run(arguments: argparse.Namespace) -> None:
     raise_for_unreadable(problems, len(paths))
 
 
-def draw(explanation: "Explanation", name: str) -> bytes:
+def draw(path: str, explanation: "Explanation", transform: "Transform") -> bytes:
     """The PNG of one explanation: image, heatmap over the image, and the predictions with the explained one marked."""
-    from finetune.evaluation import draw_explanation, overlay_heatmap
+    from finetune.evaluation import draw_explanation, explained_photo
 
     predictions = list(explanation.predictions)
     if explanation.target not in predictions:
         predictions.append(explanation.target)
     return draw_explanation(
-        explanation.image,
-        overlay_heatmap(explanation.image, explanation.heat),
+        *explained_photo(path, explanation, transform),
         [(prediction.name, prediction.probability) for prediction in predictions],
         marked=predictions.index(explanation.target),
-        title=f"{name}: evidence for {explanation.target.name} ({explanation.method})",
+        title=f"{Path(path).name}: evidence for {explanation.target.name} ({explanation.method})",
         note="" if explanation.heat.any() else "nothing in this image is evidence for this class",
     )
 

@@ -19,6 +19,7 @@ from .evaluate import (
 from .explain import (
     Explanation as Explanation,
     explain_image as explain_image,
+    explained_photo as explained_photo,
     grad_cam as grad_cam,
     heatmap as heatmap,
     make_explainer as make_explainer,

@@ -4,6 +4,7 @@
     explanation = explain_image(classifier, "dog.jpg", target="beagle")    another one
     explanation.heat                                                       (S, S) in 0..1
     overlay_heatmap(explanation.image, explanation.heat)                   (S, S, 3) uint8
+    explained_photo("dog.jpg", explanation, classifier.transform)          the whole image, at its own resolution
 
 It works for every backbone. A heatmap is computed from the last feature map, so it is as coarse as that (7 x 7 cells
 in most networks at 224 px) and says where, not why. It costs one pass through the backbone, and one forward and one
@@ -25,12 +26,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.data import read_square, resize_square
+from finetune.data import Transform, read_image, read_square, resize_square
 from finetune.evaluation.class_lookup import find_class
 from finetune.models import Classifier, ClassScore, activate
 from finetune.utils import UsageError, did_you_mean, keras, tf
 
 EXPLAIN_METHODS = ("grad-cam", "grad-cam++", "cam")
+FAINT = 0.15  # heat below that does not show
+UNSEEN = 0.45  # brightness of what the network does not see
+PHOTO_SIDE = 512  # a JPEG is decoded at a fraction of its size if its shorter side still has twice as many pixels
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -217,13 +221,30 @@ def heatmap(cells: Floats, size: int, *, method: str = "grad-cam") -> Floats:
 
 
 def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
-    """`image` (S, S, 3) under `heat` (S, S) in 0..1: greyish where there is little heat, in warm colours where much."""
+    """`image` (H, W, 3) under `heat` (H, W) in 0..1, in warm colours; unchanged where there is hardly any heat."""
     from matplotlib import colormaps
 
-    grey = image.mean(axis=2, keepdims=True)  # the colours of the image would be taken for heat
-    ground = 0.35 * image + 0.65 * grey
-    colours = colormaps["inferno"](0.25 + 0.7 * heat)[..., :3] * 255
-    strength = (0.72 * np.sqrt(heat))[..., None]
-    mixed = ground * (0.8 * (1 - strength)) + colours * strength
-    result: Pixels = np.clip(mixed, 0, 255).astype(np.uint8)
+    colours = colormaps["inferno"](0.35 + 0.6 * heat)[..., :3] * 255
+    shown = np.clip((heat - FAINT) / (1 - FAINT), 0, 1)
+    strength = (0.65 * shown**0.7)[..., None]  # the image can be seen through the strongest heat too
+    result: Pixels = (image * (1 - strength) + colours * strength).round().astype(np.uint8)
     return result
+
+
+def explained_photo(path: str | Path, explanation: Explanation, transform: Transform) -> tuple[Pixels, Pixels]:
+    """The whole image in the file at its own resolution, (H, W, 3), and the same under the heatmap of `explanation`.
+
+    What `transform` cuts off, so that the network did not see it, is darker in the second. Raises ImageError.
+    """
+    photo = read_image(path, near=PHOTO_SIDE)
+    height, width = photo.shape[:2]
+    left, top, right, bottom = transform.seen_box(width, height)
+    seen = np.zeros((height, width), bool)
+    seen[max(top, 0) : bottom, max(left, 0) : right] = True
+    scale_x, scale_y = transform.size / (right - left), transform.size / (bottom - top)
+    to_square = (scale_x, 0, -scale_x * left, 0, scale_y, -scale_y * top)  # from a pixel of the photo to one of the map
+    heat = Image.fromarray(explanation.heat).transform(
+        (width, height), Image.Transform.AFFINE, to_square, Image.Resampling.BILINEAR
+    )
+    shown = np.where(seen[..., None], photo, (photo * UNSEEN).astype(np.uint8))
+    return photo, overlay_heatmap(shown, np.where(seen, np.asarray(heat), 0))

@@ -55,8 +55,8 @@ def crop_box(width: int, height: int, transform: Transform) -> Box | None:
     """The part of an image that the evaluation transform keeps; None where it keeps all."""
     if transform.resize != "crop":
         return None
-    side = max(1, round(transform.crop * min(width, height)))
-    return ((width - side) // 2, (height - side) // 2, side, side)
+    left, top, right, bottom = transform.seen_box(width, height)
+    return (left, top, right - left, bottom - top)
 
 
 def crop_sentence(config: Config, dataset: Dataset) -> str:

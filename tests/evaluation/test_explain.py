@@ -105,6 +105,38 @@ def test_a_file_is_seen_as_the_network_sees_it(tiny, image, tmp_path):
     np.testing.assert_array_equal(result.image, data.read_square(path, tiny.transform))
 
 
+def test_heat_leaves_the_image_as_it_is_where_nothing_was_decided_and_visible_elsewhere(image):
+    heat = np.zeros((64, 64), np.float32)
+    heat[:32] = 0.1
+    heat[:, :16] = 1
+    overlay = explanation.overlay_heatmap(image, heat)
+    np.testing.assert_array_equal(overlay[:, 16:], image[:, 16:])
+    assert (overlay[:, :16] != image[:, :16]).any(axis=2).mean() > 0.9
+    assert np.corrcoef(overlay[:, :16].ravel(), image[:, :16].ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("resize", "seen"), [("crop", (120, 10, 200, 90)), ("squash", (0, 0, 320, 100)), ("pad", (0, 0, 320, 100))]
+)
+def test_a_photo_is_explained_at_its_own_resolution(tmp_path, resize, seen):
+    """A map that is hot in its left half lies on the left half of what the network saw of the photo."""
+    transform = data.Transform(64, resize=resize, crop=0.8)
+    pixels = np.full((100, 320, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    heat = np.zeros((64, 64), np.float32)
+    heat[:, :32] = 1
+    made = explanation.Explanation(pixels, heat, heat, None, (), "cam")
+    photo, overlay = explanation.explained_photo(tmp_path / "wide.png", made, transform)
+    np.testing.assert_array_equal(photo, pixels)
+    left, top, right, bottom = seen
+    middle = (left + right) // 2
+    assert (overlay[top:bottom, left : middle - 5] != 200).any(axis=2).all()
+    np.testing.assert_array_equal(overlay[top:bottom, middle + 5 : right], 200)
+    outside = np.ones((100, 320), bool)
+    outside[top:bottom, left:right] = False
+    assert (overlay[outside] == 90).all()  # not seen: darker, and without heat
+
+
 def test_many_images_at_once_give_the_maps_of_each(tiny, image):
     both = np.stack([image, image[::-1]])
     cells, probabilities = explanation.make_explainer(tiny).maps(both, [0, 2])

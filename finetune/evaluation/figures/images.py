@@ -150,10 +150,16 @@ def draw_explanation(
     title: str = "",
     note: str = "",
 ) -> bytes:
-    """What the network saw, the same under its heatmap, and its predictions; the heatmap explains row `marked`."""
+    """An image, the same under its heatmap, and the predictions; the heatmap explains row `marked`.
+
+    The figure has as many pixels as the image needs to be seen at its own resolution, up to 1,280 a side.
+    """
+    height, width = image.shape[:2]
     side = 3.2  # inches
-    figure = new_figure(2 * side + 3.9, side + (0.4 if title else 0.1))
-    left, middle, right = figure.subplots(1, 3, width_ratios=[side, side, 3.6])
+    wide = side * min(max(width / height, 0.6), 1.8)
+    figure = new_figure(2 * wide + 3.9, side + (0.4 if title else 0.1))
+    figure.set_dpi(min(max(DPI, width / wide, height / side), 2.5 * DPI))
+    left, middle, right = figure.subplots(1, 3, width_ratios=[wide, wide, 3.6])
     for axes, pixels in ((left, image), (middle, overlay)):
         axes.imshow(pixels)
         axes.set_axis_off()
