@@ -13,17 +13,18 @@ import numpy as np
 from finetune.config import AugmentConfig
 from finetune.utils import keras, tf
 
+BLANK = (125, 122, 114)  # what erases: the mean colour of ImageNet (Zhong et al. 2020, Random Erasing)
+
 
 class Augmenter:
     """Random changes of training images; the same `key` always gives the same changes.
 
-    Geometry and colour are drawn per image. False where the config asks for no change.
+    Everything is drawn for each image anew. False where the config asks for no change.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
         self._layers = _augmentation_layers(config)
-        parts = [part for layer in self._layers for part in layer._flatten_layers()]  # RandAugment holds layers
-        self._generators = [part.generator for part in parts if hasattr(part, "generator")]
+        self._generators = [generator for layer in self._layers for generator in _generators_of(layer)]
 
         def change(images: Any) -> Any:
             x = tf.cast(images, tf.float32)
@@ -43,31 +44,115 @@ class Augmenter:
 
 
 def _augmentation_layers(config: AugmentConfig) -> list[Any]:
-    """A Keras layer for each kind of change in `config`."""
+    """A Keras layer for each kind of change in `config`.
+
+    Factors are pairs: what Keras makes of a single number, "from -f to f" or "from 0 to f", differs between layers.
+    """
     kl = keras.layers
     layers: list[Any] = []
     if config.flip != "none":
-        layers.append(kl.RandomFlip("horizontal" if config.flip == "horizontal" else "horizontal_and_vertical", seed=0))
+        layers.append(kl.RandomFlip("horizontal", seed=0))
+    if config.flip == "both":  # Keras' "horizontal_and_vertical" draws once for both, which only turns by 180 degrees
+        layers.append(kl.RandomFlip("vertical", seed=0))
     if config.rotate:
-        layers.append(kl.RandomRotation(config.rotate / 360, fill_mode="reflect", seed=0))
+        layers.append(kl.RandomRotation(_around(0, config.rotate / 360), fill_mode="reflect", seed=0))
     if config.zoom:
-        layers.append(kl.RandomZoom((-config.zoom, config.zoom), fill_mode="reflect", seed=0))
+        layers.append(kl.RandomZoom(_around(0, config.zoom), fill_mode="reflect", seed=0))
     if config.shift:
-        layers.append(kl.RandomTranslation(config.shift, config.shift, fill_mode="reflect", seed=0))
-    scale = {"value_range": (0, 255), "seed": 0}
+        layers.append(kl.RandomTranslation(*2 * [_around(0, config.shift)], fill_mode="reflect", seed=0))
     if config.brightness:
-        layers.append(kl.RandomBrightness(config.brightness, **scale))
+        layers.append(kl.RandomBrightness(_around(0, config.brightness), seed=0))
     if config.contrast:
-        layers.append(kl.RandomContrast(config.contrast, **scale))
+        layers.append(_contrast(config.contrast))
     if config.saturation:
-        layers.append(kl.RandomSaturation(config.saturation, **scale))
-    if config.hue:
-        layers.append(kl.RandomHue(config.hue, **scale))
-    if config.rand_augment:  # Cubuk et al. 2020, with two changes per image as in the paper
-        layers.append(kl.RandAugment((0, 255), num_ops=2, factor=config.rand_augment, seed=0))
+        layers.append(_saturation(config.saturation))
+    if config.hue:  # Keras turns by half of its factor, either way; half a circle is all of it
+        layers.append(kl.RandomHue((0, min(1, 2 * config.hue)), seed=0))
+    if config.rand_augment:
+        layers.append(RandAugment(config.rand_augment))
     if config.erase:
-        layers.append(kl.RandomErasing(config.erase, **scale))
+        layers.append(kl.RandomErasing((config.erase, config.erase), fill_value=BLANK, seed=0))
     return layers
+
+
+def _around(middle: float, width: float) -> tuple[float, float]:
+    return middle - width, middle + width
+
+
+def _contrast(fraction: float) -> Any:
+    """Distances from the mean colour times 1 - fraction .. 1 + fraction."""
+    return keras.layers.RandomContrast((fraction, fraction), seed=0)  # Keras adds the 1
+
+
+def _saturation(fraction: float) -> Any:
+    """Saturations times 1 - fraction .. 1 + fraction. Keras multiplies by f / (1 - f): a factor of 0.5 changes nothing.
+
+    The saturation itself is what Keras clips to `value_range`, and a saturation is from 0 to 1 in images of any range.
+    """
+    factors = (1 - fraction) / (2 - fraction), (1 + fraction) / (2 + fraction)
+    return keras.layers.RandomSaturation(factors, value_range=(0, 1), seed=0)
+
+
+class RandAugment:
+    """Two of the 14 changes of Cubuk et al. 2020 (one of them: none) in each image, each of up to `strength`.
+
+    At strength 1 they reach as far as in the paper (table 6 of AutoAugment, Cubuk et al. 2019). Keras' layer of that
+    name draws the two for a whole batch, turns, moves and brightens one way only, and keeps as little as one bit.
+    """
+
+    def __init__(self, strength: float) -> None:
+        kl, far = keras.layers, 0.9 * strength
+        turn, move = _around(0, 30 / 360 * strength), _around(0, 0.3 * strength)
+        self.generator = keras.random.SeedGenerator(0)
+        self.changes = [
+            kl.AutoContrast(),
+            Equalize(),
+            kl.RandomRotation(turn, fill_mode="reflect", seed=0),
+            kl.RandomShear(x_factor=0.3 * strength, seed=0),
+            kl.RandomShear(y_factor=0.3 * strength, seed=0),
+            kl.RandomTranslation(0, move, seed=0),
+            kl.RandomTranslation(move, 0, seed=0),
+            kl.RandomBrightness(_around(0, far / 2), seed=0),  # added; the paper multiplies by 1 - far .. 1 + far
+            _contrast(far),
+            _saturation(far),
+            kl.RandomSharpness(_around(0.5, far / 2), seed=0),  # Keras doubles it
+            kl.RandomPosterization(
+                (8 - round(4 * strength), 8), seed=0
+            ),  # bits that are kept; Keras leaves out the last
+            Solarize(strength),
+        ]
+
+    def __call__(self, images: Any, training: bool) -> Any:
+        """Images (n, S, S, 3) in 0..255 -> the same shape."""
+        for _ in range(2):
+            count = tf.shape(images)[0]
+            chosen = keras.random.randint((count,), 0, len(self.changes) + 1, seed=self.generator)  # the last: none
+            for number, change in enumerate(self.changes):
+                rows = tf.where(chosen == number)
+                changed = change(tf.gather(images, rows[:, 0]), training=training)
+                images = tf.tensor_scatter_nd_update(images, rows, changed)
+        return images
+
+
+class Equalize:
+    """Spreads the values of each colour evenly over 0..255. (Keras' layer looks at all images of a batch together.)"""
+
+    def __init__(self) -> None:
+        self._layer = keras.layers.Equalization()
+
+    def __call__(self, images: Any, training: bool) -> Any:
+        return tf.map_fn(self._layer, images)
+
+
+class Solarize:
+    """Inverts what is lighter than a threshold, 255 - 255 * strength at the lowest. (Keras' scales only one bound.)"""
+
+    def __init__(self, strength: float) -> None:
+        self.strength, self.generator = strength, keras.random.SeedGenerator(0)
+
+    def __call__(self, images: Any, training: bool) -> Any:
+        drawn = keras.random.uniform((tf.shape(images)[0], 1, 1, 1), 0, self.strength, seed=self.generator)
+        return tf.where(images < 255 * (1 - drawn), images, 255 - images)
 
 
 class MixUpCutMix:
@@ -94,12 +179,28 @@ class MixUpCutMix:
         """Features (n, ..., channels) and targets (n, classes) float32 -> the same shapes."""
         shape = tf.shape(features)
         maps = features if features.shape.rank == 4 else features[:, None, None, :]  # the layers expect maps
-        mixed = [layer({"images": maps, "labels": targets}, training=True) for layer in self._layers]
+        mixed = [_mix(layer, maps, targets) for layer in self._layers]
         chosen = mixed[0]
         if len(mixed) == 2:  # one of the two at random, as timm and torchvision do
             use_mixup = keras.random.uniform((), seed=self._generators[0]) < 0.5
-            chosen = {name: tf.where(use_mixup, mixed[0][name], mixed[1][name]) for name in mixed[0]}
-        return tf.reshape(chosen["images"], shape), chosen["labels"]
+            chosen = tuple(tf.where(use_mixup, *both) for both in zip(*mixed, strict=True))
+        return tf.reshape(chosen[0], shape), chosen[1]
+
+
+def _mix(layer: Any, maps: Any, targets: Any) -> tuple[Any, Any]:
+    """Mixed `maps` (n, h, w, channels) and `targets` (n, classes)."""
+    drawn = layer.get_random_transformation(maps, training=True)
+    if "batch_masks" in drawn:
+        # Keras weighs the targets by the rectangle that it drew, of which only whole places of the map are pasted.
+        # Where these are few the two differ much: on maps of 3 x 3 by up to 0.17.
+        drawn["mix_weight"] = 1 - tf.reduce_mean(tf.cast(drawn["batch_masks"], tf.float32), axis=(1, 2, 3))
+    return layer.transform_images(maps, drawn), layer.transform_labels(targets, drawn)
+
+
+def _generators_of(layer: Any) -> list[Any]:
+    """The random generators of `layer` and of the changes in it; AutoContrast and Equalize draw nothing."""
+    parts = [layer, *getattr(layer, "changes", ())]
+    return [part.generator for part in parts if hasattr(part, "generator")]
 
 
 def _reseed(generators: Sequence[Any], key: tuple[int, ...]) -> None:

@@ -29,7 +29,7 @@ from finetune.models.feature_files import features_disk_space, features_folder, 
 from finetune.models.features import FeatureExtractor
 from finetune.utils import ResourceError, dtype_policy, format_bytes, keras, library_versions, sha256_of
 
-FORMAT = 1  # raise it when the values in old files would no longer be correct
+FORMAT = 2  # raise it when the values in old files would no longer be correct
 DISK_FRACTION = 0.5  # of the free space
 MEMORY_FRACTION = 0.4  # of the available memory
 Place = Literal["disk", "memory", "off"]

@@ -67,19 +67,29 @@ class CachedFeatures:
     def batches(
         self, indices: np.ndarray, epoch: int | None, batch_size: int, *, skip: int = 0, rows: Rows = all_rows
     ) -> Iterator[np.ndarray]:
-        for batch in index_batches(indices, batch_size, skip=skip):
-            yield self._read(batch[rows(len(batch))], epoch)
+        numbers = self._view_numbers(indices, epoch)
+        batches = index_batches(indices, batch_size, skip=skip), index_batches(numbers, batch_size, skip=skip)
+        for batch, views in zip(*batches, strict=True):
+            chosen = rows(len(batch))
+            yield self._read(batch[chosen], views[chosen])
 
-    def _read(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+    def _view_numbers(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        """The view (n,) that each of the images at `indices`, all of an epoch, is shown in.
+
+        Neighbours have different views, and so has an image that comes again in the epoch (oversampling); in as many
+        epochs as there are views each image has all of them.
+        """
         augmented = len(self.views) - 1
         if epoch is None or augmented == 0:
-            return np.asarray(self.views[0][indices], np.float32)
-        # In one epoch neighbours have different views, and in `augmented` epochs each image has all its views.
-        view = 1 + (indices + epoch) % augmented
+            return np.zeros(len(indices), int)
+        return np.asarray(1 + (indices + epoch + count_before(indices)) % augmented)
+
+    def _read(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
         values = np.empty((len(indices), *self.views[0].shape[1:]), np.float32)
-        for number in np.unique(view):
-            chosen = view == number
-            values[chosen] = self.views[number][self.position[indices[chosen]]]
+        for number in np.unique(views):
+            chosen = views == number
+            rows = self.position[indices[chosen]] if number else indices[chosen]
+            values[chosen] = self.views[number][rows]
         return values
 
 
@@ -110,6 +120,15 @@ class LiveFeatures:
                 images = self.augmenter(canvas, (self.seed, epoch, skip + position)).numpy()[rows(count)]
             starts = range(0, len(images), FEATURE_BATCH)
             yield np.concatenate([self.extractor(images[at : at + FEATURE_BATCH])[self.cut] for at in starts])
+
+
+def count_before(values: np.ndarray) -> np.ndarray:
+    """How often each of `values` (n,) has come before: [7, 3, 7, 7] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    in_order = values[order]
+    counts = np.empty(len(values), int)
+    counts[order] = np.arange(len(values)) - np.searchsorted(in_order, in_order)
+    return counts
 
 
 def refuse_unreadable(batch: Batch, paths: Sequence[str]) -> None:

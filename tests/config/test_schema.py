@@ -46,6 +46,10 @@ def test_augment_numbers_replace_those_of_the_preset():
     assert not AugmentConfig(views=1).active
 
 
+def test_a_zoom_leaves_something_to_see():
+    assert "augment.zoom" in problems_of(DIGITS + "augment: {zoom: 1}\n")
+
+
 def test_presets_grow_in_strength():
     def strengths(preset: str) -> list[float]:
         values = AugmentConfig(preset=preset).model_dump(exclude={"preset", "views", "flip"})

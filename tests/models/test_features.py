@@ -449,3 +449,17 @@ def test_incomplete_parts_are_computed_again(tiny, images, private_cache, reads)
     reads.clear()
     prepare(tiny, dataset)
     assert len(reads) == len(dataset)
+
+
+def test_an_image_that_comes_again_in_an_epoch_is_shown_in_another_view():
+    """As oversampling repeats the images of rare classes; whatever the batches, and after a resume too."""
+    views = tuple(np.full((8, 1), number, np.float32) for number in range(4))  # view k is full of k
+    source = CachedFeatures(views, np.arange(8))
+    order = np.array([5, 2, 5, 5, 7, 2])
+    shown = np.concatenate(list(source.batches(order, 0, 2)))[:, 0]
+    assert sorted(shown[order == 5]) == [1, 2, 3]
+    assert len(set(shown[order == 2])) == 2
+    assert np.concatenate(list(source.batches(order, 0, 2, skip=1)))[:, 0].tolist() == shown[2:].tolist()
+    of_epochs = [next(source.batches(np.array([5]), epoch, 1))[0, 0] for epoch in range(3)]
+    assert sorted(of_epochs) == [1, 2, 3]
+    assert (np.concatenate(list(source.batches(order, None, 2))) == 0).all()
