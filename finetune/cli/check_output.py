@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.markup import escape
 
-from finetune.cli.output import make_console
 from finetune.data import SPLITS, Dataset
 from finetune.training import CheckResult
-from finetune.utils import format_bytes, format_duration, printable
+from finetune.utils import format_bytes, format_duration, printable, result_console
 
 if TYPE_CHECKING:
     from finetune.training import DryRun  # its import starts TensorFlow, which a wrong data set must not wait for
@@ -23,7 +22,7 @@ SPARKLINE_WIDTH = 30  # characters
 
 def print_check(result: CheckResult, source: str) -> None:
     """`source` is the config as it was named on the command line."""
-    console = make_console()
+    console = result_console()
     for title, lines in _sections(result):
         for number, line in enumerate(lines):
             console.print(f"[dim]{title if number == 0 else '':<10}[/] {escape(line)}")

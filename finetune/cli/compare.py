@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import add_figure, add_json, add_overwrite
-from finetune.cli.output import make_console, print_json
-from finetune.utils import printable, refuse_existing, write_bytes
+from finetune.cli.output import print_json
+from finetune.utils import printable, refuse_existing, result_console, write_bytes
 
 if TYPE_CHECKING:
     from finetune.evaluation import Comparison, RunSummary
@@ -53,7 +53,7 @@ def print_comparison(comparison: "Comparison") -> None:
         table.add_row("[bold]settings that differ[/]")
     for key, values in comparison.differences.items():
         table.add_row(f"[dim]{escape(key)}[/]", *(escape(printable(value)) for value in values))
-    console = make_console()
+    console = result_console()
     console.print(table)
     if not comparison.differences:
         console.print("\nTheir configs are the same.")

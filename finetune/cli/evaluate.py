@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import add_assert_accuracy, add_classifier, add_json
-from finetune.cli.output import make_console, print_json
-from finetune.utils import Terminal, format_interval, format_percent
+from finetune.cli.output import print_json
+from finetune.utils import Terminal, format_interval, format_percent, result_console
 
 if TYPE_CHECKING:
     from finetune.evaluation import Metrics
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def print_metrics(metrics: "Metrics") -> None:
     """A table of the summary, one of the classes, and which classes are confused most."""
-    console = make_console()
+    console = result_console()
     summary = Table(box=None, show_header=False)
     summary.add_row("images", f"{metrics.n:,}")
     for name, value in metrics.summary().items():

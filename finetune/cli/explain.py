@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     drawn: list[bytes] = []
     with stop_on_signals() as stop, terminal.stage("Explaining") as update:
         for number, (path, file) in enumerate(zip(paths, files, strict=True), 1):
+            update(number - 1, len(paths))
             if stop.requested:
                 break
             is_drawn = not figure or len(drawn) < FIGURE_IMAGES
@@ -78,7 +79,6 @@ def run(arguments: argparse.Namespace) -> None:
             elif is_drawn:
                 drawn.append(png)
             print(line)
-            update(number, len(paths))
     if drawn:
         write_bytes(figure, stack_figures(drawn))
         terminal.say(f"Wrote {figure}")

@@ -17,7 +17,7 @@ from importlib import import_module
 
 import finetune
 from finetune.cli.options import add_common
-from finetune.utils import FinetuneError, PartlyDone, ResourceError, exits_at_once
+from finetune.utils import FinetuneError, PartlyDone, ResourceError, exits_at_once, separate_stderr, show_start
 
 COMMANDS = {
     "train": "train a classifier",
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError):  # there may be no stream, or nobody to read it
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has an ü
+        separate_stderr()
+        os.environ["MPLBACKEND"] = "agg"  # `!finetune` inherits that of the notebook, which may not be installed here
     arguments = parse(words)
     code = _run(arguments)
     if argv is None and (code in INTERRUPTED or exits_at_once()):
@@ -115,7 +117,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.debug:
         os.environ["FINETUNE_DEBUG"] = "1"
     try:
-        code = import_module(f"finetune.cli.{arguments.command}").run(arguments) or 0
+        with show_start(quiet=arguments.quiet):
+            code = import_module(f"finetune.cli.{arguments.command}").run(arguments) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # here a closed pipe is quiet; at the end of the interpreter it is not
     except FinetuneError as error:

@@ -1,11 +1,9 @@
-"""How commands print: JSON, tables, figures, and images that could not be read. Standard output is for results only."""
+"""How commands print: JSON, figures, and images that could not be read. Standard output is for results only."""
 
 import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from finetune.utils import DataError, PartlyDone, printable
 
@@ -14,11 +12,6 @@ if TYPE_CHECKING:
 
 LISTED_PROBLEMS = 20
 FIGURE_IMAGES = 12  # more on one sheet could not be read
-
-
-def make_console() -> Console:
-    """A console on standard output: no line is wrapped, no number is coloured."""
-    return Console(highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -97,16 +97,16 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         stream = predict_jointly(classifiers, remaining, request)
     hint = f"Continue with the same command and --resume: {partial_path(arguments.csv)}" if arguments.csv else ""
-    with ExitStack() as stack:  # all files are closed, even if one of them cannot be written
+    # All files are closed, even if one of them cannot be written; and while the bar is there, which stays below them.
+    with stop_on_signals() as stop, terminal.stage("Predicting") as update, ExitStack() as stack:
         outputs = open_outputs(stack, arguments, classifiers, so_far, detailed=len(paths) == 1)
-        with stop_on_signals() as stop, terminal.stage("Predicting") as update:
-            for number, prediction in enumerate(stream, 1):
-                if prediction.error:
-                    problems.append(prediction)
-                for write in outputs:
-                    write(prediction)
-                update(number, len(remaining))
-                stop.check(hint)
+        for number, prediction in enumerate(stream, 1):
+            if prediction.error:
+                problems.append(prediction)
+            for write in outputs:
+                write(prediction)
+            update(number, len(remaining))
+            stop.check(hint)
     for file in (arguments.csv, arguments.figure):
         if file and file.exists():
             terminal.say(f"Wrote {file}")

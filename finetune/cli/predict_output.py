@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.backbones import levels_sentence
-from finetune.cli.output import FIGURE_IMAGES, make_console, stack_figures
+from finetune.cli.output import FIGURE_IMAGES, stack_figures
 from finetune.data import NO_LABEL, read_image
 from finetune.evaluation import draw_prediction
 from finetune.models import Classifier, JsonWriter, PartialTable, Prediction, open_table
-from finetune.utils import printable, write_bytes
+from finetune.utils import printable, result_console, write_bytes
 
 Output = Callable[[Prediction], object]
 BAR_WIDTH = 30
@@ -71,20 +71,20 @@ def print_line(prediction: Prediction) -> None:
     """One of many images: its likeliest classes, its labels, or why it could not be read."""
     name = escape(printable(prediction.path))
     if prediction.error:
-        make_console().print(f"{name}  [yellow]{escape(prediction.error)}[/]")
+        result_console().print(f"{name}  [yellow]{escape(prediction.error)}[/]")
         return
     scores = prediction.predictions[:NAMED] if prediction.labels is None else prediction.labels
     text = levels_sentence(prediction.levels)
     if not text:
         text = ", ".join(f"{score.name} {score.probability:.1%}" for score in scores) or NO_LABEL
-    make_console().print(f"{name}  {escape(text)}")
+    result_console().print(f"{name}  {escape(text)}")
 
 
 def print_details(prediction: Prediction) -> None:
     """A single image: a table of its classes with bars. Nothing for one that could not be read: the error names it."""
     if prediction.error:
         return
-    console = make_console()
+    console = result_console()
     name = escape(printable(prediction.path))
     table = Table("class", "id", "probability", title=name, title_justify="left", box=None, header_style="dim")
     for score in prediction.predictions:

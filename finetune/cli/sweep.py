@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from finetune.cli.options import add_config, add_json, add_output, positive_int
-from finetune.cli.output import make_console, print_json
-from finetune.utils import Terminal, require_packages, survive_closed_output
+from finetune.cli.output import print_json
+from finetune.utils import Terminal, require_packages, result_console, survive_closed_output
 
 if TYPE_CHECKING:
     from finetune.training import SweepResult
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def print_trials(result: "SweepResult") -> None:
     """The trials, best first, and what must be known to read them correctly."""
-    console = make_console()
+    console = result_console()
     table = Table(box=None, header_style="dim")
     for title in ("trial", "validation", "loss", *result.best.settings, "seconds"):
         table.add_column(title, justify="right", overflow="fold")

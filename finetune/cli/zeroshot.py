@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import add_images_per_class, add_json, add_model
-from finetune.cli.output import make_console, print_json
-from finetune.utils import Terminal, format_interval, printable
+from finetune.cli.output import print_json
+from finetune.utils import Terminal, format_interval, printable, result_console
 
 if TYPE_CHECKING:
     from finetune.evaluation import Survey
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def print_survey(survey: "Survey") -> None:
     """A line for each folder, the two accuracies, and whether they differ."""
-    console = make_console()
+    console = result_console()
     table = Table("folder", "images", f"{survey.model} calls them", box=None, header_style="dim")
     for folder in survey.folders:
         classes = ", ".join(f"{name} {fraction:.0%}" for name, fraction in folder.classes)

@@ -8,7 +8,7 @@ resuming a run in which nothing is done yet.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,16 @@ from finetune.utils import (
     write_text,
 )
 
+STAGE_TITLES = {
+    "building": "Building the network",
+    "features": "Features",
+    "trials": "Trial steps",
+    "baseline": "Baseline",
+    "saving": "Saving",
+    "evaluation": "Testing",
+    "report": "Report",
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -87,9 +97,13 @@ class RunContext:
     group: ProcessGroup
 
     @contextmanager
-    def stage(self, name: str, title: str) -> Iterator[ProgressCallback]:
-        """Times a stage and shows its progress; `update(done, total)` also raises Stopped if somebody asked to stop."""
-        with self.watch.time(name), self.terminal.stage(title) as update:
+    def stage(self, name: str) -> Iterator[ProgressCallback]:
+        """Times a stage and shows its progress; `update(done, total)` also raises Stopped if somebody asked to stop.
+
+        A phase, which has no title here, is shown by its callback.
+        """
+        title = STAGE_TITLES.get(name)
+        with self.watch.time(name), self.terminal.stage(title) if title else nullcontext(_ignore) as update:
             yield stoppable(update, self.stop, _how_to_resume(self.run))
 
     def check_stop(self) -> None:
@@ -188,15 +202,15 @@ def train_and_evaluate(context: RunContext) -> Result:
         trained = train(context)
         with group.synchronized():
             classifier, probabilities = trained.classifier, trained.validation_probabilities
-            with context.watch.time("saving"):
+            with context.stage("saving"):
                 classifier.save(run.model_keras)
-            with context.stage("evaluation", "Testing") as update:
+            with context.stage("evaluation") as update:
                 test = evaluate_on_test(classifier, dataset, trained.head_predictions, progress=update)
             splits = {"validation": probabilities, "test": test.probabilities}
             write_predictions(run.predictions_csv, dataset, splits, classifier.thresholds)
             write_hparams(run.tensorboard / "result", run.path.name, config, _accuracies(run, test.metrics))
             write_run_facts(run, seconds=context.watch.seconds, peak_memory_mb=peak_memory_mb())
-            with context.watch.time("report"):
+            with context.stage("report"):
                 evidence = report_evidence(run, config, dataset, classifier, test, read_run_facts(run))
                 write_report(run.path, evidence)
             write_run_facts(run, seconds=context.watch.seconds)
@@ -219,7 +233,7 @@ def train(context: RunContext) -> Trained:
     group.stop_requested = lambda: context.stop.requested is not None
     keras.utils.set_random_seed(config.seed)
     with group.synchronized():
-        with context.watch.time("building"):
+        with context.stage("building"):
             classifier = build_classifier(
                 config.model, dataset.classes, seed=config.seed, multi_label=config.data.multi_label
             )
@@ -237,7 +251,7 @@ def train(context: RunContext) -> Trained:
             try_one_batch(classifier, dataset, config.head.batch_size)
     assert_same_start(group, dataset, classifier, checkpoint)
 
-    with context.stage("features", "Features") as update:
+    with context.stage("features") as update:
         sources = prepare_shared_features(
             group,
             FeatureRequest(classifier, dataset, [phase.cut for phase in phases], config.augment, config.seed),
@@ -260,7 +274,7 @@ def train(context: RunContext) -> Trained:
         journal=journal,
         callbacks=_callbacks(context, checkpoint.state["step"] if checkpoint else 0),
         check_stop=context.check_stop,
-        timer=context.watch.time,
+        timer=context.stage,
     )
     probabilities = np.empty((0, len(dataset.classes)))
     if group.rank == 0:
@@ -354,6 +368,9 @@ def _reopen_data(run: Run, config: Config, accept_changes: bool, progress: Progr
         _write_data(run, dataset)
         write_run_facts(run, data_changes=[*read_run_facts(run).get("data_changes", ()), *dataset.warnings])
     return dataset
+
+
+def _ignore(done: int, total: int | None) -> None: ...
 
 
 def stoppable(update: ProgressCallback, stop: Stop, hint: str = "") -> ProgressCallback:

@@ -12,6 +12,7 @@ from .device import (
     keras as keras,
     library_versions as library_versions,
     select_devices as select_devices,
+    separate_stderr as separate_stderr,
     silence_cpp_logs as silence_cpp_logs,
     tf as tf,
     visible_gpus as visible_gpus,
@@ -58,7 +59,12 @@ from .signals import (
     stop_on_signals as stop_on_signals,
     survive_closed_output as survive_closed_output,
 )
-from .terminal import ProgressCallback as ProgressCallback, Terminal as Terminal
+from .terminal import (
+    ProgressCallback as ProgressCallback,
+    Terminal as Terminal,
+    result_console as result_console,
+    show_start as show_start,
+)
 from .text import (
     csv_cell as csv_cell,
     format_bytes as format_bytes,

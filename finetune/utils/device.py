@@ -92,6 +92,13 @@ def silence_cpp_logs() -> Iterator[None]:
         os.close(saved)
 
 
+def separate_stderr() -> None:
+    """Give Python's messages a file descriptor of their own, so that `silence_cpp_logs` does not hide them too."""
+    with contextlib.suppress(OSError, AttributeError):  # a daemon has no stderr
+        copy = os.dup(sys.stderr.fileno())
+        sys.stderr = open(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+
+
 def has_gpu() -> bool:
     """Whether TensorFlow can use a GPU; without a GPU driver this is answered without starting TensorFlow."""
     if sys.platform == "linux" and not any(os.path.exists(driver) for driver in GPU_DRIVERS):

@@ -21,6 +21,14 @@ def is_debugging() -> bool:
     return os.environ.get("FINETUNE_DEBUG") == "1"
 
 
+def in_notebook_shell() -> bool:
+    """Whether a notebook has started this process (`!finetune`), whose output shows no line being overwritten.
+
+    The shell of Jupyter is a terminal, so that `isatty` cannot tell. Its kernels set this TERM, its servers that id.
+    """
+    return "JPY_PARENT_PID" in os.environ or os.environ.get("TERM") == "xterm-color"
+
+
 def available_cores() -> int:
     """The processor cores this process may use; containers and `taskset` often allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -59,9 +59,8 @@ def test_when_a_callback_fails_the_work_is_saved_before_its_error_is_raised(trou
 
 
 def test_people_read_a_line_an_epoch_and_what_was_undone():
-    terminal = Terminal()
-    terminal.console.file = io.StringIO()
-    logger = ProgressLogger(terminal)
+    log = io.StringIO()
+    logger = ProgressLogger(Terminal(file=log))
     logger.trainer = SimpleNamespace(
         phase=SimpleNamespace(name="fine_tune", blocks=("block3",), index=1),
         settings=SimpleNamespace(epochs=4),
@@ -76,7 +75,7 @@ def test_people_read_a_line_an_epoch_and_what_was_undone():
     logger.trainer.state.waited = 1
     logger.on_epoch_end(1, {**row, "epoch": 2})
     logger.on_phase_end(PhaseResult("fine_tune", 2, 0, {}))
-    opening, first, second, undone = terminal.console.file.getvalue().splitlines()
+    opening, first, second, undone = log.getvalue().splitlines()
     assert opening == "fine_tune: training blocks from block3 on, 2,000 weights"
     assert " ".join(first.split()) == (
         "epoch 1/4 loss 0.5000 validation: loss 0.2500, accuracy 75.00% 1.2 s best so far"

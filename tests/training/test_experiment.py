@@ -58,13 +58,12 @@ class Story:
 
     def __init__(self, settings):
         self.config = load_config(settings)
-        screen = Terminal()
-        screen.console.file = io.StringIO()
+        log = io.StringIO()
         self.result = experiment.train_config(
-            self.config, command=["finetune", "train", "colours.yaml"], terminal=screen
+            self.config, command=["finetune", "train", "colours.yaml"], terminal=Terminal(file=log)
         )
         self.run = self.result.run
-        self.said = screen.console.file.getvalue()
+        self.said = log.getvalue()
         self.report = json.loads(self.run.report_json.read_text())
 
 

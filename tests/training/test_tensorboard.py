@@ -77,12 +77,11 @@ def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path):
 def watched(images, tmp_path_factory):
     """A run with everything that TensorBoard can be asked for, and what the terminal said."""
     folder = tmp_path_factory.mktemp("watched")
-    screen = Terminal()
-    screen.console.file = io.StringIO()
+    log = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        result = train_config(settings(images, folder, histograms=True, profile=True), terminal=screen)
-    return result, screen.console.file.getvalue()
+        result = train_config(settings(images, folder, histograms=True, profile=True), terminal=Terminal(file=log))
+    return result, log.getvalue()
 
 
 def settings(images, folder, **options):
