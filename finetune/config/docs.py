@@ -15,6 +15,8 @@ Made by `finetune schema --markdown`; do not edit. Keys are written as in overri
 line is `epochs: 5` below `head:` in the file. Only `data` is required. `model` and `augment` may be one word: the
 backbone, the preset. `fine_tune` may be one mapping, a list of them for gradual unfreezing, or none. With
 `recipe: auto` a key that is left out has the value of the recipe (docs/guide.md), or else the default below.
+In paths (`data.folder`, `data.csv`, `model.weights`, `output`, `extends`) `~` and environment variables (`${NAME}`)
+are expanded; an absent variable is an error.
 
 | key | value | default | meaning |
 |---|---|---|---|

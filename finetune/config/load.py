@@ -5,10 +5,11 @@
     print(dump_config(config))
 
 All mistakes of a file are reported at once, each with its line. Overrides win over the file, later ones over
-earlier ones. Paths in a file are relative to that file; paths in an override or from Python to the working
-directory. `~` and `${NAME}` (an environment variable) are expanded.
+earlier ones; a file wins over the one that it `extends`. Paths in a file are relative to that file; paths in an
+override or from Python to the working directory. `~` and `${NAME}` (an environment variable) are expanded.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         document = YamlDocument.from_mapping(source)
     else:
         document = YamlDocument.from_file(find_config(source))
+    _extend(document)
     for text in overrides:
         for section, key in ONE_WORD.items():  # so that an override may enter the section
             word = document.data.get(section)
@@ -56,6 +58,31 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         raise  # not reached: there was a problem
     document.check()
     return config
+
+
+def _extend(document: YamlDocument, chain: Sequence[str] = ()) -> None:
+    """Put what the file says that `document` extends below what it says itself; `chain` are the files on the way."""
+    if document.data.get("extends") is not None:
+        document.expand_path(("extends",), absolute=False)
+        document.check()
+    name = document.data.pop("extends", None)
+    if name is None:
+        return
+    _, place = document.locate(("extends",))
+    path = Path(place.where).parent / str(name)
+    chain = [*chain, place.where]
+    if os.path.abspath(path) in map(os.path.abspath, chain):
+        document.report(("extends",), f"goes in a circle: {' -> '.join(filter(None, [*chain, str(path)]))}")
+    elif not path.is_file():
+        neighbours = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
+        document.report(("extends",), f"{path} is no config file.{did_you_mean(path.name, neighbours)}")
+    document.check()
+    base = YamlDocument.from_file(path)
+    _extend(base, chain)
+    for section, key in ONE_WORD.items():
+        if isinstance(base.data.get(section), str):
+            base.data[section] = {key: base.data[section]}
+    document.extend(base)
 
 
 def find_config(name: str | Path) -> Path:

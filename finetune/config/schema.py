@@ -247,6 +247,9 @@ class Config(Section):
     """A whole training."""
 
     version: Whole = option(VERSION, "format of this file; finetune fills it in", ge=1)
+    extends: Path | None = option(
+        None, "config file that this one starts from, beside it; keys that are given here win", exclude=True
+    )
     name: str = option("run", "name of the runs; absent: that of the file", max_length=100)
     seed: Whole = option(0, "start of all random numbers", ge=0, lt=2**32)
     deterministic: bool = option(False, "same bits each time, but slower", strict=True)
@@ -285,6 +288,11 @@ class Config(Section):
         if isinstance(values.get("fine_tune"), Mapping | FineTuneConfig):
             values["fine_tune"] = (values["fine_tune"],)
         return values
+
+    @field_validator("extends", mode="before")
+    @classmethod
+    def _refuse_extends(cls, value: Any) -> Any:
+        raise ValueError("can stand in a config file only")  # there `load_config` has replaced it by what it means
 
     @field_validator("imbalance")
     @classmethod

@@ -16,8 +16,12 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 EXPECTED = "expected"
-TIME_UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+TIME_UNITS = {  # without the s of a plural
+    "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600, "day": 86400
+}  # fmt: skip
 
+_TIME_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]+)")
+_TIME = re.compile(rf"({_TIME_PART.pattern}\s*)+")
 _NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -68,13 +72,15 @@ def _parse_unfreeze(value: Any) -> Any:
 
 
 def _parse_time(value: Any) -> Any:
-    """`10 min` -> 600.0; a plain number counts seconds."""
-    written = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", value.strip().lower()) if isinstance(value, str) else None
-    number = parse_number(written[1] if written else value)
-    unit = TIME_UNITS.get(written[2] or "s") if written else 1
-    if is_number(number) and number > 0 and unit:
-        return float(number * unit)
-    raise PydanticCustomError(EXPECTED, "a time such as 10 min, 90 s or 2 h")
+    """`10 min` -> 600.0, `1 hour 30 minutes` -> 5400.0; a plain number counts seconds."""
+    seconds = parse_number(value)
+    if isinstance(seconds, str) and _TIME.fullmatch(seconds.strip().lower()):
+        seconds = 0.0
+        for number, unit in _TIME_PART.findall(value.lower()):
+            seconds += float(number) * TIME_UNITS.get(unit.removesuffix("s") or "s", math.nan)
+    if is_number(seconds) and 0 < seconds < math.inf:
+        return float(seconds)
+    raise PydanticCustomError(EXPECTED, "a time such as 90 s, 10 min, 2 hours or 1 h 30 min")
 
 
 def _parse_weights(value: Any) -> Any:
@@ -89,5 +95,5 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 Rate = Annotated[float | Literal["auto"], BeforeValidator(_parse_rate)]
 Views = Annotated[int | Literal["live"], BeforeValidator(_parse_views)]
 Unfreeze = Annotated[int | float | str, BeforeValidator(_parse_unfreeze)]
-Seconds = Annotated[float, BeforeValidator(_parse_time)]
+Seconds = Annotated[float, BeforeValidator(_parse_time, json_schema_input_type=float | str)]
 WeightsChoice = Annotated[Literal["imagenet", "none"] | Path, BeforeValidator(_parse_weights)]

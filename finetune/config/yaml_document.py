@@ -11,7 +11,6 @@ PyYAML's SafeLoader, which runs no code. Beyond what YAML says it refuses two tr
 keeps the last), and numbers such as `010` and `12:30`, which YAML 1.1 reads as 8 and 750.
 """
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -105,6 +104,11 @@ class YamlDocument:
         except yaml.YAMLError as error:
             self.problems.append((place, (), _explain_syntax_error(error)))
 
+    def extend(self, base: "YamlDocument") -> None:
+        """Add the values of `base` that this document does not have. Mappings are joined, anything else is whole."""
+        self._add(self.data, base.data, (), base.places)
+        self.problems += base.problems
+
     def expand_path(self, path: KeyPath, *, absolute: bool = True, keep: Sequence[str] = ()) -> None:
         """Expand `~` and `${NAME}` in the file name at `path` and make it absolute, unless it is one of `keep`."""
         *sections, key = path
@@ -148,16 +152,30 @@ class YamlDocument:
             self.problems.append((place, written, message))
 
     def check(self) -> None:
-        """Raise a ConfigError with every problem reported so far, in the order of the file, overrides last."""
+        """Raise a ConfigError with every problem so far: of this file by line, of those it extends, of overrides."""
         if not self.problems:
             return
         lines = []
-        for place, path, message in sorted(self.problems, key=lambda problem: problem[0].line or math.inf):
+        for place, path, message in sorted(self.problems, key=lambda problem: self._order(problem[0])):
             parts = str(place), printable(".".join(map(str, path))), message
             lines.append(": ".join(part for part in parts if part))
         if len(lines) > MAX_PROBLEMS:
             lines[MAX_PROBLEMS:] = [f"... and {len(lines) - MAX_PROBLEMS} more problems"]
         raise ConfigError("\n".join(lines))
+
+    def _order(self, place: Place) -> tuple[bool, bool, str, int]:
+        return (not place.line, place.where != self.places[()].where, place.where if place.line else "", place.line)
+
+    def _add(
+        self, own: dict[str, Any], others: Mapping[str, Any], path: KeyPath, places: Mapping[KeyPath, Place]
+    ) -> None:
+        for key, value in others.items():
+            inside = (*path, key)
+            if key not in own:
+                own[key] = value
+                self.places |= {known: at for known, at in places.items() if known[: len(inside)] == inside}
+            elif isinstance(own[key], dict) and isinstance(value, dict):
+                self._add(own[key], value, inside, places)
 
     def _build(self, node: yaml.Node, path: KeyPath, place: Place) -> Any:
         """The Python value of a node; the place of every value inside it is noted."""

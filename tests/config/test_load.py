@@ -97,3 +97,79 @@ def test_config_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"tensorflow", "keras", "numpy", "PIL", "sklearn", "matplotlib", "rich"}
     assert not heavy & set(yaml.safe_load(done.stdout))
+
+
+# ---------------------------------------------------------------------------------------------- extends
+
+
+def write(name, text):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+
+
+def test_a_config_extends_another_key_by_key():
+    write("team/base.yaml", "data: {folder: photos}\nmodel: resnet50\nhead: {epochs: 3, batch_size: 8}\nseed: 7\n")
+    write("mine.yaml", "extends: team/base.yaml\nhead: {epochs: 5}\nmodel: {dropout: 0.5}\n")
+    loaded = load_config("mine.yaml", ["head.learning_rate=1e-2", "seed=8"])
+    assert (loaded.head.epochs, loaded.head.batch_size, loaded.head.learning_rate) == (5, 8, 0.01)
+    assert (loaded.model.backbone, loaded.model.dropout, loaded.seed) == ("resnet50", 0.5, 8)
+    assert loaded.data.folder == Path.cwd() / "team" / "photos"  # relative to the file in which it is written
+    assert loaded.name == "mine"
+
+
+def test_what_is_no_mapping_replaces_that_of_the_base_whole():
+    write("base.yaml", DIGITS + "fine_tune: [{epochs: 1}, {epochs: 2}]\naugment: {preset: light, rotate: 90}\n")
+    write("mine.yaml", "extends: base.yaml\nfine_tune: {unfreeze: 2}\naugment: strong\n")
+    loaded = load_config("mine.yaml")
+    assert [(phase.unfreeze, phase.epochs) for phase in loaded.fine_tune] == [(2, 10)]
+    assert loaded.augment == Config(data=loaded.data, augment="strong").augment
+    write("mine.yaml", "extends: base.yaml\nfine_tune: none\n")
+    assert load_config("mine.yaml").fine_tune == ()
+
+
+def test_what_a_run_keeps_of_extended_configs_is_whole(monkeypatch):
+    monkeypatch.setenv("TEAM", "team")
+    write("team/a.yaml", "extends: b.yaml\nhead: {epochs: 3}\n")
+    write("team/b.yaml", DIGITS + "head: {epochs: 4, warmup: 0.5}\n")
+    loaded = load_config({"extends": "${TEAM}/a.yaml"})
+    text = dump_config(loaded)
+    assert "extends" not in text
+    write("elsewhere/kept.yaml", text)
+    assert load_config("elsewhere/kept.yaml") == loaded
+    assert (loaded.head.epochs, loaded.head.warmup) == (3, 0.5)
+
+
+def test_problems_name_the_file_and_the_line_in_which_they_are():
+    write("team/base.yaml", "data: {builtin: digits}\nhead:\n  epochs: -1\n  epoch: 3\nseed: 1\nseed: 2\n")
+    write("mine.yaml", "extends: team/base.yaml\n\n\n\nhead: {warmup: 7}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config("mine.yaml", ["name=/"])
+    places = [line.split(": ")[0] for line in str(caught.value).split("\n")]
+    base = [f"team/base.yaml:{line}" for line in (3, 4, 6)]
+    assert places == ["mine.yaml:5", *base, "override 'name=/'"]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("bse.yaml", "my.yaml:1: extends: bse.yaml is no config file. Did you mean 'base.yaml'"),
+        ("my.yaml", "my.yaml:1: extends: goes in a circle: my.yaml -> my.yaml"),
+        ("loop.yaml", "loop.yaml:2: extends: goes in a circle: my.yaml -> loop.yaml -> my.yaml"),
+        ("[base.yaml]", "my.yaml:1: extends: ['base.yaml'] is no config file."),
+        ("${NO_TEAM}/base.yaml", "my.yaml:1: extends: the environment variable NO_TEAM is not set"),
+        ("broken.yaml", "broken.yaml:1:5: while parsing"),
+    ],
+)
+def test_a_base_that_cannot_be_used(written, message):
+    write("base.yaml", DIGITS)
+    write("loop.yaml", "\nextends: ./my.yaml\n")
+    write("broken.yaml", "a: [")
+    assert problems_of(f"extends: {written}\n").startswith(message)
+
+
+def test_extends_stands_in_files_only():
+    write("base.yaml", DIGITS)
+    assert (
+        problems_of(DIGITS, "extends=base.yaml")
+        == "override 'extends=base.yaml': extends: can stand in a config file only"
+    )

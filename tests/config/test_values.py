@@ -44,15 +44,22 @@ def test_unfreeze_refuses_what_cannot_be_meant(written: str):
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"), [("90", 90), ("90 s", 90), ("10 min", 600), ("1.5h", 5400), ("2 hours", 7200), ("0.5", 0.5)]
-)
+    ("written", "seconds"),
+    [
+        ("90", 90), ("0.5", 0.5), ("1e2", 100), ("90 s", 90), ("90 secs", 90), ("1 second", 1), ("10 min", 600),
+        ("10 Minutes", 600), ("1 minute", 60), ("5m", 300), ("1.5h", 5400), (".5 h", 1800), ("1 hour", 3600),
+        ("2 hours", 7200), ("3hrs", 10800), ("1h30m", 5400), ("1 h 30 min", 5400), ("1 day", 86400),
+    ],
+)  # fmt: skip
 def test_time_has_units(written: str, seconds: float):
     assert load(DIGITS + f"time_budget: {written}").time_budget == seconds
 
 
-@pytest.mark.parametrize("written", ["0", "-5 min", "soon", "3 weeks", "true", "[1]"])
+@pytest.mark.parametrize(
+    "written", ["0", "-5 min", "0 h", "soon", "3 weeks", "min", "1 h 30", "1..5 h", "inf", "true", "[1]"]
+)
 def test_a_time_that_cannot_be_meant_is_refused(written: str):
-    assert "time_budget: expected a time such as 10 min" in problems_of(DIGITS + f"time_budget: {written}")
+    assert "time_budget: expected a time such as 90 s, 10 min" in problems_of(DIGITS + f"time_budget: {written}")
 
 
 @pytest.mark.parametrize(("written", "views"), [("2", 2), ("'2'", 2), ("live", "live")])
