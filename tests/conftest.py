@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_network  # noqa: F401 (registers the backbone `tiny`)
+from drawing import leave_out_drawing
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -29,6 +30,12 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("FINETUNE_CACHE", str(folder))
     monkeypatch.setenv("FINETUNE_OFFLINE", "1")
     return folder
+
+
+@pytest.fixture
+def report_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For trainings whose figures nobody looks at (see `leave_out_drawing`)."""
+    leave_out_drawing(monkeypatch)
 
 
 @pytest.fixture(scope="session")

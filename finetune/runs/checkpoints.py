@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune.utils import WeightsError, atomic_write_folder, file_sha256, write_text
 
@@ -29,6 +30,16 @@ FORMAT = 1
 HistoryRow = Mapping[str, Any]
 
 _ARRAYS, _STATE, _MANIFEST = "arrays.npz", "state.json", "manifest.json"
+
+
+class CheckpointState(BaseModel):
+    """The content of a checkpoint's state.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: dict[str, Any]
+    history: list[dict[str, Any]]
+    phases: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Checkpoint:
     name: str
     arrays: dict[str, np.ndarray]
     state: dict[str, Any]
-    history: list[HistoryRow]
+    history: Sequence[HistoryRow]
     phases: list[dict[str, Any]]
     lost: str | None = None
 
@@ -93,14 +104,13 @@ class CheckpointFolder:
         damage: list[str] = []
         for name in self._names():
             try:
-                arrays, facts = self._read(name)
-                facts["lost"] = f"{'; '.join(damage)}; going on from {name}" if damage else None
-                checkpoint = Checkpoint(name, arrays, **facts)
+                arrays, content = self._read(name)
             except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
                 damage.append(f"checkpoint {name} cannot be used ({explain_damage(error)})")
                 continue
             self._whole = name
-            return checkpoint
+            lost = f"{'; '.join(damage)}; going on from {name}" if damage else None
+            return Checkpoint(name, arrays, content.state, content.history, content.phases, lost)
         if not damage:
             return None
         raise WeightsError(
@@ -108,7 +118,7 @@ class CheckpointFolder:
             hint="Nothing was deleted. Restore the files from a copy, or start a new run.",
         )
 
-    def _read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _read(self, name: str) -> tuple[dict[str, np.ndarray], CheckpointState]:
         folder = self.path / name
         manifest = json.loads((folder / _MANIFEST).read_text("utf-8"))
         for file in (_ARRAYS, _STATE):
@@ -116,7 +126,7 @@ class CheckpointFolder:
                 raise ValueError(f"{file} was changed: its SHA-256 is not the one in {_MANIFEST}")
         with np.load(folder / _ARRAYS, allow_pickle=False) as stored:
             arrays = dict(stored)
-        return arrays, json.loads((folder / _STATE).read_text("utf-8"))
+        return arrays, CheckpointState.model_validate(json.loads((folder / _STATE).read_bytes()))
 
     def _names(self) -> list[str]:
         """Newest first, by number, because clocks may jump; with the name in LAST, even if its folder is gone."""
@@ -146,6 +156,9 @@ def explain_damage(error: Exception) -> str:
     """Why a file could not be read, in a few words."""
     if isinstance(error, OSError) and error.filename:
         return f"{Path(error.filename).name}: {error.strerror}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
     return f"no {error} in it" if isinstance(error, KeyError) else str(error)
 
 

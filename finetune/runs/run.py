@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel
 
 from finetune.runs.checkpoints import Checkpoint, CheckpointFolder, HistoryRow, explain_damage, subfolder_names
 from finetune.runs.lock import hold_lock
@@ -43,6 +44,14 @@ from finetune.utils import (
 
 FORMAT = 1
 Status = Literal["not started", "running", "stopped", "done", "failed"]
+
+
+class RunState(BaseModel):
+    """The content of state.json."""
+
+    format: int = FORMAT
+    status: Status
+    phases: list[dict[str, Any]]  # the finished ones, in order, each with its "name"
 
 
 class Run:
@@ -86,13 +95,12 @@ class Run:
     @property
     def status(self) -> Status:
         """How far the training is. UsageError if this is not a run, ResourceError if state.json is damaged."""
-        status: Status = self._read_state()["status"]
-        return status
+        return self._read_state().status
 
     @property
     def phases(self) -> list[dict[str, Any]]:
         """A mapping for each finished phase, in order, with its "name"."""
-        return list(self._read_state()["phases"])
+        return self._read_state().phases
 
     def set_status(self, status: Status) -> None:
         """Write `status` into state.json."""
@@ -102,12 +110,11 @@ class Run:
         """Add a finished phase to state.json; a checkpoint should follow."""
         self._write_state(self.status, [*self.phases, dict(facts)])
 
-    def _read_state(self) -> dict[str, Any]:
+    def _read_state(self) -> RunState:
         try:
-            state = json.loads(self.state_json.read_text("utf-8"))
-            is_newer = state["format"] > FORMAT
-            if not is_newer:
-                return {"status": state["status"], "phases": state["phases"]}
+            state = json.loads(self.state_json.read_bytes())
+            if state["format"] <= FORMAT:
+                return RunState.model_validate(state)
         except (FileNotFoundError, NotADirectoryError):
             near = did_you_mean(self.path.name, set(subfolder_names(self.path.parent)) - {self.path.name})
             raise UsageError(f"{self.path} is not a run: it has no state.json.{near}") from None
@@ -122,7 +129,7 @@ class Run:
         )
 
     def _write_state(self, status: Status, phases: Sequence[Mapping[str, Any]]) -> None:
-        write_json(self.state_json, {"format": FORMAT, "status": status, "phases": phases})
+        write_json(self.state_json, RunState(status=status, phases=[dict(phase) for phase in phases]).model_dump())
 
     # --- history.csv
 

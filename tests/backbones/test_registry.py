@@ -224,6 +224,7 @@ def test_no_two_rows_answer_to_one_word() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report_not_drawn")
 def test_a_network_of_ones_own_is_registered_as_the_docstring_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
 ) -> None:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from drawing import leave_out_drawing
 from PIL import Image
 
 from finetune import config
@@ -30,7 +31,9 @@ def two_runs(images, tmp_path_factory):
     }
     tuned = {"fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}}
     weak = {"head": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-7}}
-    return [experiment.train_config(config.load_config({**settings, **more})) for more in (tuned, weak)]
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_drawing(patch)
+        return [experiment.train_config(config.load_config({**settings, **more})) for more in (tuned, weak)]
 
 
 def summary(name, correct, **config):

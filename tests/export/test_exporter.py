@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import yaml
+from drawing import leave_out_drawing
 
 from finetune import api
 from finetune.cli import main as cli
@@ -47,6 +48,7 @@ def run(images, tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        leave_out_drawing(patch)
         return experiment.train_config(load_config(settings)).run.path
 
 

@@ -125,6 +125,12 @@ def test_damaged_state_is_named(run: Run, content: str) -> None:
         open_run(run.path)
 
 
+def test_an_unknown_status_is_named(run: Run) -> None:
+    write_json(run.state_json, {"format": 1, "status": "asleep", "phases": []})
+    with pytest.raises(ResourceError, match=r"state\.json cannot be used: status: Input should be 'not started', 'run"):
+        open_run(run.path)
+
+
 def test_newer_run_is_refused(run: Run) -> None:
     write_json(run.state_json, {"format": 2, "something": "new"})
     with pytest.raises(UsageError, match=r"newer finetune: format 2, known here: 1\n.*upgrade"):

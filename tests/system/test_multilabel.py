@@ -305,6 +305,7 @@ def test_the_page_ticks_what_is_over_its_threshold(run, tags):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report_not_drawn")
 def test_weights_mixing_smoothing_and_histograms_work_and_runs_are_compared(run, tags, tmp_path, capsys):
     head = {"epochs": 2, "batch_size": 8, "learning_rate": 0.03, "label_smoothing": 0.1, "monitor": "loss"}
     more = {"imbalance": "weights", "augment": {"mixup": 0.2}, "calibrate": False, "tensorboard": {"histograms": True}}

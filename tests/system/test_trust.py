@@ -356,7 +356,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(forge: Forge, unbroke
 
 def test_training_goes_on_when_nobody_listens(forge: Forge, output: Path) -> None:
     patch = "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1); os.dup2(writer, 2)"
-    assert forge.run("train", "cfg.yaml", "--output", output, patch=patch) == 0
+    assert forge.run("train", "cfg.yaml", "head.epochs=1", "fine_tune=null", "--output", output, patch=patch) == 0
     assert (output / "colours-1" / "report.html").exists()
 
 

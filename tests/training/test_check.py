@@ -61,6 +61,7 @@ def test_a_correct_config_has_no_problems(settings, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report_not_drawn")
 def test_features_that_a_training_has_cached_need_not_be_computed(head_only):
     """A dry run names the very files that a training writes and looks for."""
     head_only["augment"] = {"preset": "light", "views": 2}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawing import leave_out_drawing
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
@@ -264,6 +265,7 @@ def test_tensorboard_has_the_config_and_images(board, story):
 # ------------------------------------------------------------------------------------------------ once again
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
     before = {name: (story.run.path / name).read_bytes() for name in tree(story.run.path)}
     again = experiment.train_config(story.config.model_copy(update={"output": story.run.path.parent}))
@@ -351,6 +353,7 @@ def test_a_head_alone_on_augmented_views_without_test_images(images, tmp_path):
         evaluate_classifier(story.run.path)
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_path):
     settings = settings_for(images, tmp_path) | {
         "fine_tune": [FINE_TUNE | {"unfreeze": 1}, FINE_TUNE | {"unfreeze": "block3_conv"}]
@@ -363,6 +366,7 @@ def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_pa
     assert report["head"]["n"] == result.metrics.n == 15
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path, monkeypatch):
     table = tmp_path / "labels.csv"
     with table.open("w", newline="") as file:
@@ -410,6 +414,7 @@ def found_out(images, cache, tmp_path_factory):
     """A run that starts from the regression, with a rate chosen by trial steps and no time to train."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", cache)
+        leave_out_drawing(patch)
         head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
         fine_tune = {**FINE_TUNE, "learning_rate": "auto"}
         return told(images, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
@@ -444,13 +449,17 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
     assert loaded.spec.confidences[-1][2] == 1
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
-    plain = told(images, tmp_path, calibrate=False, fine_tune=[])
+    plain = told(images, tmp_path, calibrate=False, head=HEAD | {"epochs": 1}, fine_tune=[])
     assert load_classifier(plain.run.path).spec.temperature == 1
     assert load_classifier(plain.run.path).spec.confidences == ()
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
-    chosen = told(images, tmp_path, model={"backbone": "tiny", "weights": "none"}, fine_tune=[], recipe="auto")
+    head = HEAD | {"epochs": 1}
+    tiny = {"backbone": "tiny", "weights": "none"}
+    chosen = told(images, tmp_path, model=tiny, head=head, fine_tune=[], recipe="auto")
     assert "Chosen by recipe: auto" in chosen.said
     assert any("model.resize" in line for line in read_run_facts(chosen.run)["recipe"])

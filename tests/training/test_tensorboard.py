@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from drawing import leave_out_drawing
 from google.protobuf import text_format
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
@@ -80,6 +81,7 @@ def watched(images, tmp_path_factory):
     log = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
+        leave_out_drawing(patch)
         result = train_config(settings(images, folder, histograms=True, profile=True), terminal=Terminal(file=log))
     return result, log.getvalue()
 
@@ -106,6 +108,7 @@ def events_of(run, part):
     return found
 
 
+@pytest.mark.usefixtures("report_not_drawn")
 def test_who_watches_changes_nothing(watched, images, tmp_path):
     plain = train_config(settings(images, tmp_path))
     pairs = zip(plain.classifier.model.get_weights(), watched[0].classifier.model.get_weights(), strict=True)
