@@ -265,6 +265,7 @@ def test_tensorboard_has_the_config_and_images(board, story):
 # ------------------------------------------------------------------------------------------------ once again
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
     before = {name: (story.run.path / name).read_bytes() for name in tree(story.run.path)}
@@ -284,6 +285,7 @@ def test_a_finished_run_is_not_begun_again_by_evaluate(story):
     assert tree(story.run.path) == before
 
 
+@pytest.mark.slow
 def test_evaluate_measures_what_is_asked_for(story, images, tmp_path):
     train, validation = (evaluate_classifier(story.run.path, split=split) for split in ("train", "validation"))
     assert (train.n, validation.n) == (42, 15)
@@ -311,6 +313,7 @@ def test_evaluate_refuses_what_it_cannot_measure(story, images, tmp_path):
         evaluate_classifier(story.run.model_keras)
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_images_that_have_changed(story, images, tmp_path):
     shutil.copytree(images, tmp_path / "pictures")
     moved = tmp_path / "runs" / "colours-1"
@@ -333,6 +336,7 @@ def test_runs_do_not_go_among_the_images(images):
 # ---------------------------------------------------------------------------------------------- other configs
 
 
+@pytest.mark.slow
 def test_a_head_alone_on_augmented_views_without_test_images(images, tmp_path):
     settings = settings_for(images, tmp_path) | {
         "augment": {"preset": "standard", "views": 2},
@@ -353,6 +357,7 @@ def test_a_head_alone_on_augmented_views_without_test_images(images, tmp_path):
         evaluate_classifier(story.run.path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_path):
     settings = settings_for(images, tmp_path) | {
@@ -366,6 +371,7 @@ def test_gradual_unfreezing_from_python_without_training_the_head(images, tmp_pa
     assert report["head"]["n"] == result.metrics.n == 15
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path, monkeypatch):
     table = tmp_path / "labels.csv"
@@ -420,6 +426,7 @@ def found_out(images, cache, tmp_path_factory):
         return told(images, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune, time_budget="1 s")
 
 
+@pytest.mark.slow
 def test_the_head_starts_as_a_regression(found_out):
     facts = read_run_facts(found_out.run)
     assert "Baseline, logistic regression on the features: validation accuracy" in found_out.said
@@ -428,6 +435,7 @@ def test_the_head_starts_as_a_regression(found_out):
     assert head["accuracy"] >= facts["baseline"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_rate_is_found_by_trial_and_drawn(found_out):
     settled = read_run_facts(found_out.run)["settled"]
     assert 1e-7 < settled["head"]["learning_rate"] < 1
@@ -435,6 +443,7 @@ def test_a_rate_is_found_by_trial_and_drawn(found_out):
     assert (found_out.run.figures / "learning_rate_head.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_time_budget_costs_epochs_and_says_so(found_out):
     assert read_run_facts(found_out.run)["settled"]["fine_tune"]["epochs"] == 0
     assert "fine_tune: 0 epochs instead of 2, to keep to time_budget" in found_out.said
@@ -449,6 +458,7 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
     assert loaded.spec.confidences[-1][2] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
     plain = told(images, tmp_path, calibrate=False, head=HEAD | {"epochs": 1}, fine_tune=[])
@@ -456,6 +466,7 @@ def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
     assert load_classifier(plain.run.path).spec.confidences == ()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
     head = HEAD | {"epochs": 1}
