@@ -19,6 +19,7 @@ SMALL_IMAGE = 64  # pixels; such images are drawings and digits rather than phot
 SMALL_INPUT = 96
 FINE_TUNE_STEPS = 550  # as in BiT about the same for all small data sets, which gives few images more epochs
 ENOUGH_FOR_ONE_VIEW, MANY_IMAGES = 20_000, 100_000
+REGRESSION_CLASSES = 350  # with more, some networks have too many features for a regression (`sample_for_probe`)
 FEW_IMAGES, FEW_PER_CLASS = 100, 5  # for training; fewer are only memorised (Chen et al. 2019, few-shot)
 
 
@@ -122,6 +123,10 @@ def _choose_head(config: Config, facts: DataFacts) -> Iterator[Decision]:
         yield Decision({"head.epochs": 10}, "the head alone is trained")
     elif config.head.model_fields_set:
         yield Decision({"head.epochs": 10}, "the config says how to train the head")
+    elif not config.starts_from_regression or facts.classes > REGRESSION_CLASSES:
+        yield Decision(
+            {"head.epochs": 10}, "no regression can be this head, and fine-tuning needs one that has learned"
+        )
     else:
         yield Decision({"head.epochs": 0}, "the regression is the head; fine-tuning starts from it")
 

@@ -294,6 +294,11 @@ class Config(Section):
     def _refuse_extends(cls, value: Any) -> Any:
         raise ValueError("can stand in a config file only")  # there `load_config` has replaced it by what it means
 
+    @property
+    def starts_from_regression(self) -> bool:
+        """Whether the head is one that can have the weights of a logistic regression, and shall have them."""
+        return self.head.start == "regression" and not self.model.hidden and not self.model.cosine
+
     @field_validator("imbalance")
     @classmethod
     def _check_imbalance(cls, value: str, info: ValidationInfo) -> str:

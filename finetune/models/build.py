@@ -6,6 +6,8 @@ load_pretrained("resnet50")                an ImageNet network with its own head
 
 import itertools
 import math
+import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +29,7 @@ from finetune.models.classifier import Classifier
 from finetune.models.spec import ClassifierSpec
 from finetune.utils import ConfigError, WeightsError, dtype_policy, keras
 
+_SEEDING = threading.Lock()
 SHARPNESS = 16.0  # of a cosine head: logits lie in -16..16
 
 
@@ -57,8 +60,8 @@ def build_classifier(
         where = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"a classifier cannot be saved with this {where}: {problem['msg']}.") from None
     source = resolve_weights(row, config.weights, top=False)
-    keras.utils.set_random_seed(seed)  # the head's first values, and a backbone without weights
-    classifier = build_network(spec, name=row.name, seed=seed)
+    with _seeded(seed):  # the head's first values, and a backbone without weights
+        classifier = build_network(spec, name=row.name, seed=seed)
     if source is not None:
         _fill(classifier, classifier.feature_map, source)
     classifier.model.trainable = False
@@ -158,6 +161,22 @@ def _fill(classifier: Classifier, output: Any, source: Weights) -> None:
     load_weights(keras.Model(begin, output), source, row)
     classifier.weights_hash = source.sha256
     classifier.warning = source.warning or ""
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """In the block all random numbers come from `seed`, in one thread at a time.
+
+    Those of Python and NumPy belong to the program that called us: afterwards they go on as if nothing had been drawn.
+    """
+    with _SEEDING:
+        python, numpy = random.getstate(), np.random.get_state()
+        keras.utils.set_random_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager

@@ -91,6 +91,7 @@ def compute_features(
             if view:
                 inputs = request.augmenter(inputs, (request.seed, view, number)).numpy()
             for writer, output in zip(writers, request.extractor(inputs), strict=True):
+                _refuse_too_large(output, plan.dtype)
                 writer.array[done : done + len(output)] = output
             done += len(batch.indices)
             yield done
@@ -130,6 +131,16 @@ def describe_pace(count: int, seconds: float, waited: float) -> str:
     if waited > 0.5 * seconds:
         text += f"; {waited / seconds:.0%} of it spent waiting for images: reading is the bottleneck, not the network"
     return text
+
+
+def _refuse_too_large(features: np.ndarray, dtype: str) -> None:
+    """ResourceError for features that would become infinite in half precision."""
+    largest = float(np.abs(features).max())
+    if np.isfinite(largest) and largest > float(np.finfo(dtype).max):
+        raise ResourceError(
+            f"Features of this network reach {largest:,.0f}, too much for the half precision in which they would fit.",
+            hint="Free some disk space or memory for full precision, or use cache=off.",
+        )
 
 
 def _refuse_changed_images(request: FeatureRequest, indices: np.ndarray) -> None:

@@ -120,9 +120,16 @@ class ProgressLogger(Callback):
 
     def on_phase_end(self, result: "PhaseResult") -> None:
         self._bar.close()
-        if result.best_epoch == 0 and self.trainer.phase.index > 0:
+        if self.trainer.phase.index == 0 or result.best_epoch > 0:
+            return
+        if result.epochs:
             self.terminal.warn(
                 f"{result.name} did not beat what came before it on the validation images; its changes are undone."
+            )
+        elif self.trainer.settings.epochs:
+            self.terminal.warn(
+                f"{result.name} is left out: so few validation images are predicted wrongly that no improvement could "
+                "be told from chance."
             )
 
     def on_train_end(self) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,15 @@ from finetune.models import (
     prepare_features,
     refuse_unreadable,
 )
-from finetune.training.distributed.group import use_devices
+from finetune.training.distributed.group import process_group, use_devices
 from finetune.training.loop import Trainer
 from finetune.training.phases import Phase, plan_phases
-from finetune.training.start_checks import refuse_infinite, refuse_undistributable, run_folder_size
+from finetune.training.start_checks import (
+    refuse_endless_accumulation,
+    refuse_infinite,
+    refuse_undistributable,
+    run_folder_size,
+)
 from finetune.utils import ProgressCallback, ResourceError, describe_device, peak_memory_mb, tf, visible_gpus
 
 RATE_POINTS = 61  # steps at which the learning rate is noted
@@ -68,6 +72,7 @@ class DryRun:
     start_seconds: float  # to build the network and to compile every phase
     reading_rate: float
     feature_rate: float  # reading and the whole frozen part
+    image_size: int  # of the input, in pixels
     peak_memory: int  # of this process, or of the GPU where there is one
     memory: int | None  # of this machine; None where there is a GPU
     run_size: int  # upper bound of the size of the run folder
@@ -78,12 +83,19 @@ class DryRun:
     phases: tuple[PhaseDryRun, ...]
 
     @property
-    def missing_features(self) -> int:
-        """Images, counted once per view, that still have to go through the frozen part before the first epoch."""
+    def missing_by_view(self) -> tuple[int, ...]:
+        """Images of each view that still have to go through the frozen part before the first epoch."""
         if self.feature_place == "off":
-            return 0
-        exists = [all(map(os.path.exists, files)) for files in zip(*self.feature_files, strict=True)]
-        return sum(self.feature_pictures) - sum(compress(self.feature_pictures, exists))
+            return (0,) * len(self.feature_pictures)
+        if not self.feature_files:  # kept in memory
+            return self.feature_pictures
+        views = zip(self.feature_pictures, zip(*self.feature_files, strict=True), strict=True)
+        return tuple(0 if all(map(os.path.exists, files)) else images for images, files in views)
+
+    @property
+    def missing_features(self) -> int:
+        """All of these, an image counted once per view."""
+        return sum(self.missing_by_view)
 
     @property
     def pooled_features(self) -> np.ndarray | None:
@@ -106,6 +118,7 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
         total = 3 + len(config.fine_tune)
         started = time.monotonic()
         classifier, phases = build_and_plan(config, dataset.classes)
+        refuse_endless_accumulation(phases, dataset, config)
         refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
         # Before any step: the cache key of features holds the weights that they were made with.
         plan = plan_features(_features_of(classifier, dataset, phases, config), policy=config.cache)
@@ -127,6 +140,7 @@ def dry_run(config: Config, dataset: Dataset, *, progress: ProgressCallback = la
             start_seconds=time.monotonic() - started,
             reading_rate=reading_rate,
             feature_rate=feature_rate,
+            image_size=classifier.spec.image_size,
             peak_memory=tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else peak_memory_mb() * 2**20,
             memory=None if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             run_size=run_folder_size(classifier, phases),
@@ -204,9 +218,9 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
 
 
 def _mean_seconds(work: Callable[[], object]) -> float:
-    """The mean time of `work`, over `TIMED_SECONDS`."""
+    """The mean time of `work`, over `TIMED_SECONDS`; processes that train together do it equally often."""
     started, times = time.monotonic(), 0
-    while not times or time.monotonic() - started < TIMED_SECONDS:
+    while not times or process_group().broadcast(time.monotonic() - started < TIMED_SECONDS):
         work()
         times += 1
     return (time.monotonic() - started) / times

@@ -8,7 +8,7 @@ resuming a run in which nothing is done yet.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,18 @@ from finetune.evaluation import (
 )
 from finetune.models import Classifier, FeatureRequest, build_classifier
 from finetune.runs import ReadOnlyRun, Run, create_run
+from finetune.training.budget import keep_to_budget
 from finetune.training.callbacks import Callback, ProgressLogger
 from finetune.training.distributed.features import prepare_shared_features
-from finetune.training.distributed.group import ProcessGroup, process_group, use_devices
+from finetune.training.distributed.group import process_group, use_devices
 from finetune.training.loop import fit_phases
 from finetune.training.model_state import Scorer
 from finetune.training.phases import plan_phases
-from finetune.training.run_journal import RunJournal, Stopwatch, read_run_facts, write_run_facts
+from finetune.training.run_context import RunContext, how_to_resume, stoppable
+from finetune.training.run_journal import RunJournal, Stopwatch, config_as_trained, read_run_facts, write_run_facts
 from finetune.training.start_checks import (
     assert_same_start,
+    refuse_endless_accumulation,
     refuse_other_weights,
     refuse_undistributable,
     run_folder_size,
@@ -52,25 +55,15 @@ from finetune.utils import (
     FinetuneError,
     ProgressCallback,
     ResourceError,
-    Stop,
     Terminal,
     deterministic_ops,
+    format_duration,
     keras,
     peak_memory_mb,
     stop_on_signals,
     tf,
     write_text,
 )
-
-STAGE_TITLES = {
-    "building": "Building the network",
-    "features": "Features",
-    "trials": "Trial steps",
-    "baseline": "Baseline",
-    "saving": "Saving",
-    "evaluation": "Testing",
-    "report": "Report",
-}
 
 
 @dataclass(frozen=True)
@@ -82,37 +75,6 @@ class Result:
     metrics: Metrics | None
     head_metrics: Metrics | None  # what the head alone had reached, if there was fine-tuning
     paired: PairedTest | None  # is the difference between the two more than chance?
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What every stage of a run needs."""
-
-    run: Run
-    config: Config
-    dataset: Dataset
-    watch: Stopwatch
-    stop: Stop
-    terminal: Terminal
-    group: ProcessGroup
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[ProgressCallback]:
-        """Times a stage and shows its progress; `update(done, total)` also raises Stopped if somebody asked to stop.
-
-        A phase, which has no title here, is shown by its callback.
-        """
-        title = STAGE_TITLES.get(name)
-        with self.watch.time(name), self.terminal.stage(title) if title else nullcontext(_ignore) as update:
-            yield stoppable(update, self.stop, _how_to_resume(self.run))
-
-    def check_stop(self) -> None:
-        """Raises Stopped between two steps, when somebody asked one of the processes to stop and all know of it."""
-        if self.group.stopping:
-            self.stop.requested = self.stop.requested or "SIGTERM"
-            self.group.all_leave = True
-        if self.group.stopping or self.group.world_size == 1:
-            self.stop.check(_how_to_resume(self.run))
 
 
 def train_config(config: Config, *, command: Sequence[str] = (), terminal: Terminal | None = None) -> Result:
@@ -166,7 +128,7 @@ def resume_run(
         _working_on(run, watch, break_lock=break_lock),
     ):
         with group.synchronized(), watch.time("reading"), terminal.stage("Checking the images") as update:
-            progress = stoppable(update, stop, _how_to_resume(run))
+            progress = stoppable(update, stop, how_to_resume(run))
             if run.splits_csv.exists():
                 dataset = _reopen_data(run, config, accept_changes, progress)
             else:  # killed before the splits were written
@@ -189,7 +151,7 @@ def train_as_follower() -> None:
         with group.synchronized():
             dataset = reopen_dataset(config.data, run.splits_csv, run.classes_txt, progress=lambda *_: stop.check())
         with deterministic_ops(config.deterministic):
-            train(RunContext(run, config, dataset, Stopwatch(), stop, quiet, group))
+            train(keep_to_budget(RunContext(run, config, dataset, Stopwatch(), stop, quiet, group)))
         group.barrier()  # rank 0 tests, and writes the report
 
 
@@ -199,8 +161,10 @@ def train_and_evaluate(context: RunContext) -> Result:
     group.broadcast((str(run.path), config.model_dump(mode="json")))
     group.barrier()  # the others check that they have the same images
     with deterministic_ops(config.deterministic):
+        context = keep_to_budget(context)
         trained = train(context)
         with group.synchronized():
+            config = config_as_trained(context.config, run)
             classifier, probabilities = trained.classifier, trained.validation_probabilities
             with context.stage("saving"):
                 classifier.save(run.model_keras)
@@ -211,10 +175,13 @@ def train_and_evaluate(context: RunContext) -> Result:
             write_hparams(run.tensorboard / "result", run.path.name, config, _accuracies(run, test.metrics))
             write_run_facts(run, seconds=context.watch.seconds, peak_memory_mb=peak_memory_mb())
             with context.stage("report"):
-                evidence = report_evidence(run, config, dataset, classifier, test, read_run_facts(run))
+                facts = {**read_run_facts(run), "config": config.model_dump(mode="json")}
+                evidence = report_evidence(run, config, dataset, classifier, test, facts)
                 write_report(run.path, evidence)
             write_run_facts(run, seconds=context.watch.seconds)
     print_end(context.terminal, run, test.metrics, test.head_metrics, test.paired, context.watch.seconds)
+    if config.time_budget and context.watch.elapsed > config.time_budget:
+        context.terminal.warn(f"this took {format_duration(context.watch.elapsed)}, more than time_budget.")
     return Result(run, classifier, test.metrics, test.head_metrics, test.paired)
 
 
@@ -231,7 +198,6 @@ def train(context: RunContext) -> Trained:
     """Builds the classifier, computes the features of the frozen part, trains all phases and calibrates."""
     run, config, dataset, group = context.run, context.config, context.dataset, context.group
     group.stop_requested = lambda: context.stop.requested is not None
-    keras.utils.set_random_seed(config.seed)
     with group.synchronized():
         with context.stage("building"):
             classifier = build_classifier(
@@ -246,6 +212,7 @@ def train(context: RunContext) -> Trained:
         run.rewind(checkpoint)
         if checkpoint and checkpoint.lost:
             context.terminal.warn(checkpoint.lost)
+        refuse_endless_accumulation(phases, dataset, config)
         refuse_undistributable(phases, classifier, config, len(dataset.indices("train")))
         if group.rank == 0:
             try_one_batch(classifier, dataset, config.head.batch_size)
@@ -368,20 +335,3 @@ def _reopen_data(run: Run, config: Config, accept_changes: bool, progress: Progr
         _write_data(run, dataset)
         write_run_facts(run, data_changes=[*read_run_facts(run).get("data_changes", ()), *dataset.warnings])
     return dataset
-
-
-def _ignore(done: int, total: int | None) -> None: ...
-
-
-def stoppable(update: ProgressCallback, stop: Stop, hint: str = "") -> ProgressCallback:
-    """`update` that raises Stopped, with `hint`, once somebody asked to stop."""
-
-    def update_and_check(done: int, total: int | None) -> None:
-        update(done, total)
-        stop.check(hint)
-
-    return update_and_check
-
-
-def _how_to_resume(run: Run) -> str:
-    return f"Everything up to here is saved. Go on with: finetune train --resume {display_path(run.path)}"

@@ -28,8 +28,11 @@ class TrainingState:
     correct: float = 0  # predictions of this epoch, so far
     seen: int = 0
     seconds: float = 0.0  # of this epoch
-    best: dict[str, float] = field(default_factory=dict)  # {"epoch", "loss", "accuracy"} on validation
+    baseline: dict[str, float] = field(default_factory=dict)  # {"loss", "accuracy"} on validation, to be beaten
+    best: dict[str, float] = field(default_factory=dict)  # the same and "epoch", of the best epoch
     waited: int = 0  # epochs since the best one
+    lowest_loss: float = 0.0  # on validation
+    standstill: int = 0  # epochs since the best one, or since that with the lowest loss
 
     @property
     def has_begun(self) -> bool:

@@ -2,7 +2,9 @@
 
 | what                          | replaced                                  | tested on     |
 |-------------------------------|-------------------------------------------|---------------|
-| `scale_learning_rates`        | `optimizer.update_step`, until its end    | Keras 3.15.1  |
+| `scale_learning_rates`        | `optimizer.update_step` and               | Keras 3.15.1  |
+|                               | `._apply_weight_decay`, until its end     |               |
+| `average_once_per_step`       | `optimizer._update_model_variables_...`   | Keras 3.15.1  |
 | `fast_conv1x1`                | `Conv2D.convolution_op`, inside a `with`  | Keras 3.15.1  |
 | `layers_see_whole_batch`      | `Dropout.call`, inside a `with`           | Keras 3.15.1  |
 
@@ -21,19 +23,39 @@ if TYPE_CHECKING:
 
 
 def scale_learning_rates(optimizer: Any, scales: Mapping[Any, float]) -> None:
-    """Multiply the steps of some variables, by their `ref()`; the step itself is that of the optimizer.
+    """Multiply the steps and the weight decay of some variables, by their `ref()`; both are those of the optimizer.
 
     Keras passes the learning rate to `update_step` for each variable, so this is where it can differ between them.
     keras.optimizers.MultiOptimizer would need one optimizer with a state of its own per block.
     """
     if not scales:
         return
-    original = optimizer.update_step
+    step, decay, full_decay = optimizer.update_step, optimizer._apply_weight_decay, optimizer.weight_decay
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        return original(gradient, variable, learning_rate * scales.get(variable.ref(), 1.0))
+        return step(gradient, variable, learning_rate * scales.get(variable.ref(), 1.0))
+
+    def apply_weight_decay(variables: Sequence[Any]) -> None:
+        for variable in variables:
+            optimizer.weight_decay = full_decay * scales.get(variable.value.ref(), 1.0)
+            decay([variable])
+        optimizer.weight_decay = full_decay
 
     optimizer.update_step = update_step
+    if full_decay:
+        optimizer._apply_weight_decay = apply_weight_decay
+
+
+def average_once_per_step(optimizer: Any) -> None:
+    """With gradient accumulation, the moving average of the weights moves with each step; Keras' with each batch."""
+    update = optimizer._update_model_variables_moving_average
+
+    def update_after_step(variables: Sequence[Any]) -> None:
+        is_step = (optimizer._iterations + 1) % optimizer.gradient_accumulation_steps == 0
+        keras.ops.cond(is_step, lambda: update(variables), lambda: None)
+
+    if optimizer.gradient_accumulation_steps:
+        optimizer._update_model_variables_moving_average = update_after_step
 
 
 # ------------------------------------------------------------------------------------------- 1x1 convolutions

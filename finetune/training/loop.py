@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.config import Config, FineTuneConfig
 from finetune.data import MixUpCutMix, balanced_epoch_order, epoch_order
-from finetune.evaluation import LinearProbe, ValidationScores
+from finetune.evaluation import ValidationScores
 from finetune.models import FeatureSource, all_rows
 from finetune.training.callbacks import Callback, CallbackList
 from finetune.training.journal import Journal, PhaseResult, TrainingState
@@ -27,8 +27,9 @@ from finetune.training.keras_patches import scale_learning_rates
 from finetune.training.losses import against_imbalance, class_frequencies, loss_for
 from finetune.training.model_state import Scorer, assign_values, averaged_weights, recalibrate_batch_norm, restore_model
 from finetune.training.optimizers import build_optimizer, layer_scales, lower_learning_rate
-from finetune.training.phase_start import fit_head_probe, settle_phase, start_head
+from finetune.training.phase_start import FitProbe, fit_head_probe, settle_phase, start_head
 from finetune.training.phases import FrozenWeights, Phase, batch_norm_layers, freeze_below
+from finetune.training.selection import Selection, is_better
 from finetune.training.step import StepResult, TrainStep, assert_same_weights
 from finetune.utils import FinetuneError, TrainingDiverged, keras
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from finetune.models import Classifier
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost to a kill
-BASELINE_SCORES = "mark"  # in a checkpoint: what the validation images scored when the phase began
 
 
 class Trainer:
@@ -79,8 +79,7 @@ class Trainer:
             mixer=MixUpCutMix(config.augment, spatial=len(phase.cut.shape) == 4),
         )
         self._scorer = Scorer(self.above, source)
-        self.best_weights: list[np.ndarray] = []
-        self.baseline_scores: np.ndarray | None = None  # of the validation images when the phase began: to be beaten
+        self.selection = Selection(self.above.variables, self.settings, self.state)
 
     @property
     def learning_rate(self) -> float:
@@ -144,7 +143,7 @@ class Trainer:
             f"The images of this batch: {names}{', ...' if len(batch) > 8 else ''}",
         )
 
-    # --- validation and the best weights
+    # --- validation
 
     def logits(self, indices: np.ndarray) -> np.ndarray:
         """Class scores (n, classes) of unaugmented images, with the weights as they are now."""
@@ -153,35 +152,6 @@ class Trainer:
     def validate(self) -> ValidationScores:
         """Scores of the validation images with the weights as they are now."""
         return self._scorer.validation_scores(self.dataset.labels, self.validation_indices)
-
-    def set_baseline(self) -> None:
-        """The weights of now are kept unless an epoch beats them by more than noise (see `keep_if_better`)."""
-        scores = self.validate()
-        self.baseline_scores = scores.scores(self.settings.monitor)
-        self._keep(scores)
-
-    def keep_if_better(self, scores: ValidationScores) -> None:
-        """Keep the weights of now if they are the best of the phase, and clearly better than its beginning."""
-        best, monitor = self.state.best, self.settings.monitor
-        if self.baseline_scores is not None and best["epoch"] == 0:
-            better = improves_significantly(scores.scores(monitor), self.baseline_scores)
-        else:
-            better = not best or is_better(scores, best, monitor)
-        if better:
-            self._keep(scores)
-        else:
-            self.state.waited += 1
-
-    def _keep(self, scores: ValidationScores) -> None:
-        self.state.best = {"epoch": self.state.epoch, **scores.means}
-        self.state.waited = 0
-        self.best_weights = [variable.numpy() for variable in self.above.variables]
-
-    @property
-    def finished(self) -> bool:
-        patience = self.settings.patience
-        out_of_patience = patience is not None and self.state.waited >= patience
-        return self.state.epoch >= self.settings.epochs or out_of_patience
 
     def finish_epoch(self, seconds: float) -> dict[str, Any]:
         """Validate, keep the weights if they are the best so far, and begin the next epoch; the row of history.csv."""
@@ -202,16 +172,15 @@ class Trainer:
             state.epoch += 1
             state.batch = state.correct = state.seen = 0
             state.loss_sum = state.seconds = 0.0
-            self.keep_if_better(scores)
+            self.selection.consider(scores)
         if self.settings.schedule == "plateau":
             lower_learning_rate(self.optimizer, self.settings, state.epoch, state.waited)
         assert_same_weights(self.above.variables, f"{self.phase.name}, epoch {state.epoch}")
         return row
 
     def finish_phase(self) -> PhaseResult:
-        """Take the best weights, recalibrate BatchNorm if the config asks for it, and audit what was frozen."""
-        if self.best_weights:
-            assign_values(self.above.variables, self.best_weights)
+        """Select the weights, recalibrate BatchNorm if the config asks for it, and audit what was frozen."""
+        self.selection.decide()
         self.frozen.audit(self.phase.name)
         if self.config.model.batch_norm == "recalibrate" and self.phase.index > 0 and batch_norm_layers(self.above):
             old, values = self.validate(), [variable.numpy() for variable in self.above.variables]
@@ -232,10 +201,7 @@ class Trainer:
         """All that a resumed phase needs, besides `state`."""
         arrays = self.trained_arrays()
         arrays |= {f"optimizer/{at}": variable.numpy() for at, variable in enumerate(self.optimizer.variables)}
-        arrays |= {f"best/{at}": value for at, value in enumerate(self.best_weights)}
-        if self.baseline_scores is not None:
-            arrays[BASELINE_SCORES] = self.baseline_scores
-        return arrays
+        return arrays | self.selection.arrays()
 
     def trained_arrays(self) -> dict[str, np.ndarray]:
         """Every variable that this phase or one before it may have changed, by its place in the model."""
@@ -247,25 +213,7 @@ class Trainer:
         """Continue from the `arrays` of a checkpoint, whose model `restore_model` has put back."""
         for at, variable in enumerate(self.optimizer.variables):
             variable.assign(arrays[f"optimizer/{at}"])
-        self.baseline_scores = arrays.get(BASELINE_SCORES)
-        self.best_weights = [arrays[f"best/{at}"] for at in range(sum(key.startswith("best/") for key in arrays))]
-
-
-def improves_significantly(new: np.ndarray, old: np.ndarray) -> bool:
-    """Whether scores (n,) of the same images rose by more than one standard error of the sum of their differences.
-
-    The one-standard-error rule (Breiman et al. 1984) on pairs, the error being that of no true change: what rose by
-    less may be chance, and then the simpler model stays.
-    """
-    gain = new - old
-    return bool(gain.sum() > np.sqrt(np.square(gain).sum()))
-
-
-def is_better(new: ValidationScores, best: Mapping[str, float], monitor: str) -> bool:
-    """By accuracy, the loss deciding between equals; or by loss alone."""
-    if monitor == "accuracy" and new.accuracy != best["accuracy"]:
-        return new.accuracy > best["accuracy"]
-    return new.loss < best["loss"]
+        self.selection.restore(arrays)
 
 
 def fit_phases(
@@ -279,7 +227,7 @@ def fit_phases(
     callbacks: Sequence[Callback] = (),
     check_stop: Callable[[], None] = lambda: None,
     timer: Callable[[str], AbstractContextManager[Any]] = nullcontext,
-    fit_probe: Callable[[Trainer], LinearProbe | None] = fit_head_probe,
+    fit_probe: FitProbe = fit_head_probe,
 ) -> tuple[PhaseResult, ...]:
     """Train all phases, or what is left of them; the classifier ends with the best weights of the last.
 
@@ -301,13 +249,13 @@ def fit_phases(
             def make_trial(phase: Phase, source: FeatureSource = source) -> Trainer:
                 return Trainer(phase, classifier, source, dataset, config=config)
 
-            phase = settle_phase(phase, len(phases) - phase.index, make_trial, journal, timer)
-            trainer = Trainer(phase, classifier, source, dataset, config=config, state=state)
             has_start = phase.index > 0  # the weights of now are worth something, and must be beaten
+            if phase.index == 0 and not state.has_begun:
+                has_start = start_head(classifier, source, dataset, config, journal, timer, fit_probe)
+            phase = settle_phase(phase, len(phases) - phase.index, has_start, make_trial, journal, timer)
+            trainer = Trainer(phase, classifier, source, dataset, config=config, state=state)
             if checkpoint and state.has_begun:
                 trainer.restore(checkpoint.arrays)
-            elif phase.index == 0:
-                has_start = start_head(trainer, journal, timer, fit_probe)
             with timer(phase.name):
                 result = fit_phase(trainer, has_start, journal=journal, listeners=listeners, check_stop=check_stop)
                 journal.finish_phase(trainer, result)
@@ -349,9 +297,9 @@ def fit_phase(
             raise
 
     listeners.begin_phase(trainer, save)
-    if has_start and not trainer.best_weights:
-        trainer.set_baseline()
-    while not trainer.finished:
+    if has_start and not state.baseline:
+        trainer.selection.set_baseline(trainer.validate())
+    while not trainer.selection.finished:
         started, epoch = time.monotonic() - state.seconds, state.epoch
         for inputs, labels in trainer.epoch_batches():
             result = trainer.train_batch(inputs, labels)

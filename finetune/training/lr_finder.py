@@ -7,7 +7,7 @@ taken (the rule of fastai's `lr_find`). The weights are put back after every tri
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -67,24 +67,27 @@ def _at_constant_rate(phase: Phase) -> Phase:
 
 
 def _try_rates(trainer: "Trainer") -> tuple[list[float], list[float]]:
+    """Rates that were tried, an optimizer step with each (of `accumulate` batches), and the smoothed losses."""
     rates: list[float] = []
     losses: list[float] = []
-    average, step = 0.0, 0
-    growing = np.geomspace(LOWEST, HIGHEST, STEPS)
-    while step < STEPS:
-        for inputs, labels in trainer.epoch_batches():
-            trainer.optimizer.learning_rate.assign(growing[step])
-            result = trainer.try_step(inputs, labels)
-            average = SMOOTHING * average + (1 - SMOOTHING) * result.loss
-            smooth = average / (1 - SMOOTHING ** (step + 1))
-            if not result.finite or (losses and smooth > TOO_HIGH * min(losses)):
-                return rates, losses
-            rates.append(float(growing[step]))
-            losses.append(float(smooth))
-            step += 1
-            if step == STEPS:
-                break
+    average = 0.0
+    batches = _endless_batches(trainer)
+    for rate in np.geomspace(LOWEST, HIGHEST, STEPS):
+        trainer.optimizer.learning_rate.assign(rate)
+        results = [trainer.try_step(*batch) for batch in islice(batches, trainer.settings.accumulate)]
+        average = SMOOTHING * average + (1 - SMOOTHING) * statistics.mean(result.loss for result in results)
+        smooth = average / (1 - SMOOTHING ** (len(losses) + 1))
+        if not all(result.finite for result in results) or (losses and smooth > TOO_HIGH * min(losses)):
+            break
+        rates.append(float(rate))
+        losses.append(float(smooth))
     return rates, losses
+
+
+def _endless_batches(trainer: "Trainer") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The batches of the current epoch, again and again."""
+    while True:
+        yield from trainer.epoch_batches()
 
 
 def choose_learning_rate(rates: list[float], losses: list[float]) -> float:

@@ -13,7 +13,7 @@ from finetune.evaluation import ValidationScores, score_logits
 from finetune.models import FeatureSource
 from finetune.training.distributed.group import process_group
 from finetune.training.phases import batch_norm_layers
-from finetune.utils import keras, tf
+from finetune.utils import tf
 
 if TYPE_CHECKING:
     from finetune.models import Classifier
@@ -87,18 +87,25 @@ def restore_model(classifier: "Classifier", arrays: Mapping[str, np.ndarray]) ->
 
 
 def recalibrate_batch_norm(above: Any, batches: Iterable[np.ndarray]) -> None:
-    """Set the statistics of all BatchNorm layers of `above` to their means over `batches` (features, (n, ...)).
+    """Set the statistics of all BatchNorm layers of `above` to those of all `batches` (features, (n, ...)) together.
 
-    With the weights as they are now: precise statistics (Wu & Johnson 2021, Rethinking "Batch" in BatchNorm).
+    With the weights as they are now: precise statistics (Wu & Johnson 2021, Rethinking "Batch" in BatchNorm, section
+    3). Images count alike, and the variance has both parts, that within the batches and that of their means.
     """
     layers = batch_norm_layers(above)
     momenta = [layer.momentum for layer in layers]
-    momentum = tf.Variable(0.0, dtype=keras.config.floatx())
     for layer in layers:
-        layer.trainable, layer.momentum = True, momentum
+        layer.trainable, layer.momentum = True, 0.0  # so that it shows the statistics of a single batch
     forward = tf.function(lambda x: above(x, training=True), autograph=False, reduce_retracing=True)
-    for number, inputs in enumerate(batches):
-        momentum.assign(number / (number + 1))  # the plain mean of all batches so far
+    counts: list[int] = []
+    moments: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in layers]  # of x and x^2, for each batch
+    for inputs in batches:
         forward(tf.convert_to_tensor(inputs))
-    for layer, original in zip(layers, momenta, strict=True):
-        layer.trainable, layer.momentum = False, original
+        counts.append(len(inputs))
+        for layer, found in zip(layers, moments, strict=True):
+            mean, variance = (part.numpy().astype(np.float64) for part in (layer.moving_mean, layer.moving_variance))
+            found.append((mean, variance + mean**2))
+    for layer, momentum, found in zip(layers, momenta, moments, strict=True):
+        layer.trainable, layer.momentum = False, momentum
+        mean, square = np.average(found, axis=0, weights=counts)
+        assign_values([layer.moving_mean, layer.moving_variance], [mean, square - mean**2])

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune.backbones import Block
 from finetune.config import PhaseConfig
+from finetune.training.keras_patches import average_once_per_step
 from finetune.utils import keras, tf
 
 MOMENTUM = 0.9  # of SGD, with Nesterov's look ahead
@@ -39,6 +40,7 @@ def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
         optimizer = keras.optimizers.Adam(**common)
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NO_DECAY)
+    average_once_per_step(optimizer)
     if settings.schedule == "plateau" and isinstance(schedule, WarmUp):
         optimizer.rate_after_warmup = schedule.after  # the optimizer then counts it among its variables
     return optimizer

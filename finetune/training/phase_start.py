@@ -1,7 +1,7 @@
 """What has to be known before the first step of a phase: its learning rate, its epochs, the first weights of the head.
 
-    phase = settle_phase(phase, ...)        `learning_rate: auto` and `time_budget`, by a few trial steps
-    has_start = start_head(trainer, ...)    the head gets the weights of a linear probe
+    has_start = start_head(classifier, ...) the head gets the weights of a linear probe
+    phase = settle_phase(phase, ...)        `time_budget` and `learning_rate: auto`, by a few trial steps
 
 Where several processes train together, rank 0 decides, for clocks differ; the trial steps are made by all of them.
 """
@@ -13,62 +13,78 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.config import Config
 from finetune.evaluation import LinearProbe, adjust_probe, fit_linear_probe, sample_for_probe
+from finetune.models import FeatureSource
 from finetune.training.distributed.group import process_group
 from finetune.training.journal import Journal
+from finetune.training.losses import class_frequencies
 from finetune.training.lr_finder import find_learning_rate, seconds_per_epoch
 from finetune.training.phases import Phase
 
 if TYPE_CHECKING:
+    from finetune.data import Dataset
+    from finetune.models import Classifier
     from finetune.training.loop import Trainer
 
 PROBE_BATCH = 512
+AT_REST = 1e-3  # the learning rate of a phase without epochs: any number
 Timer = Callable[[str], AbstractContextManager[Any]]
+FitProbe = Callable[["Classifier", FeatureSource, "Dataset", Config], LinearProbe | None]
 
 
 def settle_phase(
     phase: Phase,
     phases_left: int,
+    has_start: bool,
     make_trainer: "Callable[[Phase], Trainer]",
     journal: Journal,
     timer: Timer,
 ) -> Phase:
-    """`phase` with what only trial steps can tell: the rate for `learning_rate: auto`, the epochs that the time allows.
+    """`phase` with what only trial steps can tell: the epochs that the time allows, the rate for `learning_rate: auto`.
 
     What `journal` has settled before is taken from there, so that a resumed run continues with the same. `phases_left`
-    phases, this one among them, divide the time.
+    phases, this one among them, share the time. Without `has_start` the phase begins with random numbers, and gets an
+    epoch in any case.
     """
-    group = process_group()
+    group, planned = process_group(), phase.settings.epochs
     settled = group.broadcast(journal.settled(phase.name))
-    has_budget = journal.seconds_left() is not None and phase.settings.epochs > 0 and phase.index > 0
-    if phase.settings.learning_rate == "auto" and "learning_rate" not in settled:
-        with timer("trials"):
-            curve = find_learning_rate(phase, make_trainer)
-        settled["learning_rate"] = group.broadcast(curve.chosen)
-        journal.note_learning_rate(phase.name, curve)
-    phase = replace(phase, settings=phase.settings.model_copy(update=settled))
-    if has_budget and "epochs" not in settled:
+    if "epochs" not in settled and planned and group.broadcast(journal.seconds_left()) is not None:
         with timer("trials"):
             seconds = seconds_per_epoch(phase, make_trainer)
-        planned, seconds_left = phase.settings.epochs, journal.seconds_left() or 0.0
-        epochs = group.broadcast(max(0, min(planned, int(seconds_left / phases_left / seconds))))
-        journal.note_epochs(phase.name, epochs, planned, seconds)
-        phase = replace(phase, settings=phase.settings.model_copy(update={"epochs": epochs}))
+        affordable = int((journal.seconds_left() or 0.0) / phases_left / seconds)
+        settled["epochs"] = group.broadcast(min(planned, max(0 if has_start else 1, affordable)))
+        journal.note_epochs(phase.name, settled["epochs"], planned, seconds)
+    phase = replace(phase, settings=phase.settings.model_copy(update=settled))
+    if phase.settings.learning_rate == "auto":
+        rate = AT_REST
+        if phase.settings.epochs:
+            with timer("trials"):
+                curve = find_learning_rate(phase, make_trainer)
+            rate = group.broadcast(curve.chosen)
+            journal.note_learning_rate(phase.name, curve)
+        phase = replace(phase, settings=phase.settings.model_copy(update={"learning_rate": rate}))
     return phase
 
 
 def start_head(
-    trainer: "Trainer", journal: Journal, timer: Timer, fit_probe: "Callable[[Trainer], LinearProbe | None]"
+    classifier: "Classifier",
+    source: FeatureSource,
+    dataset: "Dataset",
+    config: Config,
+    journal: Journal,
+    timer: Timer,
+    fit_probe: FitProbe,
 ) -> bool:
     """Give the head the weights of a linear probe, where the config and the head allow it; return whether it has them.
 
     The head must be one dense layer, and there must be enough images of every class.
     """
-    if trainer.config.head.start == "random" or not trainer.classifier.spec.linear_head:
+    if config.head.start == "random" or not classifier.spec.linear_head:
         return False
-    group, head = process_group(), trainer.classifier.model.get_layer("logits")
+    group, head = process_group(), classifier.model.get_layer("logits")
     with timer("baseline"):
-        probe = fit_probe(trainer) if group.rank == 0 else None
+        probe = fit_probe(classifier, source, dataset, config) if group.rank == 0 else None
     has_probe = group.broadcast(probe is not None)
     if probe:
         head.set_weights([probe.kernel, probe.bias])
@@ -78,16 +94,18 @@ def start_head(
     return has_probe
 
 
-def fit_head_probe(trainer: "Trainer") -> LinearProbe | None:
+def fit_head_probe(
+    classifier: "Classifier", source: FeatureSource, dataset: "Dataset", config: Config
+) -> LinearProbe | None:
     """The linear probe on the unaugmented features of the head phase; None if there are too many classes for one."""
-    train, validation, labels = trainer.train_indices, trainer.validation_indices, trainer.dataset.labels
-    classes, imbalance = len(trainer.classifier.classes), trainer.config.imbalance
-    positions = sample_for_probe(labels[train], trainer.phase.cut.shape[-1], classes, seed=trainer.seed)
+    train, validation, labels = dataset.indices("train"), dataset.indices("validation"), dataset.labels
+    classes = len(classifier.classes)
+    positions = sample_for_probe(labels[train], classifier.head_input.shape[-1], classes, seed=config.seed)
     if positions is None:
         return None
 
     def features(indices: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(trainer.source.batches(indices, None, PROBE_BATCH)))
+        return np.concatenate(list(source.batches(indices, None, PROBE_BATCH)))
 
     chosen = train[positions]
     probe = fit_linear_probe(
@@ -96,6 +114,8 @@ def fit_head_probe(trainer: "Trainer") -> LinearProbe | None:
         features(validation),
         labels[validation],
         classes=classes,
-        balanced=imbalance in ("weights", "oversample"),
+        balanced=config.imbalance in ("weights", "oversample"),
     )
-    return adjust_probe(probe, trainer.class_frequencies) if imbalance == "logit_adjust" else probe
+    if config.imbalance == "logit_adjust":
+        return adjust_probe(probe, class_frequencies(labels[train], dataset.label_type, classes))
+    return probe

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from finetune.training.loop import Trainer
 
 RESERVE = 0.05  # of a time budget, for steps that turn out slower than they were
-FINAL_SECONDS = 15.0  # of a time budget, for test, report and saving
+FINAL_SECONDS = 15.0  # of a time budget, for calibration, report and saving
 
 
 def read_run_facts(run: Run) -> dict[str, Any]:
@@ -58,6 +58,12 @@ class Stopwatch:
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
         self.seconds = dict(seconds or {})
+        self._before, self._started = sum(self.seconds.values()), time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """All seconds since the beginning, also those between the stages; of earlier starts those of the stages."""
+        return self._before + time.monotonic() - self._started
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -99,7 +105,8 @@ class RunJournal(Journal):
     @property
     def head_predictions(self) -> np.ndarray | None:
         """Probabilities of the test images (n, classes) by the head alone, if phases came after it."""
-        return self._kept.get(self._head_key)
+        came_later = any(phase["epochs"] for phase in self.run.phases[1:])
+        return self._kept.get(self._head_key) if came_later else None
 
     def save_checkpoint(self, name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         if self.writes:
@@ -153,4 +160,21 @@ class RunJournal(Journal):
     def seconds_left(self) -> float | None:
         if not self.config.time_budget:
             return None
-        return self.config.time_budget * (1 - RESERVE) - sum(self.watch.seconds.values()) - FINAL_SECONDS
+        end_seconds: float = read_run_facts(self.run).get("budget", {}).get("end_seconds", 0.0)
+        return seconds_for_training(self.config.time_budget, self.watch) - end_seconds
+
+
+def config_as_trained(config: Config, run: Run) -> Config:
+    """`config` with the learning rates and numbers of epochs that were settled before each phase."""
+    settled = read_run_facts(run).get("settled", {})
+    names = [phase["name"] for phase in run.phases]
+    head, *fine_tune = (
+        phase.model_copy(update=settled.get(name, {}))
+        for name, phase in zip(names, (config.head, *config.fine_tune), strict=True)
+    )
+    return config.model_copy(update={"head": head, "fine_tune": tuple(fine_tune)})
+
+
+def seconds_for_training(time_budget: float, watch: Stopwatch) -> float:
+    """What is left of a time budget for features, phases and test."""
+    return time_budget * (1 - RESERVE) - watch.elapsed - FINAL_SECONDS

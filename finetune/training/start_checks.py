@@ -8,7 +8,7 @@ import numpy as np
 
 import finetune
 from finetune.config import Config, dump_config
-from finetune.data import Dataset, image_batches, image_reader
+from finetune.data import Dataset, balanced_epoch_order, image_batches, image_reader
 from finetune.models import FEATURE_BATCH, Classifier
 from finetune.runs import Checkpoint, Run
 from finetune.training.distributed.group import ProcessGroup, process_group
@@ -33,10 +33,26 @@ def refuse_other_weights(run: Run, classifier: Classifier) -> None:
 def run_folder_size(classifier: Classifier, phases: Sequence[Phase]) -> int:
     """Bytes that the run folder may come to: the model, the logs, and three checkpoints of the deepest phase.
 
-    A checkpoint has the weights, the best weights and Adam's two moments; two are kept while a third is written.
+    A checkpoint has the weights of now, of the best epoch and of the beginning, and Adam's two moments; two are kept
+    while a third is written.
     """
     deepest = max(keras.Model(phase.cut, classifier.model.output).count_params() for phase in phases)
-    return int(4 * (3 * 4 * deepest + classifier.model.count_params())) + LOG_BYTES
+    return int(4 * (3 * 5 * deepest + classifier.model.count_params())) + LOG_BYTES
+
+
+def refuse_endless_accumulation(phases: Sequence[Phase], dataset: Dataset, config: Config) -> None:
+    """ConfigError if an epoch of a phase has fewer batches than make a step (`accumulate`)."""
+    labels = dataset.labels[dataset.indices("train")]
+    if config.imbalance == "oversample":
+        labels = labels[balanced_epoch_order(labels, seed=0, epoch=0)]
+    for phase in phases:
+        batches, needed = -(-len(labels) // phase.settings.batch_size), phase.settings.accumulate
+        if needed > batches:
+            raise ConfigError(
+                f"{phase.name}: {needed} batches make a step (accumulate), and an epoch has only {batches} of "
+                f"{phase.settings.batch_size} images: it would end without a step.",
+                hint=f"Choose accumulate={batches} or less, or a smaller batch_size.",
+            )
 
 
 def try_one_batch(classifier: Classifier, dataset: Dataset, batch_size: int) -> None:

@@ -29,10 +29,11 @@ from finetune.models import (
 )
 from finetune.training.callbacks import Callback
 from finetune.training.journal import PhaseResult
-from finetune.training.loop import Trainer, fit_phases
+from finetune.training.loop import fit_phases
 from finetune.training.model_state import assign_values
 from finetune.training.phase_start import fit_head_probe
 from finetune.training.phases import Phase, plan_phases
+from finetune.training.start_checks import refuse_endless_accumulation
 from finetune.utils import keras
 
 HEAD_ONLY = {"dropout", "hidden", "cosine", "batch_norm"}  # keys of `model` that change no feature of a frozen network
@@ -67,9 +68,9 @@ class TrialTrainer:
 
         Raises what a training raises; `check_stop` is called at every step and may raise, too.
         """
-        keras.utils.set_random_seed(config.seed)
         classifier = self._build(config)
         phases = plan_phases(config, classifier)
+        refuse_endless_accumulation(phases, self.dataset, config)
         results = fit_phases(
             phases,
             classifier,
@@ -111,10 +112,12 @@ class TrialTrainer:
             self._features = key, sources
         return sources
 
-    def _fit_probe(self, trainer: Trainer) -> LinearProbe | None:
-        key = (*_frozen_part(trainer.config), trainer.config.imbalance)
+    def _fit_probe(
+        self, classifier: Classifier, source: FeatureSource, dataset: Dataset, config: Config
+    ) -> LinearProbe | None:
+        key = (*_frozen_part(config), config.imbalance)
         if key not in self._probes:
-            self._probes[key] = fit_head_probe(trainer)
+            self._probes[key] = fit_head_probe(classifier, source, dataset, config)
         return self._probes[key]
 
 

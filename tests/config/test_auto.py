@@ -203,3 +203,18 @@ def test_a_gpu_trains_all_blocks_on_new_views():
     assert chosen.fine_tune[0].unfreeze == 1.0
     assert chosen.augment.views == "live"
     assert any("GPU" in decision.reason for decision in decisions)
+
+
+@pytest.mark.parametrize(
+    ("facts", "model", "epochs"),
+    [
+        (PHOTOS, {}, 0),
+        (PHOTOS, {"hidden": [64]}, 10),
+        (PHOTOS, {"cosine": True}, 10),
+        (DataFacts(images=50_000, classes=1000, size=(320, 240)), {}, 10),
+    ],
+)
+def test_a_head_that_is_no_regression_is_trained_before_the_backbone_opens(facts, model, epochs):
+    chosen, _ = complete(facts, model=model)
+    assert chosen.head.epochs == epochs
+    assert chosen.fine_tune

@@ -266,6 +266,17 @@ def planned(tiny, dataset, monkeypatch, disk, memory, numerics=None, augment=NON
     return source, plan.numerics
 
 
+def test_features_too_large_for_half_precision_are_not_made_infinite(dataset, monkeypatch):
+    classifier = built()
+    kernel = classifier.model.get_layer("block3_depthwise").kernel
+    kernel.assign(kernel.numpy() * 1e8)
+    with pytest.raises(
+        ResourceError, match=r"Features of this network reach [\d,]{7,}, too much for the half precision"
+    ):
+        planned(classifier, dataset, monkeypatch, HALF, LACK)
+    planned(classifier, dataset, monkeypatch, 10**9, LACK)  # there is room for full precision
+
+
 @pytest.mark.slow
 def test_a_resumed_run_sees_the_numbers_it_began_with_whatever_the_room(tiny, dataset, full, monkeypatch):
     source, numerics = planned(tiny, dataset, monkeypatch, HALF, LACK)

@@ -27,9 +27,20 @@ def test_tf_config_with_and_without_a_chief():
 
 
 def test_slurm():
-    variables = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "3", "FINETUNE_PORT": "5000"}
-    variables |= {"SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
-    assert find_process_place(variables) == ProcessPlace(2, ("gpu07:5000", "gpu07:5001", "gpu08:5000"), 0)
+    """Tasks in blocks (0 and 1 on the first node) or in turn (0 and 2): each must listen on the node where it runs."""
+    step = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
+    addresses = ("gpu07:5000", "gpu07:5001", "gpu08:5000")
+    for distribution in ([(0, 0), (0, 1), (1, 0)], [(0, 0), (1, 0), (0, 1)]):
+        ranks = []
+        for process, (node, local) in enumerate(distribution):
+            numbers = {"SLURM_PROCID": str(process), "SLURM_NODEID": str(node), "SLURM_LOCALID": str(local)}
+            place = find_process_place({**step, **numbers, "FINETUNE_PORT": "5000"})
+            assert place.addresses == addresses
+            assert place.addresses[place.rank].startswith(("gpu07", "gpu08")[node])
+            assert place.local_rank == local
+            ranks.append(place.rank)
+        assert sorted(ranks) == [0, 1, 2]
+        assert ranks[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,20 @@ def test_the_test_leaves_the_weights_as_they_were_and_finds_a_rate_that_learns(s
     assert all(np.array_equal(before[path], after[path]) for path in before)
     assert len(curve.rates) == len(curve.losses) > 20
     assert 1e-5 < curve.chosen < 1
+
+
+def test_each_rate_is_tried_with_a_step_however_many_batches_make_one(settings):
+    """Two batches with half the images each are one batch: the curves are equal."""
+    settings["model"]["dropout"] = 0
+    settings["data"]["split"] = {"train": 0.66, "validation": 0.2, "test": 0.14}
+    settings["head"] |= {"optimizer": "sgd", "schedule": "constant", "batch_size": 24}
+    whole = TrainingSetup(settings)
+    halves = TrainingSetup({**settings, "head": {**settings["head"], "batch_size": 12, "accumulate": 2}})
+    assert len(whole.dataset.indices("train")) == 48
+    expected, found = (
+        find_learning_rate(setup.phases[0], lambda phase, setup=setup: setup.trainer(phase=phase))
+        for setup in (whole, halves)
+    )
+    assert found.rates == pytest.approx(expected.rates)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-3)
+    assert found.chosen == expected.chosen

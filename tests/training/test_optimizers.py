@@ -5,6 +5,7 @@ import pytest
 
 from finetune.config import PhaseConfig
 from finetune.training import optimizers
+from finetune.training.keras_patches import scale_learning_rates
 from finetune.utils import keras
 
 
@@ -80,3 +81,43 @@ def test_weight_decay_spares_biases_and_batch_norm(name):
     made.apply([keras.ops.zeros(variable.shape) for variable in model.trainable_variables])
     shrunk = {v.path.split("/")[-1] for v in model.trainable_variables if not np.allclose(v, 1)}
     assert shrunk == {"kernel"}
+
+
+def train_one_weight(gradients, **settings):
+    """The weight, which begins at 1, and its moving average after a step (or a part of one) with each gradient."""
+    weight = keras.Variable(np.ones(1, np.float32))
+    made = optimizers.build_optimizer(PhaseConfig(schedule="constant", **settings), len(gradients))
+    made.build([weight])
+    for gradient in gradients:
+        made.apply([keras.ops.full((1,), gradient)], [weight])
+    plain = float(weight.numpy()[0])
+    made.finalize_variable_values([weight])
+    return plain, float(weight.numpy()[0])
+
+
+def test_the_moving_average_is_over_steps_however_many_batches_make_one():
+    settings = {"optimizer": "sgd", "learning_rate": 0.1, "ema": 0.9}
+    steps = [1.0, 2.0, -3.0, 0.5]
+    parts = [part for step in steps for part in (step, step, step)]
+    assert train_one_weight(parts, accumulate=3, **settings) == pytest.approx(train_one_weight(steps, **settings))
+    assert train_one_weight([*parts, 9.0], accumulate=3, **settings) == pytest.approx(
+        train_one_weight(steps, **settings)
+    )
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_scaled_learning_rates_scale_weight_decay_too(name):
+    """As if the variable had an optimizer of its own, with that rate."""
+
+    def decayed(rate, scale):
+        weight = keras.Variable(np.ones(1, np.float32), name="kernel")
+        made = optimizers.build_optimizer(
+            PhaseConfig(optimizer=name, weight_decay=0.5, schedule="constant", learning_rate=rate), 10
+        )
+        made.build([weight])
+        scale_learning_rates(made, {weight.value.ref(): scale})
+        for _ in range(2):
+            made.apply([keras.ops.ones((1,))], [weight])
+        return float(weight.numpy()[0])
+
+    assert decayed(0.1, 0.25) == pytest.approx(decayed(0.025, 1.0))

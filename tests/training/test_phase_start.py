@@ -1,6 +1,7 @@
 """What is known before the first step: the weights of the linear probe, and what fits into the time."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from training_setup import MemoryJournal, TrainingSetup
 
 from finetune.config import load_config
 from finetune.models import build_classifier
+from finetune.training.loop import fit_phases
 from finetune.training.phase_start import fit_head_probe, settle_phase, start_head
 from finetune.utils import keras
 
@@ -45,20 +47,23 @@ def timer(stage):
     return nullcontext()
 
 
+def parts(setup):
+    return setup.classifier, setup.sources[0], setup.dataset, setup.config
+
+
 def test_the_head_gives_the_scores_of_the_probe(setup):
-    trainer, journal = setup.trainer(0), Notes()
-    assert start_head(trainer, journal, timer, fit_head_probe)
+    journal = Notes()
+    assert start_head(*parts(setup), journal, timer, fit_head_probe)
     probe = journal.notes["probe"]
-    assert probe.accuracy == pytest.approx(trainer.validate().accuracy)
+    assert probe.accuracy == pytest.approx(setup.trainer(0).validate().accuracy)
     features = np.random.default_rng(0).normal(size=(4, len(probe.kernel))).astype("float32")
     head = keras.Model(setup.classifier.head_input, setup.classifier.model.output)
     np.testing.assert_allclose(head(features), features @ probe.kernel + probe.bias, rtol=1e-4, atol=1e-4)
 
 
 def test_without_a_probe_the_head_starts_from_random_numbers(setup):
-    trainer, journal = setup.trainer(0), Notes()
-    before = setup.weights()
-    assert not start_head(trainer, journal, timer, lambda trainer: None)
+    journal, before = Notes(), setup.weights()
+    assert not start_head(*parts(setup), journal, timer, lambda *_: None)
     assert journal.notes["probe"] is None
     assert setup.weights() == before
 
@@ -76,14 +81,39 @@ def test_a_learning_rate_is_found_once(settings):
     def make_trainer(phase):
         return setup.trainer(phase=phase)
 
-    phase = settle_phase(setup.phases[0], 2, make_trainer, journal, timer)
+    phase = settle_phase(setup.phases[0], 2, True, make_trainer, journal, timer)
     assert phase.settings.learning_rate == journal.notes["learning_rate"]
-    again = settle_phase(setup.phases[0], 2, lambda phase: pytest.fail("tried again"), journal, timer)
+    again = settle_phase(setup.phases[0], 2, True, lambda phase: pytest.fail("tried again"), journal, timer)
     assert again.settings == phase.settings
 
 
-@pytest.mark.parametrize(("left", "epochs"), [(0.0, 0), (1e6, 2)])
-def test_epochs_are_what_fits_into_the_time_that_is_left(settings, left, epochs):
+def test_a_learning_rate_is_found_on_the_head_that_is_trained(setup):
+    """That is the regression, for which the rate is another than for random numbers."""
+    seen = []
+
+    class Listener(Notes):
+        def note_learning_rate(self, phase, curve):
+            seen.append(curve)
+            super().note_learning_rate(phase, curve)
+
+    head = setup.config.head.model_copy(update={"learning_rate": "auto", "epochs": 1})
+    config = setup.config.model_copy(update={"head": head})
+    phase = replace(setup.phases[0], settings=head)
+    journal = Listener()
+    fit_phases([phase], setup.classifier, setup.sources, setup.dataset, config=config, journal=journal)
+    assert seen[0].losses[0] < 0.5 * np.log(3)  # that of random numbers
+
+
+@pytest.mark.parametrize(
+    ("number", "has_start", "left", "epochs"),
+    [(1, True, 0.0, 0), (1, True, 1e6, 2), (0, True, -5.0, 0), (0, False, -5.0, 1), (0, False, 1e6, 3)],
+)
+def test_epochs_are_what_fits_into_the_time_that_is_left(settings, number, has_start, left, epochs):
+    """The head is no exception, but does not stay random numbers."""
     setup, journal = TrainingSetup(settings), Notes(left)
-    phase = settle_phase(setup.phases[1], 1, lambda phase: setup.trainer(1, phase=phase), journal, timer)
+
+    def make_trainer(phase):
+        return setup.trainer(number, phase=phase)
+
+    phase = settle_phase(setup.phases[number], 1, has_start, make_trainer, journal, timer)
     assert phase.settings.epochs == journal.notes["epochs"] == epochs

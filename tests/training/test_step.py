@@ -8,7 +8,8 @@ from training_setup import TrainingSetup, changed_layers, weights_by_name
 
 from finetune.data import MULTICLASS
 from finetune.training.losses import against_imbalance, class_frequencies, loss_for
-from finetune.utils import TrainingDiverged
+from finetune.training.start_checks import refuse_endless_accumulation
+from finetune.utils import ConfigError, TrainingDiverged
 
 
 def test_memory_does_not_grow_with_the_steps(settings):
@@ -92,6 +93,17 @@ def test_accumulation_steps_every_other_batch(settings):
     assert not changed_layers(start, weights_by_name(trainer.above))
     trainer.train_batch(*next(batches))
     assert changed_layers(start, weights_by_name(trainer.above)) == {"logits"}
+
+
+def test_more_accumulation_than_an_epoch_has_batches_is_refused(settings):
+    settings["fine_tune"]["accumulate"] = 7
+    setup = TrainingSetup(settings)  # 42 images in batches of 8
+    with pytest.raises(ConfigError, match=r"fine_tune: 7 batches make a step \(accumulate\), and an epoch has only 6"):
+        refuse_endless_accumulation(setup.phases, setup.dataset, setup.config)
+    oversampled = setup.config.model_copy(update={"imbalance": "oversample"})
+    few = setup.dataset.labels == 0  # as many of each class as of the largest: 60 images
+    setup.dataset.splits[few] = setup.dataset.splits[setup.dataset.indices("train")[0]]
+    refuse_endless_accumulation(setup.phases, setup.dataset, oversampled)
 
 
 LABELS = np.array([0] * 2 + [1] * 10 + [2] * 8)

@@ -41,7 +41,7 @@ def find_process_place(environment: Mapping[str, str] = os.environ) -> ProcessPl
     for source, read in SCHEDULERS.items():
         try:
             place = read(environment)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{source} cannot be understood: {type(error).__name__} {error}",
                 hint="docs/scale.md says what it must hold. To train alone, unset it.",
@@ -76,7 +76,11 @@ def _read_tf_config(environment: Mapping[str, str]) -> ProcessPlace | None:
 
 
 def _read_slurm(environment: Mapping[str, str]) -> ProcessPlace | None:
-    """The variables that `srun` gives to each task; each task is one process."""
+    """The variables that `srun` gives to each task; each task is one process.
+
+    Ranks count the tasks node by node. That is SLURM_PROCID, unless tasks were dealt out to the nodes in turn
+    (`--distribution=cyclic`) or in any other way.
+    """
     if "SLURM_PROCID" not in environment or int(environment.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
         return None
     nodes = expand_nodelist(environment["SLURM_STEP_NODELIST"])
@@ -89,7 +93,10 @@ def _read_slurm(environment: Mapping[str, str]) -> ProcessPlace | None:
         for node, tasks in zip(nodes, tasks_per_node, strict=True)
         for task in range(tasks)
     ]  # fmt: skip
-    return ProcessPlace(int(environment["SLURM_PROCID"]), tuple(addresses), int(environment.get("SLURM_LOCALID", 0)))
+    node, local_rank = int(environment["SLURM_NODEID"]), int(environment["SLURM_LOCALID"])
+    if local_rank >= tasks_per_node[node]:
+        raise ValueError(f"task {local_rank} of node {node}, which has {tasks_per_node[node]} (from 0)")
+    return ProcessPlace(sum(tasks_per_node[:node]) + local_rank, tuple(addresses), local_rank)
 
 
 def expand_nodelist(nodelist: str) -> list[str]:

@@ -19,6 +19,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -304,13 +305,13 @@ def _name_lost_process(message: str) -> str:
 # ------------------------------------------------------------------------------------------------ the current group
 
 SINGLE = ProcessGroup()
-_current = SINGLE
+_current = ContextVar("process_group", default=SINGLE)  # each thread has a value of its own
 _strategies: dict[ProcessPlace, Any] = {}  # TensorFlow can join a cluster once in the life of a process
 
 
 def process_group() -> ProcessGroup:
     """The group that this process belongs to; `SINGLE` outside of `join_group`."""
-    return _current
+    return _current.get()
 
 
 @contextmanager
@@ -320,26 +321,26 @@ def join_group(place: ProcessPlace, device: str) -> Iterator[ProcessGroup]:
     Waits until all its processes are there. To be entered before TensorFlow has computed anything. Raises
     ResourceError for a device that is not there, or if the others do not come.
     """
-    global _current
     select_devices(device, place.local_rank)
-    outer, _current = _current, ProcessGroup(place, _strategy(place, device))
+    group = ProcessGroup(place, _strategy(place, device))
+    outer = _current.set(group)
     try:
-        yield _current
-        _current.all_leave = True
+        yield group
+        group.all_leave = True
     except TrainingDiverged:  # noticed in sums, which all have
-        _current.all_leave = True
+        group.all_leave = True
         raise
     finally:
-        if _current.all_leave:
-            _current.wait_for_the_end()
-        _current = outer
+        if group.all_leave:
+            group.wait_for_the_end()
+        _current.reset(outer)
 
 
 @contextmanager
 def use_devices(device: str) -> Iterator[ProcessGroup]:
     """The group that was joined; outside of one, that of the devices of this process alone."""
-    if _current is not SINGLE:
-        yield _current
+    if process_group() is not SINGLE:
+        yield process_group()
         return
     with join_group(ProcessPlace(), device) as group:
         yield group
