@@ -20,9 +20,15 @@ import numpy as np
 
 from finetune.evaluation.figures.curves import draw_curves
 from finetune.evaluation.figures.images import draw_sheet
-from finetune.evaluation.figures.scores import draw_calibration, draw_confusion, draw_labels, draw_risk_coverage
+from finetune.evaluation.figures.scores import (
+    confusion_strength,
+    draw_calibration,
+    draw_confusion,
+    draw_labels,
+    draw_risk_coverage,
+)
 from finetune.evaluation.figures.style import Image
-from finetune.evaluation.metrics import ClassMetrics, Mistake, PairedTest
+from finetune.evaluation.metrics import ClassMetrics, Mistake, MulticlassMetrics, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
 from finetune.evaluation.tasks import Metrics
 from finetune.models import RiskCoveragePoint
@@ -31,8 +37,9 @@ from finetune.utils import FinetuneError, printable, write_bytes, write_text
 if TYPE_CHECKING:
     from jinja2 import Template
 
-FIGURES = {"curves", "confusion", "labels", "calibration", "coverage", "mistakes"}
+FIGURES = {"curves", "confusion", "confusion_normalized", "labels", "calibration", "coverage", "mistakes"}
 CLASS_IMAGES = 60  # with more classes, the table has no images
+MATRIX_CLASSES = 120  # with more, the confusion matrix is an image
 CONFIDENT = 0.9  # so confident against its label that a person should look at the label
 
 
@@ -109,6 +116,9 @@ def draw_figures(data: ReportData) -> dict[str, bytes]:
         figures["curves"] = draw_curves(data.history, kept)
     if data.test:
         figures |= class_figure(data.test)
+        if isinstance(data.test, MulticlassMetrics):
+            normalized = draw_confusion(data.test.confusion, data.test.classes, normalize=True)
+            figures["confusion_normalized"] = normalized
         figures["calibration"] = draw_calibration(data.test.calibration, of_labels=data.multi_label)
     if len(data.confidences) > 1:
         figures["coverage"] = draw_risk_coverage(data.confidences)
@@ -172,10 +182,30 @@ def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
         pairs=pairs,
         examples={name: thumbnail(path) for name, path in examples.items()},
         classes=sorted(data.test.per_class if data.test else (), key=worst_first),
+        validation=next((phase["validation"] for phase in reversed(data.phases) if phase["validation"]), None),
+        cells=confusion_cells(data.test) if isinstance(data.test, MulticlassMetrics) else [],
+        longest=max(map(len, data.test.classes)) if data.test else 0,
         ranges=ranges,
         floor=floor,
         seconds=data.facts.get("seconds", {}),
     )
+
+
+def confusion_cells(metrics: MulticlassMetrics) -> list[dict[str, Any]]:
+    """The cells of the confusion matrix that have images, for the page; none where there are too many classes."""
+    if len(metrics.classes) > MATRIX_CLASSES:
+        return []
+    strength, of = confusion_strength(metrics.confusion), metrics.confusion.sum(axis=1)
+    return [
+        {
+            "row": row,
+            "column": column,
+            "count": int(metrics.confusion[row, column]),
+            "of": int(of[row]),
+            "strength": float(strength[row, column]),
+        }
+        for row, column in np.argwhere(metrics.confusion).tolist()
+    ]
 
 
 def load_template(package: str, name: str, filters: Mapping[str, Any], **options: Any) -> "Template":

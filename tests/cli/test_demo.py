@@ -1,20 +1,16 @@
 """The demo page: what it answers, what it says to bad files, and that it works in a browser without a network."""
 
-import base64
-import json
 import os
-import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import closing
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser import BROWSER, Tab, wait_for
 from PIL import Image
 
 from finetune import config
@@ -22,7 +18,6 @@ from finetune.cli import demo_page as demo, main as cli
 from finetune.models import build_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -121,87 +116,6 @@ def free_port():
     with closing(socket.socket()) as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
-
-
-def wait_for(what, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come")
-
-
-class Tab:
-    """A tab of a headless browser, by the DevTools protocol over a pipe. It reaches nothing but this machine."""
-
-    def __init__(self, folder):
-        options = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1200,1000",
-            f"--user-data-dir={folder / 'browser'}", "--remote-debugging-pipe",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        ]  # fmt: skip
-        (to_read, self.to), (self.back, to_write) = os.pipe(), os.pipe()
-        shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'  # the browser talks on descriptors 3 and 4
-        self.process = subprocess.Popen(
-            ["bash", "-c", shell, BROWSER, *options], pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL
-        )
-        os.close(to_read)
-        os.close(to_write)
-        self.number, self.rest, self.session, self.requests = 0, b"", None, []
-
-    def __enter__(self):
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Network.enable")
-        return self
-
-    def __exit__(self, *_):
-        self.session = None
-        self.call("Browser.close")
-        self.process.wait(60)
-        os.close(self.to)
-        os.close(self.back)
-
-    def call(self, method, **parameters):
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.to, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._receive()
-            if answer.get("method") == "Network.requestWillBeSent":
-                self.requests.append(answer["params"]["request"]["url"])
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def _receive(self):
-        while b"\0" not in self.rest:
-            assert select.select([self.back], [], [], 60)[0], "the browser is silent"
-            part = os.read(self.back, 1 << 20)
-            assert part, "the browser ended"
-            self.rest += part
-        message, _, self.rest = self.rest.partition(b"\0")
-        return json.loads(message)
-
-    def text(self):
-        found = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
-        return found["result"]["value"]
-
-    def drop(self, path):
-        """Puts a file where a person would drop it."""
-
-        def node():
-            root = self.call("DOM.getDocument")["root"]["nodeId"]
-            return self.call("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
-
-        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=wait_for(node))
-
-    def screenshot(self, path):
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
 def test_a_dropped_image_is_answered_in_the_browser(tab, image, tmp_path):

@@ -1,5 +1,6 @@
 """The report: right files, right numbers, one page that needs nothing and believes no name."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Tab
+from PIL import Image
 
 from finetune.evaluation import metrics as evaluation, report as reporting
 from finetune.evaluation.report import ReportData, render_page
@@ -63,7 +66,9 @@ def page(changed: ReportData) -> str:
 def test_writes_exactly_these_files(tmp_path: Path) -> None:
     reporting.write_report(tmp_path, evidence())
     result = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.png" for name in ("curves", "confusion", "calibration", "mistakes")}
+    figures = {
+        f"figures/{name}.png" for name in ("curves", "confusion", "confusion_normalized", "calibration", "mistakes")
+    }
     assert result == {"report.json", "report.html", *figures}
 
 
@@ -86,8 +91,16 @@ def test_json_keeps_names_that_look_like_lists(tmp_path: Path) -> None:
 
 
 def test_page_says_the_numbers() -> None:
-    text = page(evidence()).replace("\N{NO-BREAK SPACE}", " ")
-    for piece in ("83.3 %", "50.0 %", "n = 6", "+33.3 points", "no more than chance", "1,200 training"):
+    text = re.sub("<[^>]*>", "", page(evidence())).replace("\N{NO-BREAK SPACE}", " ")
+    for piece in (
+        "83.3 %",
+        "50.0 %",
+        "n = 6",
+        "+33.3 points",
+        "no more than chance",
+        "1,200 training",
+        "80.0 %on validation, n = 6",
+    ):
         assert piece in text
 
 
@@ -135,6 +148,66 @@ def test_sections_without_evidence_are_left_out(tmp_path: Path) -> None:
     assert list((tmp_path / "figures").iterdir()) == []
 
 
+def test_remarks_about_the_data_are_folded() -> None:
+    assert "<details><summary>About the data: 1 remark, 1 left out</summary>" in page(evidence())
+    assert "<summary>About the data: 1 remark</summary>" in page(replace(evidence(), skipped=[]))
+
+
+def test_the_confusion_matrix_has_percentages_of_the_true_class_and_counts() -> None:
+    cell = r'grid-area: (\d+) / (\d+);.*? of (\d+)"><span class="percent">(\d+)</span><span class="count">(\d+)<'
+    cells = {(int(row) - 2, int(column) - 2): numbers for row, column, *numbers in re.findall(cell, page(evidence()))}
+    metrics = evidence().test
+    confusion = metrics.confusion
+    assert set(cells) == {(row, column) for row, column in np.argwhere(confusion).tolist()}
+    for (row, column), (of, percent, count) in cells.items():
+        assert (int(of), int(count)) == (confusion[row].sum(), confusion[row, column])
+        assert int(percent) == round(100 * confusion[row, column] / confusion[row].sum())
+
+
+def many_classes(count: int) -> ReportData:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, count, 10 * count)
+    predicted = np.where(rng.random(len(labels)) < 0.8, labels, rng.integers(0, count, len(labels)))
+    probabilities = np.full((len(labels), count), 0.1 / (count - 1))
+    probabilities[np.arange(len(labels)), predicted] = 0.9
+    classes = [f"class number {i}" for i in range(count)]
+    paths = [Path(f"{i}.jpg") for i in range(len(labels))]
+    return replace(
+        evidence(),
+        test=evaluation.multiclass_metrics(probabilities, labels, classes),
+        mistakes=evaluation.multiclass_mistakes(probabilities, labels, classes, paths),
+    )
+
+
+@pytest.mark.slow
+def test_on_a_phone_the_page_fits_and_the_matrix_of_81_classes_can_be_read(tmp_path: Path) -> None:
+    reporting.write_report(tmp_path, many_classes(81))
+    with Tab(tmp_path) as tab:
+        tab.open((tmp_path / "report.html").as_uri(), width=390, dark=True)
+        assert tab.run("document.documentElement.scrollWidth") == 390
+        cell = "document.querySelector('.cell').getBoundingClientRect().width"
+        assert 2 < tab.run(cell) < 5  # the whole matrix at once
+        tab.run("document.querySelector('[for=zoom]').click()")
+        assert tab.run(cell) >= 28
+        assert tab.run("parseFloat(getComputedStyle(document.querySelector('.cell')).fontSize)") >= 11
+        tab.run("document.querySelector('.matrix').parentElement.scrollTo(1500, 1500)")
+        name = "document.querySelectorAll('.row')[60].getBoundingClientRect()"
+        assert 0 < tab.run(f"{name}.left") < 30  # the names stay in sight
+        assert tab.run("document.documentElement.scrollWidth") == 390
+        assert tab.run("document.querySelector('.count').offsetWidth") == 0
+        tab.run("document.querySelector('[for=counts]').click()")
+        assert tab.run("document.querySelector('.count').offsetWidth") > 0
+
+
+def test_charts_can_be_read_on_a_phone() -> None:
+    """The smallest text, 9 points, is at least 10 pixels high where a chart is as wide as a phone's card, 340 pixels."""
+    for name, png in reporting.draw_figures(evidence()).items():
+        if name in ("curves", "calibration", "coverage"):
+            with Image.open(io.BytesIO(png)) as image:
+                inches = image.width / image.info["dpi"][0]
+            assert 9 / 72 * 340 / inches >= 10
+
+
 def test_a_phase_without_epochs() -> None:
     idle = [{"name": "head", "epochs": 0, "best_epoch": 0, "validation": {}, "seconds": 0.0}]
     assert "Learning" in page(replace(evidence(), phases=idle))
@@ -167,18 +240,9 @@ def test_what_the_model_looked_at_stands_beside_the_mistakes() -> None:
 
 
 def test_many_classes_stay_small_and_come_worst_first(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    count = 150
-    labels = rng.integers(0, count, 1500)
-    answers = np.full((1500, count), 0.1 / (count - 1))
-    answers[np.arange(1500), np.where(rng.random(1500) < 0.8, labels, rng.integers(0, count, 1500))] = 0.9
-    classes = [f"class {i}" for i in range(count)]
-    many = replace(
-        evidence(),
-        test=evaluation.multiclass_metrics(answers, labels, classes),
-        mistakes=evaluation.multiclass_mistakes(answers, labels, classes, [Path(f"{i}.jpg") for i in range(1500)]),
-        read_thumbnail=lambda path: rng.integers(0, 255, (160, 160, 3), np.uint8),  # noise: the largest JPEG there is
-    )
+    rng, count = np.random.default_rng(0), 150
+    noise = lambda path: rng.integers(0, 255, (160, 160, 3), np.uint8)  # noqa: E731 (the largest JPEG there is)
+    many = replace(many_classes(count), read_thumbnail=noise)
     reporting.write_report(tmp_path, many)
     assert (tmp_path / "report.html").stat().st_size < 5e6
     text = (tmp_path / "report.html").read_text()

@@ -8,6 +8,8 @@ import numpy as np
 
 from finetune.evaluation.figures.style import (
     BLUE,
+    CHART_DPI,
+    CHART_WIDTH,
     DASHES,
     INK,
     MUTED,
@@ -33,7 +35,7 @@ def draw_curves(history: History, best: Sequence[int] = ()) -> bytes:
     `history` has a row per epoch, in order: phase, loss, accuracy, validation_loss, validation_accuracy
     (numbers, text of numbers, or nothing). `best` are the rows (from 0) whose weights were kept.
     """
-    figure = new_figure(5.6, 5.4)
+    figure = new_figure(CHART_WIDTH, 4.8, dpi=CHART_DPI)
     upper, lower = figure.subplots(2, 1, sharex=True)
     epochs, kept = np.arange(1, len(history) + 1), list(best)
     starts = [0, *_phase_starts(history)]
@@ -56,7 +58,7 @@ def draw_curves(history: History, best: Sequence[int] = ()) -> bytes:
     lower.set_xlabel("epoch")
     lower.set_xlim(0.5, max(len(history), 2) + 0.5)
     lower.xaxis.get_major_locator().set_params(integer=True)
-    upper.legend(loc="lower right", frameon=False, fontsize=9)
+    upper.legend(loc="best", frameon=False, fontsize=9)
     return to_png(figure)
 
 

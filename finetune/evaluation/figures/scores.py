@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from finetune.evaluation.figures.style import (
     BLUE,
+    CHART_DPI,
+    CHART_WIDTH,
     DASHES,
     GRID,
     INK,
@@ -21,18 +23,21 @@ from finetune.evaluation.figures.style import (
 )
 from finetune.evaluation.metrics import CalibrationBin, Proportion, wilson_interval
 
-NAMED_CLASSES = 30  # with more, names and counts could not be read
+NAMED_CLASSES = 100  # with more, names and counts could not be read
+MANY_CLASSES = 30  # more have smaller cells, to be read at full size
 FEW_CLASSES = 6  # these have room for large cells
 
 
-def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
+def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], *, normalize: bool = False) -> bytes:
     """Rows are the true classes, columns the predicted ones; blue is correct, orange is wrong.
 
-    `matrix` (C, C) counts images. Up to 30 classes, names and counts are written; with more, only colours show.
+    `matrix` (C, C) counts images; with `normalize`, percentages of each true class are written. Of more than 100
+    classes only colours show.
     """
     count = len(classes)
     named, few = count <= NAMED_CLASSES, count <= FEW_CLASSES
-    side = count * (0.9 if few else 0.42) if named else float(np.clip(count / 80, 7.5, 12))  # inches
+    cell = 0.9 if few else 0.42 if count <= MANY_CLASSES else 0.19
+    side = count * cell if named else float(np.clip(count / 80, 7.5, 12))  # inches
     title = max(10.0, min(side, 12.0))
     figure = new_figure(side, side, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))  # the labels lie outside; the file is as large as all of it
@@ -43,7 +48,7 @@ def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str])
     axes.spines[:].set_color(GRID)
     axes.set(xticks=[], yticks=[])
     if named:
-        font = 10 if few else 8
+        font = 10 if few else 8 if count <= MANY_CLASSES else 5.5
         names = [shorten(name, 24) for name in classes]
         upright = few and max(map(len, names)) <= 10
         axes.set_xticks(range(count), names, fontsize=font, rotation=0 if upright else 90)
@@ -55,21 +60,26 @@ def draw_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str])
         for row, column in np.argwhere(matrix).tolist():
             ink = "white" if colours[row, column].mean() < 0.6 else INK
             weight = "bold" if row == column else "normal"
-            text = str(matrix[row, column])
+            text = f"{100 * matrix[row, column] / matrix[row].sum():.0f}" if normalize else str(matrix[row, column])
             axes.text(column, row, text, ha="center", va="center", fontsize=font, color=ink, fontweight=weight)
     return to_png(figure, bbox_inches="tight", pad_inches=0.1)
 
 
 def confusion_colours(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """(C, C) counts -> (C, C, 3) colours in 0..1; a square root makes small fractions of mistakes visible."""
+    """(C, C) counts -> (C, C, 3) colours in 0..1."""
     from matplotlib.colors import to_rgb
 
+    diagonal = np.eye(len(matrix), dtype=bool)[..., None]
+    colour = np.where(diagonal, to_rgb(BLUE), to_rgb(ORANGE))
+    return np.asarray(1 - confusion_strength(matrix)[..., None] * (1 - colour), np.float64)
+
+
+def confusion_strength(matrix: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """(C, C) counts -> (C, C) in 0..1, how strong the colour of a cell is; a root makes few mistakes visible."""
     fraction = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # of the images of the true class
     diagonal = np.eye(len(matrix), dtype=bool)
     mistakes = np.where(fraction > 0, 0.15 + 0.85 * np.sqrt(fraction), 0)
-    strength = np.where(diagonal, fraction, mistakes)[..., None]
-    colour = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    return np.asarray(1 - strength * (1 - colour), np.float64)
+    return np.where(diagonal, fraction, mistakes)
 
 
 def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
@@ -80,18 +90,18 @@ def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
     known = [(name, count, precision) for name, count, precision in rows if precision]
     known.sort(key=lambda row: -row[2].value)
     shown = known if len(known) <= 40 else [*known[:20], *known[-20:]]
-    figure = new_figure(6.4, 1.0 + 0.28 * max(3, len(shown)))
+    figure = new_figure(4.6, 1.0 + 0.28 * max(3, len(shown)), dpi=CHART_DPI)
     axes = figure.subplots()
     for place, (_, _, precision) in enumerate(shown):
         axes.barh(place, precision.value, height=0.62, color=BLUE, alpha=0.75)
         axes.plot([precision.low, precision.high], [place, place], color=INK, linewidth=1.2)
-    axes.set_yticks(range(len(shown)), [f"{shorten(name, 28)}  {count:,}" for name, count, _ in shown])
+    axes.set_yticks(range(len(shown)), [f"{shorten(name, 22)}  n={count:,}" for name, count, _ in shown])
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
     style_axes(axes)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK)
     axes.xaxis.set_major_formatter(percent_tick)
-    axes.set_xlabel("average precision; beside the name, how many images have the label")
+    axes.set_xlabel("average precision (n: images with the label)")
     if len(shown) < len(known):
         axes.axhline(19.5, color=MUTED, linewidth=1, linestyle=DASHES)
         title = f"the 20 best and the 20 worst of {len(known)}"
@@ -104,7 +114,7 @@ def draw_calibration(bins: Sequence[CalibrationBin], *, of_labels: bool = False)
 
     With `of_labels`, every label of every image has a probability of its own.
     """
-    figure = new_figure(5.6, 5.4)
+    figure = new_figure(CHART_WIDTH, 4.4, dpi=CHART_DPI)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     intervals = [wilson_interval(round(row.accuracy * row.n), row.n) for row in bins]
     below = [max(0, row.accuracy - interval.low) for row, interval in zip(bins, intervals, strict=True)]
@@ -140,10 +150,10 @@ def draw_risk_coverage(points: Sequence[tuple[float, float, float]]) -> bytes:
 
     `points` are (threshold, precision, coverage).
     """
-    figure = new_figure(5.6, 3.2)
+    figure = new_figure(CHART_WIDTH, 2.8, dpi=CHART_DPI)
     axes = figure.subplots()
     axes.plot([coverage for _, _, coverage in points], [precision for _, precision, _ in points], color=BLUE)
-    axes.set_xlabel("fraction of the images with a prediction (coverage)")
+    axes.set_xlabel("images with a prediction (coverage)")
     axes.set_ylabel("correct predictions")
     axes.xaxis.set_major_formatter(percent_tick)
     axes.yaxis.set_major_formatter(percent_tick)

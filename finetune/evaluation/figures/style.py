@@ -23,17 +23,20 @@ SERIES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e8ec"
 DASHES = (0, (4, 3))
 DPI = 160
+CHART_WIDTH, CHART_DPI = 4.0, 240  # inches: so narrow that its text can be read on a phone; sharp on every screen
 FALLBACK_FONTS = (  # DejaVu Sans comes with matplotlib; these are tried for letters that it lacks
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans",
     "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans", "Arial Unicode MS",
 )  # fmt: skip
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained", dpi: float = DPI
+) -> "Figure":
     """An empty white figure of that size in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
+    return Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
 
 
 def to_png(figure: "Figure", **options: Any) -> bytes:
