@@ -1,8 +1,8 @@
-"""Load on the example server: `python benchmarks/serve_load.py runs/flowers-1 photos/ [REQUESTS] [CONCURRENCY]`.
+"""Load on `finetune serve`: `python benchmarks/serve_load.py runs/flowers-1 photos/ [REQUESTS] [CONCURRENCY]`.
 
-Starts examples/serve_fastapi.py on the loopback address, sends it images, and prints requests per second, the
+Starts it on the loopback address, sends it images, and prints requests per second, the
 latencies that half and 99 % of the requests stay below, and the server's memory as it goes. Then it sends what is no
-image, and expects 4xx. Client and server share the machine. Needs `pip install fastapi uvicorn`, and Linux.
+image, and expects 4xx. Client and server share the machine. Needs `pip install 'finetune[serve]'`, and Linux.
 """
 
 import http.client
@@ -17,7 +17,6 @@ import numpy as np
 from finetune import models as prediction
 
 PORT = 8765
-SERVER = Path(__file__).parents[1] / "examples" / "serve_fastapi.py"
 BAD = {
     "no image": (b"hello", 422),
     "nothing": (b"", 400),
@@ -73,7 +72,7 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
 def main(model: str, images: str, requests: str = "1000", concurrency: str = "16") -> None:
     paths = prediction.find_inputs([images])
     contents = [Path(path).read_bytes() for path in paths[:: max(1, len(paths) // 200)]]
-    server = subprocess.Popen([sys.executable, str(SERVER), model, str(PORT)])
+    server = subprocess.Popen([sys.executable, "-m", "finetune.cli", "serve", model, "--port", str(PORT)])
     try:
         wait_until_ready(server)
         count, at_once = int(requests), int(concurrency)
@@ -92,7 +91,7 @@ def main(model: str, images: str, requests: str = "1000", concurrency: str = "16
         print(f"memory of the server, MB: {' '.join(map(str, memory))}")
         for what, (content, expected) in BAD.items():
             print(f"{what}: {ask(content)} (expected {expected})")
-        print(f"21 MB: {announce(21_000_000)} (expected 413)")
+        print(f"26 MB: {announce(26_000_000)} (expected 413)")
     finally:
         server.terminate()
         server.wait(30)

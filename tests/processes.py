@@ -229,14 +229,15 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.util.tensor_util import make_ndarray
 
     found = {}
-    for part in ("train", "validation"):
-        accumulator = EventAccumulator(str(folder / part), size_guidance={"tensors": 0})
-        accumulator.Reload()
-        for tag in accumulator.Tags()["tensors"]:
-            arrays = [(event.step, make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
-            if tag != "config":
-                curve = ((step, float(array) if array.ndim == 0 else 0.0) for step, array in arrays)
-                found[f"{part}/{tag}"] = list(dict.fromkeys(curve))
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    for tag in accumulator.Tags()["tensors"]:
+        arrays = [(event.step, make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
+        if tag != "config":
+            curve = (
+                (step, float(array) if array.ndim == 0 and array.dtype != object else 0.0) for step, array in arrays
+            )
+            found[tag] = list(dict.fromkeys(curve))
     return found
 
 

@@ -87,13 +87,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 def draw(path: str, explanation: "Explanation", transform: "Transform") -> bytes:
     """The PNG of one explanation: image, heatmap over the image, and the predictions with the explained one marked."""
-    from finetune.evaluation import draw_explanation, explained_photo
+    from finetune.data import read_image
+    from finetune.evaluation import PHOTO_SIDE, draw_explanation, overlay_photo
+
+    photo = read_image(path, near=PHOTO_SIDE)
 
     predictions = list(explanation.predictions)
     if explanation.target not in predictions:
         predictions.append(explanation.target)
     return draw_explanation(
-        *explained_photo(path, explanation, transform),
+        photo,
+        overlay_photo(photo, explanation, transform),
         [(prediction.name, prediction.probability) for prediction in predictions],
         marked=predictions.index(explanation.target),
         title=f"{Path(path).name}: evidence for {explanation.target.name} ({explanation.method})",

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "measure a classifier on labelled images",
     "export": "write a classifier for other programs",
     "demo": "open a page in the browser to try a classifier",
+    "serve": "serve a classifier to programs, over HTTP",
     "compare": "compare finished runs",
     "check": "find what could go wrong, without training",
     "preview": "draw what goes into a training, a sheet per class",
@@ -51,6 +52,7 @@ EXAMPLES = """examples:
   finetune evaluate runs/photos-1
   finetune export runs/photos-1 --format litert --quantize int8
   finetune demo runs/photos-1                 a page in the browser
+  finetune serve runs/photos-1                the same for programs
   finetune backbones resnet50
   finetune tensorboard
 """

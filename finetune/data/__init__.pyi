@@ -27,6 +27,7 @@ from .duplicates import (
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import (
     Transform as Transform,
+    decode_image as decode_image,
     decode_square as decode_square,
     read_image as read_image,
     read_square as read_square,

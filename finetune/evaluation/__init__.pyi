@@ -17,13 +17,14 @@ from .evaluate import (
     require_accuracy as require_accuracy,
 )
 from .explain import (
+    PHOTO_SIDE as PHOTO_SIDE,
     Explanation as Explanation,
     explain_image as explain_image,
-    explained_photo as explained_photo,
     grad_cam as grad_cam,
     heatmap as heatmap,
     make_explainer as make_explainer,
     overlay_heatmap as overlay_heatmap,
+    overlay_photo as overlay_photo,
 )
 from .figures.blocks import draw_blocks as draw_blocks
 from .figures.curves import (
@@ -52,7 +53,12 @@ from .predictions import (
 )
 from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets
 from .ranking import Ranked as Ranked, rank_backbones as rank_backbones
-from .report import class_figure as class_figure, load_template as load_template, write_report as write_report
+from .report import (
+    class_figure as class_figure,
+    jpeg_uri as jpeg_uri,
+    load_template as load_template,
+    write_report as write_report,
+)
 from .tasks import (
     Metrics as Metrics,
     ValidationScores as ValidationScores,

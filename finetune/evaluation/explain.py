@@ -4,7 +4,7 @@
     explanation = explain_image(classifier, "dog.jpg", target="beagle")    another one
     explanation.heat                                                       (S, S) in 0..1
     overlay_heatmap(explanation.image, explanation.heat)                   (S, S, 3) uint8
-    explained_photo("dog.jpg", explanation, classifier.transform)          the whole image, at its own resolution
+    overlay_photo(photo, explanation, classifier.transform)                the whole image, at its own resolution
 
 It works for every backbone. A heatmap is computed from the last feature map, so it is as coarse as that (7 x 7 cells
 in most networks at 224 px) and says where, not why. It costs one pass through the backbone, and one forward and one
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.data import Transform, read_image, read_square, resize_square
+from finetune.data import Transform, read_square, resize_square
 from finetune.evaluation.class_lookup import find_class
 from finetune.models import Classifier, ClassScore, activate
 from finetune.utils import UsageError, did_you_mean, keras, tf
@@ -231,12 +231,11 @@ def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     return result
 
 
-def explained_photo(path: str | Path, explanation: Explanation, transform: Transform) -> tuple[Pixels, Pixels]:
-    """The whole image in the file at its own resolution, (H, W, 3), and the same under the heatmap of `explanation`.
+def overlay_photo(photo: Pixels, explanation: Explanation, transform: Transform) -> Pixels:
+    """A whole image (H, W, 3), at any resolution, under the heatmap of its `explanation`.
 
-    What `transform` cuts off, so that the network did not see it, is darker in the second. Raises ImageError.
+    What `transform` cuts off, so that the network did not see it, is darker.
     """
-    photo = read_image(path, near=PHOTO_SIDE)
     height, width = photo.shape[:2]
     left, top, right, bottom = transform.seen_box(width, height)
     seen = np.zeros((height, width), bool)
@@ -247,4 +246,4 @@ def explained_photo(path: str | Path, explanation: Explanation, transform: Trans
         (width, height), Image.Transform.AFFINE, to_square, Image.Resampling.BILINEAR
     )
     shown = np.where(seen[..., None], photo, (photo * UNSEEN).astype(np.uint8))
-    return photo, overlay_heatmap(shown, np.where(seen, np.asarray(heat), 0))
+    return overlay_heatmap(shown, np.where(seen, np.asarray(heat), 0))

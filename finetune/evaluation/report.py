@@ -209,15 +209,15 @@ def confusion_cells(metrics: MulticlassMetrics) -> list[dict[str, Any]]:
 
 
 def load_template(package: str, name: str, filters: Mapping[str, Any], **options: Any) -> "Template":
-    """A Jinja template of the package, in which an unknown name is an error.
+    """A Jinja template of the package, in which an unknown name is an error; `style.css` is that of all pages.
 
     `options` are those of jinja2.Environment.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader(package), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options
-    )
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("finetune.evaluation")])
+
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
     environment.filters |= filters
     return environment.get_template(name)
 
@@ -249,12 +249,12 @@ def image_or_grey(read: Callable[..., Image], *arguments: str) -> Image:
         return np.full((160, 160, 3), 200, np.uint8)
 
 
-def jpeg_uri(pixels: Image) -> str:
-    """The image as a data URI, at most 160 pixels wide and high."""
+def jpeg_uri(pixels: Image, side: int = 160) -> str:
+    """The image as a data URI, at most `side` pixels wide and high."""
     from PIL import Image as Pillow
 
     image = Pillow.fromarray(pixels)
-    image.thumbnail((160, 160))
+    image.thumbnail((side, side))
     target = io.BytesIO()
     image.save(target, "JPEG", quality=82)
     return data_uri(target.getvalue(), "jpeg")

@@ -35,6 +35,7 @@ from .predictor import (
     UNKNOWN as UNKNOWN,
     ClassScore as ClassScore,
     Prediction as Prediction,
+    make_prediction as make_prediction,
     predict_images as predict_images,
 )
 from .saving import load_classifier as load_classifier

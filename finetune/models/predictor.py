@@ -98,7 +98,7 @@ def predict_images(
     """
     for start, rows, problems in classifier.probabilities(paths, batch_size=batch_size, progress=progress):
         for index, row in enumerate(rows, start=start):
-            prediction = _predict(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            prediction = make_prediction(classifier, str(paths[index]), row, top, problems.get(index, ""))
             if not prediction.error:
                 best = prediction.predictions[0].probability
                 if best < reject:
@@ -110,8 +110,8 @@ def predict_images(
             yield prediction
 
 
-def _predict(classifier: Predictor, path: str, row: np.ndarray, top: int, problem: str) -> Prediction:
-    """The prediction of one image from its probabilities `row` (classes,)."""
+def make_prediction(classifier: Predictor, path: str, row: np.ndarray, top: int, problem: str = "") -> Prediction:
+    """The prediction of one image from its probabilities `row` (classes,), or the `problem` that it has."""
     if problem:
         return Prediction(path, error=problem)
     if not np.isfinite(row).all():

@@ -172,7 +172,7 @@ def train_and_evaluate(context: RunContext) -> Result:
                 test = evaluate_on_test(classifier, dataset, trained.head_predictions, progress=update)
             splits = {"validation": probabilities, "test": test.probabilities}
             write_predictions(run.predictions_csv, dataset, splits, classifier.thresholds)
-            write_hparams(run.tensorboard / "result", run.path.name, config, _accuracies(run, test.metrics))
+            write_hparams(run.tensorboard, run.path.name, config, _accuracies(run, test.metrics))
             write_run_facts(run, seconds=context.watch.seconds, peak_memory_mb=peak_memory_mb())
             with context.stage("report"):
                 facts = {**read_run_facts(run), "config": config.model_dump(mode="json")}
@@ -262,7 +262,7 @@ def _callbacks(context: RunContext, first_step: int) -> list[Callback]:
         TensorBoard(run.tensorboard, config_yaml, first_step=first_step, histograms=options.histograms),
     ]
     if options.profile:
-        callbacks.append(Profiler(run.tensorboard / "train", context.terminal))
+        callbacks.append(Profiler(run.tensorboard, context.terminal))
     return callbacks
 
 

@@ -1,10 +1,12 @@
 """What TensorBoard shows of a training, and of what came of it.
 
-One continuous axis, the optimizer steps of all phases: loss and learning rate at every step; at every epoch loss and
-accuracy of training and validation, and a few validation images with their predictions and what spoke for them; at the
-end of a phase the confusion matrix and the validation images as points (see `projector`); at the end of all what
-HPARAMS compares. When the config asks for it (`tensorboard:`), histograms and profiles too. `finetune tensorboard`
-shows it.
+A training is one run of TensorBoard: the curves of all its phases lie on one axis, the optimizer steps. Loss and
+learning rate at every step; at every epoch accuracy and loss of training and validation (CUSTOM SCALARS lays the two
+over each other), and a few validation images with their predictions and what spoke for them; at the end of a phase the
+confusion matrix and the validation images as points (see `projector`); at the end of all what HPARAMS compares. When
+the config asks for it (`tensorboard:`), histograms and profiles too. `finetune tensorboard` shows it.
+
+The page sorts its charts by name, and these names put curves before single numbers: accuracy, loss, step, summary.
 """
 
 import errno
@@ -18,8 +20,18 @@ from typing import Any
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
-from tensorboard.plugins.hparams.summary import session_end_pb, session_start_pb
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
+from tensorboard.plugins.hparams.api_pb2 import (
+    DATA_TYPE_BOOL,
+    DATA_TYPE_FLOAT64,
+    DATA_TYPE_STRING,
+    STATUS_SUCCESS,
+    HParamInfo,
+    MetricInfo,
+    MetricName,
+)
+from tensorboard.plugins.hparams.summary import experiment_pb, session_end_pb, session_start_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -38,6 +50,7 @@ HPARAMS = (  # what people vary, and a table can still show
     "augment.preset", "head.epochs", "head.batch_size", "head.learning_rate", "head.optimizer", "fine_tune.unfreeze",
     "fine_tune.epochs", "fine_tune.batch_size", "fine_tune.learning_rate", "fine_tune.optimizer",
 )  # fmt: skip
+HPARAMS_FILE = ".hparams"  # how the name of the event file ends that `write_hparams` replaces
 PROFILED = (3, 8)  # steps of a phase that the profile begins before and ends after; the first ones only warm up
 
 
@@ -57,47 +70,48 @@ class TensorBoard(Callback):
 
     def _open(self, folder: Path, config_yaml: str, first_step: int) -> None:
         if folder.exists():
-            for part in ("train", "validation"):
-                _forget_from(folder / part, first_step + 1)
-        self._train = tf.summary.create_file_writer(str(folder / "train"))
-        self._validation = tf.summary.create_file_writer(str(folder / "validation"))
-        with self._train.as_default():
+            _forget_from(folder, first_step + 1)
+        self._writer = tf.summary.create_file_writer(str(folder))
+        with self._writer.as_default(step=0):
+            overlaid = [
+                Chart(title=name, multiline=MultilineChartContent(tag=[f"{name}/training", f"{name}/validation"]))
+                for name in ("accuracy", "loss")
+            ]
+            layout = Layout(category=[Category(title="training and validation", chart=overlaid)])
+            tf.summary.experimental.write_raw_pb(custom_scalar.pb(layout).SerializeToString())
             indented = "\n".join(f"    {line}" for line in config_yaml.splitlines())
-            tf.summary.text("config", indented, step=0)
+            tf.summary.text("config", indented)
 
     def on_train_end(self) -> None:
         with _explain_write_errors(self.folder):
-            self._train.close()
-            self._validation.close()
+            self._writer.close()
 
     def on_phase_begin(self) -> None:
         self._samples = SampleSheet(self.trainer)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
-        with _explain_write_errors(self.folder), self._train.as_default(step=self.trainer.state.step):
+        with _explain_write_errors(self.folder), self._writer.as_default(step=self.trainer.state.step):
             tf.summary.scalar("step/loss", logs["loss"])
             tf.summary.scalar("step/learning_rate", logs["learning_rate"])
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        for writer, prefix in ((self._train, ""), (self._validation, "validation_")):
-            with _explain_write_errors(self.folder), writer.as_default(step=int(logs["step"])):
-                tf.summary.scalar("epoch/loss", logs[f"{prefix}loss"])
-                tf.summary.scalar("epoch/accuracy", logs[f"{prefix}accuracy"])
-        with _explain_write_errors(self.folder), self._validation.as_default(step=int(logs["step"])):
+        with _explain_write_errors(self.folder), self._writer.as_default(step=int(logs["step"])):
+            for name in ("accuracy", "loss"):
+                tf.summary.scalar(f"{name}/training", logs[name])
+                tf.summary.scalar(f"{name}/validation", logs[f"validation_{name}"])
             if self._samples is not None and len(self._samples.indices):
-                _write_image("epoch/samples", self._samples.sheet())
-        if self.histograms:
-            with _explain_write_errors(self.folder), self._train.as_default(step=int(logs["step"])):
+                _write_image("samples", self._samples.sheet())
+            if self.histograms:
                 _write_histograms(self.trainer)
 
     def on_phase_end(self, result: PhaseResult) -> None:
         trainer, label_type = self.trainer, self.trainer.dataset.label_type
         indices, task = trainer.validation_indices, task_for(label_type)
         logits, truth = trainer.logits(indices), trainer.dataset.labels[indices]
-        with _explain_write_errors(self.folder), self._validation.as_default(step=trainer.state.step):
+        with _explain_write_errors(self.folder), self._writer.as_default(step=trainer.state.step):
             metrics = task.metrics(task.probabilities(logits), truth, trainer.classifier.classes, 0.5)
             for name, png in class_figure(metrics).items():
-                _write_image(f"{result.name}/{name}", png)
+                _write_image(f"{name}/{result.name}", png)
         predicted = dict(zip(indices.tolist(), label_type.decide(logits, 0.0), strict=True))
         self._add_to_projector(result.name, predicted)
 
@@ -113,7 +127,7 @@ class TensorBoard(Callback):
             "file": [dataset.names[index] for index in indices],
         }
         images = thumbnails(trainer, indices, SIDE)
-        add_to_projector(self.folder / "validation", name, feature_vectors(trainer, indices), columns, images)
+        add_to_projector(self.folder, name, feature_vectors(trainer, indices), columns, images)
 
 
 class Profiler(Callback):
@@ -162,21 +176,34 @@ def write_hparams(
 ) -> None:
     """For TensorBoard's HPARAMS, which compares runs: the settings of the run `name`, and what came of them.
 
-    `also` are settings beyond those of HPARAMS (a sweep may vary anything). `folder` is for this alone, so that nothing
-    else becomes a column; what was in it is replaced.
+    `also` are settings beyond those of HPARAMS (a sweep may vary anything). `folder` is that of the training; what was
+    written there before of this kind is replaced.
     """
     with _explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
+        for old in folder.glob(f"events.out.tfevents.*{HPARAMS_FILE}"):
             old.unlink()
-        writer = tf.summary.create_file_writer(str(folder))
+        values = {**(also or {}), **_hparams(config)}
+        writer = tf.summary.create_file_writer(str(folder), filename_suffix=HPARAMS_FILE)
         with writer.as_default(step=0):
-            start = session_start_pb({**(also or {}), **_hparams(config)}, group_name=name)
-            for summary in (start, session_end_pb(STATUS_SUCCESS)):
+            # Without this list of columns, every scalar of the run would be one.
+            metrics = [MetricInfo(name=MetricName(tag=f"summary/{split}_accuracy")) for split in ("validation", "test")]
+            settings = [
+                HParamInfo(name=name, type=_hparam_type(values.get(name)))
+                for name in {**dict.fromkeys(HPARAMS), **values}
+            ]
+            columns = experiment_pb(settings, metrics)
+            for summary in (columns, session_start_pb(values, group_name=name), session_end_pb(STATUS_SUCCESS)):
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString())
             for split, accuracy in accuracies.items():
-                tf.summary.scalar(f"accuracy/{split}", accuracy)
+                tf.summary.scalar(f"summary/{split}_accuracy", accuracy)
         writer.close()
+
+
+def _hparam_type(value: Any) -> Any:
+    if isinstance(value, bool):
+        return DATA_TYPE_BOOL
+    return DATA_TYPE_FLOAT64 if isinstance(value, int | float) else DATA_TYPE_STRING
 
 
 def _hparams(config: Config) -> dict[str, Any]:

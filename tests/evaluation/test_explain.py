@@ -118,16 +118,14 @@ def test_heat_leaves_the_image_as_it_is_where_nothing_was_decided_and_visible_el
 @pytest.mark.parametrize(
     ("resize", "seen"), [("crop", (120, 10, 200, 90)), ("squash", (0, 0, 320, 100)), ("pad", (0, 0, 320, 100))]
 )
-def test_a_photo_is_explained_at_its_own_resolution(tmp_path, resize, seen):
+def test_a_photo_is_explained_at_its_own_resolution(resize, seen):
     """A map that is hot in its left half lies on the left half of what the network saw of the photo."""
     transform = data.Transform(64, resize=resize, crop=0.8)
     pixels = np.full((100, 320, 3), 200, np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
     heat = np.zeros((64, 64), np.float32)
     heat[:, :32] = 1
     made = explanation.Explanation(pixels, heat, heat, None, (), "cam")
-    photo, overlay = explanation.explained_photo(tmp_path / "wide.png", made, transform)
-    np.testing.assert_array_equal(photo, pixels)
+    overlay = explanation.overlay_photo(pixels, made, transform)
     left, top, right, bottom = seen
     middle = (left + right) // 2
     assert (overlay[top:bottom, left : middle - 5] != 200).any(axis=2).all()

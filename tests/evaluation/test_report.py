@@ -200,7 +200,7 @@ def test_on_a_phone_the_page_fits_and_the_matrix_of_81_classes_can_be_read(tmp_p
 
 
 def test_charts_can_be_read_on_a_phone() -> None:
-    """The smallest text, 9 points, is at least 10 pixels high where a chart is as wide as a phone's card, 340 pixels."""
+    """The smallest text, 9 points, has at least 10 pixels in a chart as wide as a phone's card, 340 pixels."""
     for name, png in reporting.draw_figures(evidence()).items():
         if name in ("curves", "calibration", "coverage"):
             with Image.open(io.BytesIO(png)) as image:

@@ -58,7 +58,7 @@ def told():
 
 NAMES = [words for words in told() if len(words) < 2]
 ABROAD = [words for words in told() if "ray" in words or any("://" in word for word in words)]  # other machines
-SERVERS = [words for words in told() if words and words[0] in ("demo", "tensorboard")]
+SERVERS = [words for words in told() if words and words[0] in ("demo", "serve", "tensorboard")]
 OTHERS = [words for words in told() if words not in [*NAMES, *SERVERS, *ABROAD, *ELSEWHERE]]
 
 
@@ -145,8 +145,8 @@ def test_a_command_for_several_machines_is_understood(words):
 
 @pytest.mark.parametrize("words", SERVERS, ids=" ".join)
 def test_a_page_that_is_told_opens_until_it_is_stopped(words, forge, workspace):
-    if words[0] == "demo":
-        pytest.importorskip("gradio", reason="needs gradio: pip install 'finetune[demo]'")
+    if words[0] in ("demo", "serve"):
+        pytest.importorskip("fastapi_offline", reason="needs pip install 'finetune[serve]'")
     forge.start(*words)
     forge.said("http://")
     forge.send(signal.SIGINT)

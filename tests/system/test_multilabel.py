@@ -1,5 +1,6 @@
 """Several labels an image: from a table to splits, training, thresholds, report, answers and exports."""
 
+import asyncio
 import csv
 import json
 import re
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from finetune import api, config as configs, data
-from finetune.cli import demo_page, main as cli
+from finetune.cli import demo, main as cli, server
 from finetune.config import DataConfig, auto as recipe
 from finetune.data import MULTILABEL, splits as stratification
 from finetune.export import exporter as export, find_format, parity
@@ -295,13 +296,11 @@ def test_exports_say_the_same(run, tmp_path, name):
 @pytest.mark.slow
 def test_the_page_ticks_what_is_over_its_threshold(run, tags):
     classifier = load_classifier(run.path)
-    page = demo_page.DemoPage(classifier, None, demo_page.example_images(run.path))
-    assert len(page.examples) == demo_page.EXAMPLES
-    shown = page.predict(str(tags.parent / "07.png"))
+    assert len(demo.example_images(run.path)) == demo.EXAMPLES
+    content = (tags.parent / "07.png").read_bytes()
+    shown = asyncio.run(server.ImageService(classifier).predict(content, top=5, explain=True))
     (answer,) = classifier.predict(tags.parent / "07.png")
-    assert {name.removeprefix(demo_page.TICK) for name in shown.classes if name.startswith(demo_page.TICK)} == {
-        one.name for one in answer.labels
-    }
+    assert shown["labels"] == [one.name for one in answer.labels]
 
 
 @pytest.mark.slow

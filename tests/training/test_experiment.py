@@ -31,13 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 FILES = {
     "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
     "predictions.csv", "report.json", "report.html", "checkpoints/LAST", ".run.lock",
-    "figures/curves.png", "figures/confusion.png", "figures/calibration.png", "figures/coverage.png",
-    "figures/mistakes.png",
+    "figures/curves.png", "figures/confusion.png", "figures/confusion_normalized.png", "figures/calibration.png",
+    "figures/coverage.png", "figures/mistakes.png",
 }  # fmt: skip
 SEVERAL = (
     r"checkpoints/\d{4}-\S+/(arrays\.npz|state\.json|manifest\.json)",
-    r"tensorboard/(train|validation|result)/events\.out\.\S+",
-    r"tensorboard/validation/(sprite\.jpg|projector_config\.pbtxt|(head|fine_tune)(_metadata)?\.tsv)",
+    r"tensorboard/events\.out\.\S+",
+    r"tensorboard/(sprite\.jpg|projector_config\.pbtxt|(head|fine_tune)(_metadata)?\.tsv)",
 )
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 HEAD = {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01}
@@ -105,7 +105,7 @@ def test_the_run_directory_has_exactly_these_files(story):
     found = tree(story.run.path)
     several = {name for name in found for pattern in SEVERAL if re.fullmatch(pattern, name)}
     assert found - several == FILES
-    assert len([name for name in several if name.startswith("tensorboard/train/")]) == 1
+    assert len([name for name in several if name.startswith("tensorboard/events.")]) == 2  # one has the HPARAMS
     assert len([name for name in several if name.startswith("tensorboard/validation/events")]) == 1
     assert {entry.name for entry in story.run.path.parent.iterdir()} >= {"colours-1"}
 
@@ -220,22 +220,18 @@ def test_the_end_says_the_numbers_where_things_are_and_what_to_type_next(story):
 
 @pytest.fixture(scope="module")
 def board(story):
-    def read(part):
-        events = EventAccumulator(str(story.run.tensorboard / part), size_guidance={"tensors": 0})
-        events.Reload()
-        return {
-            tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
-            for tag in events.Tags()["tensors"]
-        }
-
-    return {"train": read("train"), "validation": read("validation")}
+    events = EventAccumulator(str(story.run.tensorboard), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+    }
 
 
 def test_tensorboard_has_every_step_of_both_phases_on_one_axis(board):
     for tag in ("step/loss", "step/learning_rate"):
-        assert [step for step, _ in board["train"][tag]] == list(range(1, 31))
-        assert all(np.isfinite(value) for _, value in board["train"][tag])
-    rates = [float(value) for _, value in board["train"]["step/learning_rate"]]
+        assert [step for step, _ in board[tag]] == list(range(1, 31))
+        assert all(np.isfinite(value) for _, value in board[tag])
+    rates = [float(value) for _, value in board["step/learning_rate"]]
     assert rates[:18] == sorted(rates[:18], reverse=True)
     assert rates[18:] == sorted(rates[18:], reverse=True)
     assert rates[0] == pytest.approx(0.01, rel=0.05)
@@ -244,22 +240,22 @@ def test_tensorboard_has_every_step_of_both_phases_on_one_axis(board):
 
 def test_tensorboard_has_the_history(board, story):
     rows = story.run.history()
-    for part, prefix in (("train", ""), ("validation", "validation_")):
+    for part, prefix in (("training", ""), ("validation", "validation_")):
         for figure in ("loss", "accuracy"):
-            points = board[part][f"epoch/{figure}"]
+            points = board[f"{figure}/{part}"]
             assert [step for step, _ in points] == [6, 12, 18, 24, 30]
             assert [float(value) for _, value in points] == pytest.approx([row[f"{prefix}{figure}"] for row in rows])
 
 
 def test_tensorboard_has_the_config_and_images(board, story):
-    ((step, text),) = board["train"]["config"]
+    ((step, text),) = board["config"]
     assert step == 0
     shown = text.item().decode()
     assert all(line.strip() in shown for line in story.run.config_yaml.read_text().splitlines())
-    expected = {"epoch/samples": [6, 12, 18, 24, 30], "head/confusion": [18], "fine_tune/confusion": [30]}
+    expected = {"samples": [6, 12, 18, 24, 30], "confusion/head": [18], "confusion/fine_tune": [30]}
     for tag, steps in expected.items():
-        assert [at for at, _ in board["validation"][tag]] == steps
-        for _, (width, height, png) in board["validation"][tag]:
+        assert [at for at, _ in board[tag]] == steps
+        for _, (width, height, png) in board[tag]:
             assert Image.open(io.BytesIO(png)).size == (int(width), int(height))
             assert min(int(width), int(height)) > 100
 

@@ -10,7 +10,7 @@ from drawing import leave_out_drawing
 from google.protobuf import text_format
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
+from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data, parse_session_start_info_plugin_data
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -42,30 +42,31 @@ def test_steps_and_epochs_are_written_where_tensorboard_finds_them(tmp_path):
         board.on_train_batch_end(step - 1, {"loss": step / 10, "learning_rate": 0.5})
     board.on_epoch_end(0, row(3))
     board.on_train_end()
-    assert values(tmp_path / "tensorboard" / "train", "step/loss")[0] == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3})
-    assert values(tmp_path / "tensorboard" / "train", "epoch/accuracy")[0] == {3: 0.5}
-    assert values(tmp_path / "tensorboard" / "validation", "epoch/accuracy")[0] == {3: 0.25}
-    assert b"    seed: 1" in values(tmp_path / "tensorboard" / "train", "config")[0][0]  # indented: shown as it is
+    folder = tmp_path / "tensorboard"
+    assert values(folder, "step/loss")[0] == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3})
+    assert values(folder, "accuracy/training")[0] == {3: 0.5}
+    assert values(folder, "accuracy/validation")[0] == {3: 0.25}
+    assert b"    seed: 1" in values(folder, "config")[0][0]  # indented: shown as it is
 
 
 def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
     folder = tmp_path / "tensorboard"
     # The loss tells the session: the first begins, each of the others goes on from a checkpoint after step 3.
     for loss, first_step, steps in ((1, 0, range(1, 6)), (2, 3, range(4, 8)), (3, 3, range(4, 7))):
-        old = set(folder.glob("*/*"))
+        old = set(folder.glob("*"))
         board = TensorBoard(folder, "seed: 1", first_step=first_step)
         for step in steps:
             at_step(board, step)
             board.on_train_batch_end(step - 1, {"loss": loss, "learning_rate": 0.5})
         board.on_epoch_end(0, row(5))
         board.on_train_end()
-        for path in set(folder.glob("*/*")) - old:  # files are read in the order of their names: these are of a day
+        for path in set(folder.glob("*")) - old:  # files are read in the order of their names: these are of a day
             path.rename(path.with_name(re.sub(r"tfevents\.\d{10}", f"tfevents.170000000{loss}", path.name)))
-        points, count = values(folder / "train", "step/loss")
+        points, count = values(folder, "step/loss")
         assert points == {1: 1, 2: 1, 3: 1} | dict.fromkeys(steps, loss)
         assert count == len(points)
-        for part in ("train", "validation"):
-            assert values(folder / part, "epoch/loss")[1] == 1
+        for part in ("training", "validation"):
+            assert values(folder, f"loss/{part}")[1] == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path):
@@ -102,8 +103,8 @@ def settings(images, folder, **options):
     )
 
 
-def events_of(run, part):
-    found = EventAccumulator(str(run.tensorboard / part), size_guidance={"tensors": 0})
+def events_of(run):
+    found = EventAccumulator(str(run.tensorboard), size_guidance={"tensors": 0})
     found.Reload()
     return found
 
@@ -113,13 +114,13 @@ def test_who_watches_changes_nothing(watched, images, tmp_path):
     plain = train_config(settings(images, tmp_path))
     pairs = zip(plain.classifier.model.get_weights(), watched[0].classifier.model.get_weights(), strict=True)
     assert all(np.array_equal(*pair) for pair in pairs)
-    tags = events_of(plain.run, "train").Tags()["tensors"]
+    tags = events_of(plain.run).Tags()["tensors"]
     assert not [tag for tag in tags if tag.startswith(("weights/", "gradients/"))]
-    assert not (plain.run.tensorboard / "train/plugins").exists()
+    assert not (plain.run.tensorboard / "plugins").exists()
 
 
 def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
-    found = events_of(watched[0].run, "train")
+    found = events_of(watched[0].run)
     steps = {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
     for kind in ("weights", "gradients"):
         assert steps[f"{kind}/logits/kernel"] == [6, 12, 18, 24]
@@ -132,13 +133,13 @@ def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
 
 def test_a_profile_of_each_phase_is_left_and_it_is_said_how_to_see_it(watched):
     result, said = watched
-    assert len(list(result.run.tensorboard.glob("train/plugins/profile/*/*.xplane.pb"))) == 2
+    assert len(list(result.run.tensorboard.glob("plugins/profile/*/*.xplane.pb"))) == 2
     assert said.count("pip install xprof") == 2
 
 
 def test_the_projector_finds_a_point_for_every_validation_image(watched):
     run = watched[0].run
-    folder = run.tensorboard / "validation"
+    folder = run.tensorboard
     config = ProjectorConfig()
     text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
     assert [embedding.tensor_name for embedding in config.embeddings] == ["head", "fine_tune"]
@@ -158,12 +159,12 @@ def test_the_projector_finds_a_point_for_every_validation_image(watched):
 
 def test_a_finished_run_is_a_row_of_hparams(watched):
     result = watched[0]
-    found = events_of(result.run, "result")
-    tags = [tag for tag in found.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    found = events_of(result.run)
+    tags = [tag for tag in found.Tags()["tensors"] if tag.startswith("summary/")]
     accuracies = {tag: make_ndarray(found.Tensors(tag)[0].tensor_proto).item() for tag in tags}
     validation = result.run.phases[-1]["validation"]["accuracy"]
     assert accuracies == pytest.approx(
-        {"accuracy/validation": validation, "accuracy/test": result.metrics.accuracy.value}
+        {"summary/validation_accuracy": validation, "summary/test_accuracy": result.metrics.accuracy.value}
     )
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = parse_session_start_info_plugin_data(content)
@@ -172,6 +173,22 @@ def test_a_finished_run_is_a_row_of_hparams(watched):
     assert start.hparams["fine_tune.learning_rate"].number_value == 0.01
     assert start.hparams["fine_tune.unfreeze"].string_value == "2"
     assert "model.image_size" not in start.hparams  # not set: no value
+
+
+def test_a_training_is_one_run_with_curves_before_single_dots(watched):
+    run = watched[0].run
+    assert {file.parent for file in run.path.rglob("events.out.tfevents.*")} == {run.tensorboard}
+    found = events_of(run)
+    scalars = ("accuracy/", "loss/", "step/", "summary/")
+    counts = [len(found.Tensors(tag)) for tag in sorted(found.Tags()["tensors"]) if tag.startswith(scalars)]
+    assert counts == [4, 4, 4, 4, 24, 24, 1, 1]  # the page sorts its charts by their names
+    layout = found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"accuracy/training" in layout
+    columns = parse_experiment_plugin_data(found.SummaryMetadata("_hparams_/experiment").plugin_data.content)
+    assert [column.name.tag for column in columns.metric_infos] == [
+        "summary/validation_accuracy",
+        "summary/test_accuracy",
+    ]
 
 
 def test_every_hparam_is_a_key_of_the_config(images, tmp_path):
@@ -185,4 +202,4 @@ def test_every_hparam_is_a_key_of_the_config(images, tmp_path):
 def test_a_result_written_twice_counts_once(images, tmp_path):
     for accuracy in (0.5, 0.75):
         write_hparams(tmp_path / "result", "a-1", settings(images, tmp_path), {"test": accuracy})
-    assert values(tmp_path / "result", "accuracy/test") == ({0: 0.75}, 1)
+    assert values(tmp_path / "result", "summary/test_accuracy") == ({0: 0.75}, 1)
