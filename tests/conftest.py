@@ -23,6 +23,14 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 SHARED = HERE.parents[1] / "shared"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file go to one process, so that what its fixtures train is trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a cache folder of its own and no network, so that none can lean on the machine's state."""
@@ -36,6 +44,17 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 def report_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For trainings whose figures nobody looks at (see `leave_out_drawing`)."""
     leave_out_drawing(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("common-cache")
+
+
+@pytest.fixture
+def warm_cache(private_cache: Path, common_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For trainings on `images`: one cache for all of them, so that images are read and features computed once."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(common_cache))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from .auto import DataFacts as DataFacts, as_in_run as as_in_run, fill_open_keys
 from .docs import config_reference as config_reference
 from .load import (
     dump_config as dump_config,
+    flatten_config as flatten_config,
     json_schema as json_schema,
     load_config as load_config,
     shipped_configs as shipped_configs,

@@ -11,7 +11,7 @@ override or from Python to the working directory. `~` and `${NAME}` (an environm
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +123,16 @@ def json_schema() -> dict[str, Any]:
     phase = phases.pop("items")
     phases["anyOf"] = [phase, {"type": phases.pop("type"), "items": phase}, {"const": "none"}, {"type": "null"}]
     return schema
+
+
+def flatten_config(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """("head.epochs", 20) for every value inside; a single `fine_tune` phase has no number in its key."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        value = {str(number): entry for number, entry in enumerate(value, start=1)}
+    if not isinstance(value, Mapping):
+        yield key, value
+        return
+    for name, entry in value.items():
+        yield from flatten_config(entry, f"{key}.{name}" if key else name)

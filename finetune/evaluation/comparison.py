@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from finetune.config import flatten_config
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.evaluation.predictions import read_predictions
 from finetune.runs import HistoryRow, open_run
@@ -162,12 +163,13 @@ def read_run_summary(path: Path, name: str) -> RunSummary:
         table = read_predictions(run.predictions_csv)
         rows = zip(table.hashes, table.labels, table.correct, table.splits, strict=True)
         correct = {(digest, label): bool(value) for digest, label, value, split in rows if split == "test"}
+    config = yaml.safe_load(run.config_yaml.read_text("utf-8")) if run.config_yaml.exists() else {}
     return RunSummary(
         name=name,
         status=run.status,
         report=report,
         history=run.history(),
-        config=_flatten(yaml.safe_load(run.config_yaml.read_text("utf-8")) if run.config_yaml.exists() else {}),
+        config={key: str(value) for key, value in flatten_config(config) if key not in IGNORED},
         correct=correct,
     )
 
@@ -180,19 +182,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(set(parts)):
             return names
     return [str(path) for path in paths]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"head": {"epochs": 5}} -> {"head.epochs": "5"}"""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            flat |= _flatten({str(number): item for number, item in enumerate(value, 1)}, f"{prefix}{key}.")
-        elif prefix or key not in IGNORED:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
 
 
 def _reason_without_test(first: RunSummary, second: RunSummary) -> str:

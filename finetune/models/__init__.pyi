@@ -6,7 +6,7 @@ from .build import (
 from .classifier import SPEC_MEMBER as SPEC_MEMBER, Classifier as Classifier
 from .feature_cache import (
     compute_features as compute_features,
-    describe_pace as describe_pace,
+    compute_missing_features as compute_missing_features,
     open_features as open_features,
     prepare_features as prepare_features,
     remove_feature_leftovers as remove_feature_leftovers,

@@ -9,8 +9,8 @@
 """
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import numpy as np
 
@@ -44,17 +44,38 @@ def prepare_features(
     plan = plan_features(request, policy=policy)
     if plan.message:
         say(plan.message)
-    missing = plan.missing_views()
+    compute_missing_features(plan, plan.missing_views(), progress=progress, say=say)
+    return open_features(plan)
+
+
+def compute_missing_features(
+    plan: FeaturePlan,
+    missing: Sequence[int],
+    part: int = 0,
+    parts: int = 1,
+    *,
+    batch_context: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: ProgressCallback,
+    say: Callable[[str], None],
+) -> None:
+    """Compute part number `part` of `parts` of the features of the views `missing`, and say how fast that was.
+
+    Every batch is computed in a `batch_context()`; each part enters it equally often, however many batches it has.
+    `progress` gets an estimate for all parts. Raises what `compute_features` raises.
+    """
     total = sum(plan.images[view] for view in missing)
     computed, started, meter = 0, time.monotonic(), WaitMeter()
     for view in missing:
-        with closing(compute_features(plan, view, meter=meter)) as batches:
-            for done in batches:
-                progress(computed + done, total)
+        done = 0
+        rounds = -(-plan.images[view] // (FEATURE_BATCH * parts))  # batches of the part that has most
+        with closing(compute_features(plan, view, part, parts, meter=meter)) as batches:
+            for _ in range(rounds + 1):  # the last round completes the files
+                with batch_context():
+                    done = next(batches, done)
+                    progress(min(total, computed + done * parts), total)
         computed += plan.images[view]
     if total:
         say(describe_pace(total, time.monotonic() - started, meter.seconds))
-    return open_features(plan)
 
 
 def remove_feature_leftovers() -> None:

@@ -12,12 +12,11 @@ once.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from finetune.config import Config, as_in_run, dump_config, load_config
+from finetune.config import Config, as_in_run, dump_config, flatten_config, load_config
 from finetune.runs import Run, open_run
 from finetune.utils import FinetuneError, UsageError, write_text
 
@@ -132,7 +131,7 @@ def _refuse_differences(run: Run, original: Config, requested: Config, *, search
 
     Where the run was `searched`, `output` only named the folder.
     """
-    before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (original, requested))
+    before, now = (dict(flatten_config(config.model_dump(mode="json"))) for config in (original, requested))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not (searched and key == "output")]
     if refused:
@@ -146,16 +145,3 @@ def _refuse_differences(run: Run, original: Config, requested: Config, *, search
         )
     if changed:
         write_text(run.config_yaml, dump_config(requested))
-
-
-def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """("head.epochs", 20) for every value inside; a single `fine_tune` phase has no number in its key."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        value = {str(number): entry for number, entry in enumerate(value, start=1)}
-    if not isinstance(value, Mapping):
-        yield key, value
-        return
-    for name, entry in value.items():
-        yield from flatten(entry, f"{key}.{name}" if key else name)

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.config import flatten_config
 from finetune.evaluation import display_path
-from finetune.training.resume import flatten
 from finetune.utils import ResourceError, UsageError, explain_os_errors
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def open_study(
         )
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", identity)
-        before, now = dict(flatten(study.user_attrs["sweep"])), dict(flatten(identity))
+        before, now = dict(flatten_config(study.user_attrs["sweep"])), dict(flatten_config(identity))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if changed:
             lines = [f"\n  {key.removeprefix('config.')}: {before.get(key)}, now {now.get(key)}" for key in changed]

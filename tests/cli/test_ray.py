@@ -13,6 +13,7 @@ from finetune.models import PredictionRequest, load_classifiers, predict_jointly
 from finetune.utils import ResourceError
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture(scope="module")
-def two_runs(images, tmp_path_factory):
+def two_runs(images, common_cache, tmp_path_factory):
     """A run that has learnt something, and one that hardly could; the same images, split in the same way."""
     settings = {
         "name": "colours",
@@ -32,6 +32,7 @@ def two_runs(images, tmp_path_factory):
     tuned = {"fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}}
     weak = {"head": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-7}}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
         leave_out_drawing(patch)
         return [experiment.train_config(config.load_config({**settings, **more})) for more in (tuned, weak)]
 

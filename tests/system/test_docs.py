@@ -113,6 +113,7 @@ def workspace(forge, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)
 def test_a_command_that_is_told_does_what_it_says(words, forge, workspace):
     more, code = [], 0
@@ -143,6 +144,7 @@ def test_a_command_for_several_machines_is_understood(words):
     assert cli.parse(words).command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SERVERS, ids=" ".join)
 def test_a_page_that_is_told_opens_until_it_is_stopped(words, forge, workspace):
     if words[0] in ("demo", "serve"):
@@ -153,6 +155,7 @@ def test_a_page_that_is_told_opens_until_it_is_stopped(words, forge, workspace):
     assert forge.wait() in (0, 130), forge.said()
 
 
+@pytest.mark.slow
 def test_the_notebook_of_the_readme_runs(images, tmp_path, monkeypatch):
     lines = re.search(r"```python\n(.*?)```", PAGES[0].read_text("utf-8"), re.DOTALL)
     assert lines

@@ -38,6 +38,7 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_without_home_name_terminal_utf8_and_asserts(place: Path) -> None:
     """A container's user: no HOME, no entry in passwd, the C locale; and Python without `assert`."""
     bare = {
@@ -64,6 +65,7 @@ def test_without_home_name_terminal_utf8_and_asserts(place: Path) -> None:
     assert b"Traceback" not in missing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_of_keras_is_one_line(place: Path, backend: str) -> None:
     done = finetune("predict", "pictures", folder=place, env={**os.environ, "KERAS_BACKEND": backend})
@@ -73,6 +75,7 @@ def test_another_backend_of_keras_is_one_line(place: Path, backend: str) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['tensorflow_datasets'] = None\n")
     (tmp_path / "cfg.yaml").write_text("data: {tfds: tf_flowers}\n")
@@ -88,6 +91,7 @@ FEW = (
 )
 
 
+@pytest.mark.slow
 def test_few_descriptors_are_enough(place: Path) -> None:
     many = place / "cache" / "many"
     many.mkdir(exist_ok=True)

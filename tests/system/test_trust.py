@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from processes import EAGER, SLOW, Forge, finetune, furnish, outcome, tree
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name: colours
 recipe: none
@@ -40,9 +42,8 @@ def unbroken(forge: Forge) -> dict:
 
 
 @pytest.fixture
-def output(forge: Forge, tmp_path: Path) -> Path:
-    """A folder for runs, and a cold cache beside it."""
-    shutil.rmtree(forge.folder / "cache", ignore_errors=True)
+def output(tmp_path: Path) -> Path:
+    """A folder for runs."""
     return tmp_path / "runs"
 
 
@@ -73,6 +74,7 @@ at(Trainer, 'train_batch', 2, act=lambda: setattr(numpy, 'savez', savez))
 
 
 def test_a_run_killed_at_every_stage_ends_as_one_that_never_was(forge: Forge, unbroken: dict, output: Path) -> None:
+    shutil.rmtree(forge.folder / "cache", ignore_errors=True)  # so that it has to be filled, too
     for moment, patch in MOMENTS.items():
         code = forge.run("train", "cfg.yaml", "--output", output, "--resume", patch=patch)
         assert code == -signal.SIGKILL, f"{moment}: {code}\n{forge.said()}"

@@ -26,7 +26,10 @@ from finetune.training import experiment
 from finetune.training.run_journal import read_run_facts
 from finetune.utils import ConfigError, DataError, Terminal, UsageError
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras saving
+    pytest.mark.usefixtures("warm_cache"),
+]
 
 FILES = {
     "config.yaml", "run.json", "classes.txt", "splits.csv", "state.json", "history.csv", "model.keras",
@@ -71,20 +74,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(autouse=True)
-def shared_cache(private_cache, cache, monkeypatch):
-    """One cache for all trainings here: they are about the same images."""
-    monkeypatch.setenv("FINETUNE_CACHE", cache)
-
-
-@pytest.fixture(scope="module")
-def story(images, cache, tmp_path_factory):
+def story(images, common_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", cache)
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
         patch.chdir(tmp_path_factory.mktemp("experiment"))
         return Story(settings_for(images, "runs"))
 
@@ -432,10 +424,10 @@ def told(images, output, **changes):
 
 
 @pytest.fixture(scope="module")
-def found_out(images, cache, tmp_path_factory):
+def found_out(images, common_cache, tmp_path_factory):
     """A run that starts from the regression, with a rate chosen by trial steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", cache)
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
         leave_out_drawing(patch)
         head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
         fine_tune = {**FINE_TUNE, "learning_rate": "auto"}

@@ -11,6 +11,8 @@ from finetune.training.loop import fit_phases
 from finetune.training.model_state import restore_model
 from finetune.utils import Stopped
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 @pytest.mark.parametrize("policy", ["disk", "off"])
 def test_cached_and_uncached_training_end_with_the_same_bits(settings, policy):

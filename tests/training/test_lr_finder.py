@@ -6,6 +6,8 @@ from training_setup import TrainingSetup, weights_by_name
 
 from finetune.training.lr_finder import choose_learning_rate, find_learning_rate
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 def test_a_tenth_of_the_lowest_point_is_chosen():
     tried = np.geomspace(1e-6, 1, 61).tolist()

@@ -13,6 +13,8 @@ from finetune.training.loop import fit_phases
 from finetune.training.phase_start import fit_head_probe, settle_phase, start_head
 from finetune.utils import keras
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 @pytest.fixture
 def setup(settings):

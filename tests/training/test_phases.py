@@ -7,6 +7,8 @@ from training_setup import TrainingSetup, changed_layers, weights_by_name
 from finetune.data import read_square
 from finetune.utils import ConfigError, FinetuneError, keras
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 def test_the_head_phase_changes_the_head_alone(settings):
     setup = TrainingSetup(settings)

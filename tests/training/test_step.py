@@ -11,6 +11,8 @@ from finetune.training.losses import against_imbalance, class_frequencies, loss_
 from finetune.training.start_checks import refuse_endless_accumulation
 from finetune.utils import ConfigError, TrainingDiverged
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 def test_memory_does_not_grow_with_the_steps(settings):
     trainer = TrainingSetup(settings).trainer(1)

@@ -22,7 +22,7 @@ from finetune.utils import ResourceError, Stopped, TrainingDiverged, UsageError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras saving
-    pytest.mark.usefixtures("report_not_drawn"),
+    pytest.mark.usefixtures("warm_cache", "report_not_drawn"),
 ]
 VARIED = ("head.learning_rate=1e-3..1e-1", "head.optimizer=adam,sgd")
 # A process that takes a trial and never finishes it.

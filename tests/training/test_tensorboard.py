@@ -76,12 +76,12 @@ def test_a_folder_that_cannot_be_written_is_a_resource_error(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def watched(images, tmp_path_factory):
+def watched(images, common_cache, tmp_path_factory):
     """A run with everything that TensorBoard can be asked for, and what the terminal said."""
     folder = tmp_path_factory.mktemp("watched")
     log = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
         leave_out_drawing(patch)
         result = train_config(settings(images, folder, histograms=True, profile=True), terminal=Terminal(file=log))
     return result, log.getvalue()
@@ -109,7 +109,7 @@ def events_of(run):
     return found
 
 
-@pytest.mark.usefixtures("report_not_drawn")
+@pytest.mark.usefixtures("warm_cache", "report_not_drawn")
 def test_who_watches_changes_nothing(watched, images, tmp_path):
     plain = train_config(settings(images, tmp_path))
     pairs = zip(plain.classifier.model.get_weights(), watched[0].classifier.model.get_weights(), strict=True)

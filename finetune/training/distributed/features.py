@@ -7,16 +7,12 @@ together. Then each waits until it sees the files of the others.
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 
-from finetune.data import WaitMeter
 from finetune.models import (
-    FEATURE_BATCH,
     FeaturePlan,
     FeatureRequest,
     FeatureSource,
-    compute_features,
-    describe_pace,
+    compute_missing_features,
     features_folder,
     open_features,
     plan_features,
@@ -54,19 +50,9 @@ def prepare_shared_features(
                 hint="Use augment.views=4 and cache=disk, or mixup=0 and cutmix=0.",
             )
     missing = group.broadcast(plan.missing_views())
-    total = sum(plan.images[view] for view in missing)
-    computed, started, meter = 0, time.monotonic(), WaitMeter()
-    for view in missing:
-        done = 0
-        rounds = -(-plan.images[view] // (FEATURE_BATCH * group.world_size))  # batches of the rank that has most
-        with closing(compute_features(plan, view, group.rank, group.world_size, meter=meter)) as batches:
-            for _ in range(rounds + 1):  # the last round completes the files
-                with group.synchronized():
-                    done = next(batches, done)
-                    progress(min(total, computed + done * group.world_size), total)
-        computed += plan.images[view]
-    if total:
-        say(describe_pace(total, time.monotonic() - started, meter.seconds))
+    compute_missing_features(
+        plan, missing, group.rank, group.world_size, batch_context=group.synchronized, progress=progress, say=say
+    )
     with group.synchronized():
         deadline = time.monotonic() + VISIBLE_SECONDS
         while group.world_size > 1 and plan.missing_views():
