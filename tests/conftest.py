@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import tiny_network  # noqa: F401 (registers the backbone `tiny`)
 from drawing import leave_out_drawing
 from PIL import Image
+
+from finetune.data import scan_images
 
 HERE = Path(__file__).resolve().parent
 # Every process that a test starts finds `sitecustomize.py` there, which registers the backbone `tiny` in it too.
@@ -32,12 +35,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test has a cache folder of its own and no network, so that none can lean on the machine's state."""
+def private_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Every test has a cache folder of its own and no network, so that none can lean on the machine's state.
+
+    The cache knows `images` already: to scan them, processes have to start, which takes longer than most tests.
+    """
     folder = tmp_path_factory.mktemp("cache")
+    if "images" in request.fixturenames:
+        shutil.copy(request.getfixturevalue("scan_of_images"), folder)
     monkeypatch.setenv("FINETUNE_CACHE", str(folder))
     monkeypatch.setenv("FINETUNE_OFFLINE", "1")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scan_of_images(images: Path, common_cache: Path) -> Path:
+    """The cache file that remembers the scan of `images`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
+        assert not [each.reason for each in scan_images(map(str, images.rglob("*.png"))) if each.reason]
+    return common_cache / "scan.sqlite"
 
 
 @pytest.fixture
@@ -91,3 +110,12 @@ def settings(images: Path, tmp_path: Path) -> dict[str, Any]:
         "head": {"start": "random", "epochs": 3, "batch_size": 8, "learning_rate": 0.01},
         "fine_tune": {"unfreeze": 2, "epochs": 2, "batch_size": 8, "learning_rate": 0.003},
     }
+
+
+@pytest.fixture
+def own_images(settings: dict[str, Any], images: Path, tmp_path: Path) -> Path:
+    """A copy of `images`, which `settings` then names, for tests that change or damage some."""
+    folder = tmp_path / "photos"
+    shutil.copytree(images, folder)
+    settings["data"]["folder"] = str(folder)
+    return folder

@@ -1,7 +1,6 @@
 """`finetune check` as it is typed: a list for people, JSON for programs, figures, one error for all problems."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -16,27 +15,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture
-def folder(settings, images, tmp_path):
-    """A copy of the images, for tests that change some."""
-    copy = tmp_path / "photos"
-    shutil.copytree(images, copy)
-    settings["data"]["folder"] = str(copy)
-    return copy
-
-
-@pytest.fixture
-def config_file(folder, settings, tmp_path):
+def config_file(own_images, settings, tmp_path):
     path = tmp_path / "colours.yaml"
     path.write_text(dump_config(load_config(settings)))
     return str(path)
 
 
 @pytest.mark.slow
-def test_it_lists_and_draws(typed, config_file, folder, tmp_path):
+def test_it_lists_and_draws(typed, config_file, own_images, tmp_path):
     shapes = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     photo = Image.fromarray(shapes).resize((320, 240), Image.Resampling.BICUBIC)
-    photo.save(folder / "red" / "photo.png")
-    photo.resize((240, 180)).save(folder / "blue" / "copy.jpg", quality=60)  # nearly the same, in another class
+    photo.save(own_images / "red" / "photo.png")
+    photo.resize((240, 180)).save(own_images / "blue" / "copy.jpg", quality=60)  # nearly the same, in another class
     figures = tmp_path / "figures"
     code, out, err = typed("check", config_file, "--figures", figures)
     assert code == 0
@@ -52,7 +42,7 @@ def test_it_lists_and_draws(typed, config_file, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_json_is_for_programs(typed, config_file, folder):
+def test_json_is_for_programs(typed, config_file, own_images):
     code, out, _ = typed("check", config_file, "fine_tune=null", "--json")
     assert code == 0
     facts = json.loads(out)
@@ -60,7 +50,7 @@ def test_json_is_for_programs(typed, config_file, folder):
     assert facts["data"]["classes"][0] == {"name": "blue", "train": 14, "validation": 5, "test": 5}
     assert facts["trial"]["phases"][0]["name"] == "head"
     assert facts["trial"]["feature_pictures"] == [72]
-    (folder / "red" / "bad.png").write_bytes(b"no image")
+    (own_images / "red" / "bad.png").write_bytes(b"no image")
     code, out, err = typed("check", config_file, "fine_tune=null", "--json")
     assert code == 3
     assert json.loads(out)["problems"][0]["kind"] == "DataError"

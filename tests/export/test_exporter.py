@@ -1,6 +1,7 @@
 """Exports say what the classifier says, in the runtime that will run them, or they do not come to be."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import zipfile
@@ -50,6 +51,23 @@ def run(images, common_cache, tmp_path_factory):
         return experiment.train_config(load_config(settings)).run.path
 
 
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """`exported(format_name, quantize)`: the run in that format, exported once to the default folder."""
+    root = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def export_once(format_name, quantize=None):
+        need(format_name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            result = export.export_classifier(run, format_name, quantize=quantize)
+        assert str(result.folder) == str(export.default_folder(run, format_name, quantize))
+        return dataclasses.replace(result, folder=root / result.folder)
+
+    return export_once
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -77,10 +95,10 @@ def test_the_command_line_knows_every_format(capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the short program in the card
 @pytest.mark.parametrize(("format_name", "quantize"), VARIANTS)
-def test_an_export_is_whole_equal_and_explains_itself(run, images, place, monkeypatch, capsys, format_name, quantize):
-    need(format_name)
-    made = export.export_classifier(run, format_name, quantize=quantize)
-    assert str(made.folder) == str(export.default_folder(run, format_name, quantize))
+def test_an_export_is_whole_equal_and_explains_itself(
+    run, exported, images, monkeypatch, capsys, format_name, quantize
+):
+    made = exported(format_name, quantize)
     found = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     assert found == ALWAYS | FILES[format_name]
     facts = json.loads((made.folder / "export.json").read_text())
@@ -126,9 +144,8 @@ def test_a_keras_export_goes_back_into_every_command(capsys, run, images, place)
 
 
 @pytest.mark.slow
-def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, images, place):
-    export.export_classifier(run, "saved_model")
-    folder = export.default_folder(run, "saved_model")
+def test_other_formats_are_not_opened_and_it_is_said_why(capsys, exported, images):
+    folder = exported("saved_model").folder
     code, _, err = typed(capsys, "predict", images / "red" / "00.png", "--model", folder)
     assert code == 4
     assert "an export for other programs" in err
@@ -136,8 +153,8 @@ def test_other_formats_are_not_opened_and_it_is_said_why(capsys, run, images, pl
 
 
 @pytest.mark.slow
-def test_an_export_of_an_export(run, place):
-    first = export.export_classifier(run, "keras")
+def test_an_export_of_an_export(exported, place):
+    first = exported("keras")
     second = export.export_classifier(first.folder, "keras", output=place / "again")
     assert second.parity.largest_difference <= 1e-4
     assert "scikit-learn" in second.facts["pictures"]  # the run's images are not part of an export
@@ -145,8 +162,8 @@ def test_an_export_of_an_export(run, place):
 
 
 @pytest.mark.slow
-def test_a_saved_model_takes_files_and_pixels(run, images, place):
-    made = export.export_classifier(run, "saved_model")
+def test_a_saved_model_takes_files_and_pixels(exported, images):
+    made = exported("saved_model")
     decode = exporters.EXPORT_FORMATS["saved_model"].open_bytes(made.folder)
     path = images / "blue" / "03.png"
     assert np.argmax(decode(path.read_bytes())) == 0
@@ -156,9 +173,8 @@ def test_a_saved_model_takes_files_and_pixels(run, images, place):
 
 
 @pytest.mark.slow
-def test_litert_carries_its_labels(run, place):
-    need("litert")
-    made = export.export_classifier(run, "litert")
+def test_litert_carries_its_labels(exported):
+    made = exported("litert")
     path = made.folder / "model.tflite"
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["labels.txt"]

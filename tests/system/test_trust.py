@@ -163,7 +163,8 @@ def test_stopped_while_tensorflow_loads(forge: Forge, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said == "error: stopped by SIGTERM\n"
+    assert said.endswith("error: stopped by SIGTERM\n")  # before it, on a slow machine: how long it has been starting
+    assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 
 

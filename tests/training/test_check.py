@@ -15,27 +15,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture
-def folder(settings, images, tmp_path):
-    """A copy of the images, for tests that damage some."""
-    copy = tmp_path / "photos"
-    shutil.copytree(images, copy)
-    settings["data"]["folder"] = str(copy)
-    return copy
-
-
-@pytest.fixture
 def head_only(settings):
     """The settings without fine-tuning, which takes half the time."""
     del settings["fine_tune"]
     return settings
 
 
-def add_near_duplicate(folder):
+def add_near_duplicate(own_images):
     """A photo (soft shapes, not noise) of one class, and a smaller copy of lower quality in another class."""
     shapes = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     photo = Image.fromarray(shapes).resize((320, 240), Image.Resampling.BICUBIC)
-    photo.save(folder / "red" / "photo.png")
-    photo.resize((240, 180)).save(folder / "blue" / "copy.jpg", quality=60)
+    photo.save(own_images / "red" / "photo.png")
+    photo.resize((240, 180)).save(own_images / "blue" / "copy.jpg", quality=60)
 
 
 def kinds(result):
@@ -81,13 +72,13 @@ def test_without_a_cache_every_epoch_goes_through_the_network(head_only):
     assert result.seconds["head"] > 3 * (42 + 15) / result.dry_run.feature_rate
 
 
-def test_all_problems_are_listed_at_once(settings, folder):
-    (folder / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
-    shutil.copy(folder / "red" / "01.png", folder / "blue" / "same.png")
+def test_all_problems_are_listed_at_once(settings, own_images):
+    (own_images / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    shutil.copy(own_images / "red" / "01.png", own_images / "blue" / "same.png")
     settings["data"]["leaks"] = "error"
-    settings["model"]["weights"] = str(folder / "absent.h5")
+    settings["model"]["weights"] = str(own_images / "absent.h5")
     settings["fine_tune"]["unfreeze"] = "no_such_layer"
-    settings["output"] = str(folder / "runs")
+    settings["output"] = str(own_images / "runs")
     result = check_config(load_config(settings))
     assert kinds(result) == [DataError, DataError, WeightsError, ConfigError, ConfigError]
     message = "\n".join(map(str, result.problems))
@@ -98,9 +89,9 @@ def test_all_problems_are_listed_at_once(settings, folder):
     assert not any("two splits" in warning for warning in result.warnings)  # it is among the problems already
 
 
-def test_the_same_files_are_reported_once(settings, folder):
+def test_the_same_files_are_reported_once(settings, own_images):
     for number in range(20):  # too many to skip
-        (folder / "red" / f"{number:02}.png").write_bytes(b"no image")
+        (own_images / "red" / f"{number:02}.png").write_bytes(b"no image")
     assert kinds(check_config(load_config(settings))) == [DataError]
 
 
@@ -135,12 +126,12 @@ def test_a_disk_that_is_too_small_is_reported(head_only, monkeypatch):
 
 
 @pytest.mark.slow
-def test_near_duplicates_are_found_by_fingerprint_and_by_features(head_only, folder, monkeypatch):
-    add_near_duplicate(folder)
+def test_near_duplicates_are_found_by_fingerprint_and_by_features(head_only, own_images, monkeypatch):
+    add_near_duplicate(own_images)
     result = check_config(load_config(head_only))
     (pair,) = result.similar.pairs
     paths = {image["path"] for image in describe_pair(pair, result.dataset)["pictures"]}
-    assert paths == {str(folder / "red" / "photo.png"), str(folder / "blue" / "copy.jpg")}
+    assert paths == {str(own_images / "red" / "photo.png"), str(own_images / "blue" / "copy.jpg")}
     assert any("1 pair of near-duplicate images (by fingerprint)" in warning for warning in result.warnings)
     both = check_config(load_config(head_only), compute_features=True)
     assert both.similar.methods == ("fingerprint", "features")

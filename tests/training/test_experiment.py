@@ -269,6 +269,7 @@ def test_the_same_seed_gives_the_same_bits_in_a_directory_of_its_own(story):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report_not_drawn")
 def test_two_threads_train_as_one_after_the_other_and_leave_the_callers_random_numbers(story, images, tmp_path):
     """The second, with another seed, begins while the first is at work; they share the cache."""
     other = load_config({**settings_for(images, tmp_path), "seed": 1, "name": "other"})
@@ -452,6 +453,7 @@ def test_a_rate_is_found_by_trial_and_drawn(found_out):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report_not_drawn")
 def test_a_time_budget_that_nothing_fits_into_is_said_and_leaves_the_least(images, tmp_path):
     """The report, HPARAMS and the comparison with the head alone are about what ran, not about what was planned."""
     hurried = told(images, tmp_path, head={"epochs": 2, "batch_size": 8}, augment="light", time_budget="1 s")

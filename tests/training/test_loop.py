@@ -8,21 +8,21 @@ from finetune.evaluation import ValidationScores
 from finetune.training.callbacks import Callback
 from finetune.training.journal import TrainingState
 from finetune.training.loop import fit_phases
-from finetune.training.model_state import restore_model
+from finetune.training.model_state import assign_values, restore_model
 from finetune.utils import Stopped
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
 
-@pytest.mark.parametrize("policy", ["disk", "off"])
-def test_cached_and_uncached_training_end_with_the_same_bits(settings, policy):
-    reference = TrainingSetup(settings, cache="memory")
-    other = TrainingSetup(settings, cache=policy)
+@pytest.mark.slow
+def test_cached_and_uncached_training_end_with_the_same_bits(settings):
+    reference, *others = (TrainingSetup(settings, cache=policy) for policy in ("memory", "disk", "off"))
     for number in (0, 1):
         reference.run(number)
-        other.run(number)
-        assert other.weights() == reference.weights()
-        assert other.rows == reference.rows
+        for other in others:
+            other.run(number)
+            assert other.weights() == reference.weights()
+            assert other.rows == reference.rows
 
 
 EVERYTHING = {
@@ -37,6 +37,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "steps", "extra"),
     [(0, 7, {}), (1, 1, {}), (1, 7, {"batch_norm": "recalibrate"}), (1, 22, EVERYTHING)],
@@ -46,13 +47,11 @@ def test_a_resumed_phase_ends_as_an_unbroken_one(settings, number, steps, extra)
     batch_norm = {"batch_norm": extra["batch_norm"]} if "batch_norm" in extra else {}
     settings["model"] |= batch_norm
     settings["fine_tune"] |= {} if batch_norm else extra
-    unbroken = TrainingSetup(settings)
-    for phase in range(number + 1):
-        unbroken.run(phase)
-
-    killed = TrainingSetup(settings)
+    unbroken, killed = TrainingSetup(settings), TrainingSetup(settings)
     for phase in range(number):
-        killed.run(phase)
+        unbroken.run(phase)
+    assign_values(killed.classifier.model.variables, unbroken.classifier.model.variables)
+    unbroken.run(number)
     left = iter(range(steps))
 
     def stop():
@@ -90,7 +89,6 @@ def test_the_best_epoch_is_kept_even_if_later_ones_are_worse(settings):
 
 def test_fine_tuning_that_does_not_help_is_undone(settings):
     setup = TrainingSetup(settings)
-    setup.run(0)
     before = setup.weights()
     trainer = setup.trainer(1)
     accuracies = iter([0.9, 0.8, 0.8])  # before the phase, and after each of its two epochs
@@ -108,12 +106,9 @@ def test_patience_ends_a_phase_early(settings):
     assert setup.run(0, trainer).epochs == 3
 
 
-@pytest.mark.parametrize(
-    ("gained", "lost", "kept"), [(0, 0, False), (1, 0, False), (5, 4, False), (9, 4, True), (20, 0, True)]
-)
+@pytest.mark.parametrize(("gained", "lost", "kept"), [(5, 4, False), (9, 4, True)])
 def test_a_phase_must_beat_the_one_before_by_more_than_noise(settings, gained, lost, kept):
     setup = TrainingSetup(settings)
-    setup.run(0)
     before = setup.weights()
     trainer = setup.trainer(1)
     right = np.arange(200) < 150

@@ -64,6 +64,7 @@ def test_an_unknown_layer_to_unfreeze_is_a_config_error(settings):
         TrainingSetup(settings)
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_opens_more_each_time(settings):
     settings["fine_tune"] = [{"unfreeze": 1, "epochs": 1}, {"unfreeze": 2, "epochs": 1}]
     setup = TrainingSetup(settings)

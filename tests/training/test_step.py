@@ -14,6 +14,7 @@ from finetune.utils import ConfigError, TrainingDiverged
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(settings):
     trainer = TrainingSetup(settings).trainer(1)
     inputs, labels = next(trainer.epoch_batches())
