@@ -22,6 +22,7 @@ def test_every_example_is_tried_here():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tried
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 def test_train_then_predict_then_plain_keras(images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
