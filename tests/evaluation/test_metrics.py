@@ -8,7 +8,14 @@ import pytest
 from sklearn import metrics as sk
 
 from finetune.evaluation import wilson_interval
-from finetune.evaluation.metrics import multiclass_metrics, multiclass_mistakes, paired_test
+from finetune.evaluation.metrics import (
+    calibration_bins,
+    calibration_error,
+    expected_ece_if_calibrated,
+    multiclass_metrics,
+    multiclass_mistakes,
+    paired_test,
+)
 from finetune.utils import DataError
 
 CLASSES = ("a", "b", "c")
@@ -114,17 +121,12 @@ def test_calibration_of_an_honest_and_of_a_boasting_model() -> None:
 
 
 def test_error_of_true_probabilities_is_chance() -> None:
-    """What many draws of honest answers come to on average is what the report says to expect."""
+    """What many draws of calibrated predictions come to on average is what the report says to expect."""
     rng = np.random.default_rng(0)
-    claims = rng.uniform(0.5, 1, (400, 300))
-    result = [
-        multiclass_metrics(
-            np.stack([claim, 1 - claim], axis=1), (rng.uniform(size=300) > claim).astype(int), ("a", "b")
-        )
-        for claim in claims
-    ]
-    errors = [metrics.calibration_error for metrics in result]
-    expected = [metrics.expected_ece_if_calibrated for metrics in result]
+    confidences = rng.uniform(0.5, 1, (400, 300))
+    draws = [calibration_bins(confidence, rng.uniform(size=300) <= confidence) for confidence in confidences]
+    errors = [calibration_error(bins) for bins in draws]
+    expected = [expected_ece_if_calibrated(bins) for bins in draws]
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.03)
     assert multiclass_metrics(np.array([[1.0, 0.0]]), np.array([0]), ("a", "b")).expected_ece_if_calibrated == 0
 
