@@ -162,9 +162,9 @@ def test_long_images_are_kept_whole():
     assert chosen.model.resize == "pad"
 
 
-@pytest.mark.parametrize(("images", "classes"), [(40, 2), (800, 200)])
-def test_very_few_images_train_the_head_alone(images, classes):
-    chosen, _ = complete(DataFacts(images, classes, size=(300, 300)))
+@pytest.mark.parametrize(("count", "classes"), [(40, 2), (800, 200)])
+def test_very_few_images_train_the_head_alone(count, classes):
+    chosen, _ = complete(DataFacts(count, classes, size=(300, 300)))
     assert chosen.fine_tune == ()
     assert chosen.head.epochs > 0
 
