@@ -18,6 +18,7 @@ from finetune.config.schema import PRESETS, VERSION, Config, FineTuneConfig, Sec
 SMALL_IMAGE = 64  # pixels; such images are drawings and digits rather than photos
 SMALL_INPUT = 96
 FINE_TUNE_STEPS = 550  # as in BiT about the same for all small data sets, which gives few images more epochs
+WARMUP_STEPS = 40  # at least: with fewer the first steps, of a rate for many, undo what the network has learned
 ENOUGH_FOR_ONE_VIEW, MANY_IMAGES = 20_000, 100_000
 REGRESSION_CLASSES = 350  # with more, some networks have too many features for a regression (`sample_for_probe`)
 FEW_IMAGES, FEW_PER_CLASS = 100, 5  # for training; fewer are only memorised (Chen et al. 2019, few-shot)
@@ -142,8 +143,7 @@ def _choose_fine_tuning(config: Config, facts: DataFacts) -> Iterator[Decision]:
     if facts.images >= MANY_IMAGES:
         yield Decision({"fine_tune.epochs": 3, "fine_tune.batch_size": 128}, count)
     else:
-        epochs = min(20, max(6, round(FINE_TUNE_STEPS * 32 / max(facts.images, 1))))
-        yield Decision({"fine_tune.epochs": epochs}, count)
+        yield Decision({"fine_tune.epochs": _epochs_for(facts.images)}, count)
     backbone = find_backbone(config.model.backbone)
     if not backbone.batch_norm:  # the rate with which ConvNeXt was fine-tuned (Liu et al. 2022)
         reason = f"small steps, {backbone.title} has no BatchNorm to steady them"
@@ -153,9 +153,17 @@ def _choose_fine_tuning(config: Config, facts: DataFacts) -> Iterator[Decision]:
         yield Decision({"fine_tune.learning_rate": 1e-3}, reason)
     else:
         yield Decision({"fine_tune.learning_rate": 3e-4}, "the network has learned from photos, too")
-    yield Decision({"fine_tune.warmup": 0.1, "fine_tune.ema": 0.99}, "steadier at the start and at the end")
+    steps = _epochs_for(facts.images) * -(-facts.images // 32)
+    warmup = round(min(0.5, max(0.1, WARMUP_STEPS / max(steps, 1))), 2)
+    yield Decision({"fine_tune.warmup": warmup}, f"steadier at the start: {round(warmup * steps)} of {steps:,} steps")
+    yield Decision({"fine_tune.ema": "auto"}, "steadier at the end: the mean of about the last tenth")
     if not facts.multi_label:  # it would say of every absent label that it may be there
         yield Decision({"fine_tune.label_smoothing": 0.1}, "one class per image, and labels may be wrong")
+
+
+def _epochs_for(images: int) -> int:
+    """How long fewer than `MANY_IMAGES` are learned from."""
+    return min(20, max(6, round(FINE_TUNE_STEPS * 32 / max(images, 1))))
 
 
 def _choose_augmentation(config: Config, facts: DataFacts) -> Iterator[Decision]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from finetune.config.values import Fraction, Number, Rate, Seconds, Unfreeze, Views, WeightsChoice, Whole
+from finetune.config.values import Fraction, Momentum, Number, Rate, Seconds, Unfreeze, Views, WeightsChoice, Whole
 from finetune.utils import ConfigError
 
 VERSION = 2  # of the config format; grows when an old file would mean something else
@@ -214,7 +214,9 @@ class PhaseConfig(Section):
     label_smoothing: Number = option(0, "fraction of certainty taken from the true class", ge=0, lt=1)
     clip: Number | None = option(None, "longest gradient, as a norm over all weights", gt=0)
     accumulate: Whole = option(1, "batches whose gradients make one step", ge=1)
-    ema: Number | None = option(None, "keep the moving average of the weights, such as 0.99", gt=0, lt=1)
+    ema: Momentum | None = option(
+        None, "keep the moving average of the weights: its momentum, such as 0.99; auto: by the number of steps"
+    )
     patience: Whole | None = option(None, "stop after so many epochs without progress", ge=1)
     monitor: Literal["accuracy", "loss"] = option("accuracy", "validation figure that picks the epoch")
 

@@ -51,6 +51,13 @@ def _parse_rate(value: Any) -> Any:
     raise PydanticCustomError(EXPECTED, "a number, above 0, or auto")
 
 
+def _parse_momentum(value: Any) -> Any:
+    number = parse_number(value)
+    if number == "auto" or (is_number(number) and 0 < number < 1):
+        return number
+    raise PydanticCustomError(EXPECTED, "a number above 0 and below 1, or auto")
+
+
 def _parse_views(value: Any) -> Any:
     number = parse_number(value)
     if number == "live" or (type(number) is int and number >= 1):
@@ -93,6 +100,7 @@ Whole = Annotated[int, BeforeValidator(_parse_plain_number)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_parse_plain_number)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Rate = Annotated[float | Literal["auto"], BeforeValidator(_parse_rate)]
+Momentum = Annotated[float | Literal["auto"], BeforeValidator(_parse_momentum)]
 Views = Annotated[int | Literal["live"], BeforeValidator(_parse_views)]
 Unfreeze = Annotated[int | float | str, BeforeValidator(_parse_unfreeze)]
 Seconds = Annotated[float, BeforeValidator(_parse_time, json_schema_input_type=float | str)]

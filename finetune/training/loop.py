@@ -156,7 +156,7 @@ class Trainer:
     def finish_epoch(self, seconds: float) -> dict[str, Any]:
         """Validate, keep the weights if they are the best so far, and begin the next epoch; the row of history.csv."""
         state = self.state
-        with averaged_weights(self.optimizer, self.above.trainable_variables, self.settings.ema):
+        with averaged_weights(self.optimizer, self.above.trainable_variables):
             scores = self.validate()
             row = {
                 "phase": self.phase.name,

@@ -66,9 +66,9 @@ def weights_restored(variables: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def averaged_weights(optimizer: Any, variables: Sequence[Any], ema: float | None) -> Iterator[None]:
+def averaged_weights(optimizer: Any, variables: Sequence[Any]) -> Iterator[None]:
     """Inside, `variables` are their moving averages, if the optimizer keeps them (`ema`)."""
-    if ema is None:
+    if not optimizer.use_ema:
         yield
         return
     with weights_restored(variables):

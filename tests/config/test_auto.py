@@ -176,6 +176,16 @@ def test_more_images_need_fewer_epochs():
     assert epochs == [20, 12, 6, 6, 3]
 
 
+@pytest.mark.parametrize("images", [100, 120, 300, 1_000, 3_000, 50_000, 500_000])
+def test_few_images_are_warmed_up_for_as_many_steps_as_there_can_be(images):
+    """A tenth of 80 steps would be 8, too few for the rate that follows."""
+    settings = complete(DataFacts(images, 5, (32, 32)))[0].fine_tune[0]
+    steps = settings.epochs * -(-images // settings.batch_size)
+    assert 0.1 <= settings.warmup <= 0.5
+    assert settings.warmup * steps >= min(40, steps // 2) - 1
+    assert settings.ema == "auto"  # by the number of steps too
+
+
 def test_values_are_legal():
     for facts in (PHOTOS, DIGITS, DataFacts(10, 2), DataFacts(10**6, 1000, (500, 400))):
         chosen, _ = complete(facts)

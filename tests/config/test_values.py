@@ -66,3 +66,13 @@ def test_a_time_that_cannot_be_meant_is_refused(written: str):
 def test_views_are_a_number_or_live(written: str, views: Any):
     assert load(DIGITS + f"augment: {{views: {written}}}").augment.views == views
     assert "augment.views: expected a whole number" in problems_of(DIGITS + "augment: {views: 0}")
+
+
+def test_a_momentum_is_between_0_and_1_or_auto():
+    assert load(DIGITS + "head: {ema: auto}").head.ema == "auto"
+    assert load(DIGITS + "head: {ema: 0.99}").head.ema == 0.99
+    assert load(DIGITS + "head: {ema: null}").head.ema is None
+    for written in ("0", "1", "2", "some", "true"):
+        assert "head.ema: expected a number above 0 and below 1, or auto" in problems_of(
+            DIGITS + f"head: {{ema: {written}}}"
+        )

@@ -8,6 +8,7 @@ from finetune.config import DataFacts, fill_open_keys, load_config
 from finetune.data import open_dataset
 from finetune.models import build_classifier
 from finetune.training.loop import Trainer
+from finetune.training.optimizers import build_optimizer
 from finetune.training.phases import plan_phases
 from finetune.utils import keras
 
@@ -44,3 +45,16 @@ def test_the_recipe_holds_for_other_networks(name, images):
     }
     assert moved <= learning
     assert len(moved) > 0.8 * len(learning)  # some random kernels have gradients too small to move
+
+
+@pytest.mark.parametrize("images", [120, 300, 1_000, 3_000, 50_000])
+def test_the_recipe_holds_for_any_number_of_steps(images):
+    """The first steps are small ones, and the first weights are no part of the average in the end."""
+    chosen, _ = fill_open_keys(load_config({"data": {"folder": "."}}), DataFacts(images, 5, (32, 32)))
+    (settings,) = chosen.fine_tune
+    steps = settings.epochs * -(-images // settings.batch_size)
+    optimizer = build_optimizer(settings, steps)
+    optimizer.build([keras.Variable(0.0)])
+    optimizer.iterations.assign(10)
+    assert float(optimizer.learning_rate) < 0.3 * settings.learning_rate
+    assert optimizer.ema_momentum**steps < 1e-4

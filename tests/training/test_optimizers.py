@@ -121,3 +121,23 @@ def test_scaled_learning_rates_scale_weight_decay_too(name):
         return float(weight.numpy()[0])
 
     assert decayed(0.1, 0.25) == pytest.approx(decayed(0.025, 1.0))
+
+
+@pytest.mark.parametrize(("total", "lag"), [(1, 0), (8, 0), (80, 7), (550, 54)])
+def test_the_average_forgets_the_first_weights_however_short_the_phase(total, lag):
+    """`ema: auto` on weights that are the number of the step: the average comes after by a tenth of all steps."""
+    made = optimizers.build_optimizer(PhaseConfig(ema="auto"), total)
+    step, is_first = keras.Variable(0.0), keras.Variable(1.0)
+    made.build([step, is_first])
+    for number in range(total):
+        step.assign(float(number))
+        is_first.assign(float(number == 0))
+        made.apply([keras.ops.zeros(()), keras.ops.zeros(())])
+    made.finalize_variable_values([step, is_first])
+    assert float(step) == pytest.approx(total - 1 - lag, abs=0.1 + 0.001 * total)
+    assert float(is_first) < 1e-4 or total == 1
+
+
+def test_a_momentum_of_the_users_own_is_kept():
+    assert optimizers.build_optimizer(PhaseConfig(ema=0.99), 80).ema_momentum == 0.99
+    assert optimizers.build_optimizer(PhaseConfig(ema="auto"), 10**6).ema_momentum == 0.99
