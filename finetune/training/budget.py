@@ -58,19 +58,25 @@ def keep_to_budget(context: RunContext) -> RunContext:
     if facts is None:
         with context.stage("trials"):
             costs = measure_costs(dry_run(config, context.dataset), context.dataset, processes=group.world_size)
-        left = seconds_for_training(config.time_budget, context.watch)
+        left = seconds_for_training(config.time_budget, context.watch.elapsed)
         fitted = fit_to_budget(config, costs, left)
-        if fitted.changes:
-            terminal.warn(f"to keep to time_budget: {'; '.join(fitted.changes)}")
-        if fitted.seconds > left:
-            terminal.warn(
-                f"time_budget cannot be kept: {format_duration(max(left, 0.0))} of it are left for features and test, "
-                f"which will take about {format_duration(fitted.seconds)}. A smaller backbone or image_size takes less."
-            )
+        for message in budget_warnings(fitted, left):
+            terminal.warn(message)
         settings = fitted.config.model_dump(mode="json")
         facts = group.broadcast({"config": settings, "changes": fitted.changes, "end_seconds": fitted.end_seconds})
         write_run_facts(run, budget=facts)
     return replace(context, config=Config.model_validate(facts["config"]))
+
+
+def budget_warnings(fitted: Fitted, seconds: float) -> Iterator[str]:
+    """What people must know of a training that was fitted to `seconds`."""
+    if fitted.changes:
+        yield f"to keep to time_budget: {'; '.join(fitted.changes)}"
+    if fitted.seconds > seconds:
+        yield (
+            f"time_budget cannot be kept: {format_duration(max(seconds, 0.0))} of it are left for features and test, "
+            f"which will take about {format_duration(fitted.seconds)}. A smaller backbone or image_size takes less."
+        )
 
 
 def measure_costs(trial: DryRun, dataset: Dataset, *, processes: int = 1) -> Costs:

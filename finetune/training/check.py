@@ -137,6 +137,14 @@ class CheckResult:
                 f"one step took {format_bytes(self.dry_run.peak_memory)} of the "
                 f"{format_bytes(self.dry_run.memory)} of memory; halve the batch size"
             )
+        if self.config.time_budget and self.dry_run and self.dataset:
+            from finetune.training.budget import budget_warnings, fit_to_budget, measure_costs
+            from finetune.training.run_journal import seconds_for_training
+
+            left = seconds_for_training(self.config.time_budget, self.dry_run.start_seconds)
+            warnings += budget_warnings(
+                fit_to_budget(self.config, measure_costs(self.dry_run, self.dataset), left), left
+            )
         return warnings
 
     def _enlarged_images(self) -> tuple[int, float]:

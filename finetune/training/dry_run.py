@@ -32,6 +32,7 @@ from finetune.models import (
 )
 from finetune.training.distributed.group import process_group, use_devices
 from finetune.training.loop import Trainer
+from finetune.training.optimizers import learning_rate_schedule
 from finetune.training.phases import Phase, plan_phases
 from finetune.training.start_checks import (
     refuse_endless_accumulation,
@@ -200,10 +201,9 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
     trainer.train_batch(inputs, labels)  # compiles
     step = _mean_seconds(lambda: trainer.train_batch(inputs, labels))
     validation = FORWARD * step * len(trainer.validation_indices) / size
-    rates, last = [], max(0, trainer.settings.epochs * trainer.steps_per_epoch - 1)
-    for number in np.linspace(0, last, RATE_POINTS).round().astype(int):
-        trainer.optimizer.iterations.assign(number)
-        rates.append(trainer.learning_rate)
+    total = trainer.settings.epochs * trainer.steps_per_epoch
+    schedule = learning_rate_schedule(trainer.settings, total)
+    points = np.linspace(0, max(0, total - 1), RATE_POINTS).round()
     return PhaseDryRun(
         name=phase.name,
         epochs=phase.settings.epochs,
@@ -213,7 +213,7 @@ def _run_steps(phase: Phase, rows: np.ndarray, classifier: Classifier, dataset: 
         parameters=sum(int(np.prod(variable.shape)) for variable in trainer.above.trainable_variables),
         step_seconds=step,
         epoch_seconds=trainer.steps_per_epoch * step + validation,
-        rates=tuple(rates),
+        rates=tuple(float(schedule(point)) if callable(schedule) else schedule for point in points),
     )
 
 

@@ -161,7 +161,7 @@ class RunJournal(Journal):
         if not self.config.time_budget:
             return None
         end_seconds: float = read_run_facts(self.run).get("budget", {}).get("end_seconds", 0.0)
-        return seconds_for_training(self.config.time_budget, self.watch) - end_seconds
+        return seconds_for_training(self.config.time_budget, self.watch.elapsed) - end_seconds
 
 
 def config_as_trained(config: Config, run: Run) -> Config:
@@ -175,6 +175,6 @@ def config_as_trained(config: Config, run: Run) -> Config:
     return config.model_copy(update={"head": head, "fine_tune": tuple(fine_tune)})
 
 
-def seconds_for_training(time_budget: float, watch: Stopwatch) -> float:
-    """What is left of a time budget for features, phases and test."""
-    return time_budget * (1 - RESERVE) - watch.elapsed - FINAL_SECONDS
+def seconds_for_training(time_budget: float, elapsed: float) -> float:
+    """What is left of a time budget for features, phases and test after `elapsed` seconds."""
+    return time_budget * (1 - RESERVE) - elapsed - FINAL_SECONDS

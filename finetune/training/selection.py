@@ -17,6 +17,7 @@ from finetune.config import PhaseConfig
 from finetune.evaluation import ValidationScores
 from finetune.training.journal import TrainingState
 from finetune.training.model_state import assign_values
+from finetune.utils import UsageError
 
 SIGNIFICANCE = 0.16  # of a gain of one standard error, as in the one-standard-error rule (Breiman et al. 1984)
 DRAWS, DRAWS_AT_ONCE = 1000, 100
@@ -88,7 +89,12 @@ class Selection:
         return {**arrays, "baseline_scores": self._baseline_scores}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from the `arrays` of a checkpoint."""
+        """Continue from the `arrays` of a checkpoint; UsageError for one of finetune 0.1 in the middle of a phase."""
+        if "baseline_scores" not in arrays:
+            raise UsageError(
+                "This run was interrupted in the middle of a phase that an older finetune had begun.",
+                hint="Resume it with that version, or start a new run.",
+            )
 
         def read(name: str) -> list[np.ndarray]:
             return [arrays[f"{name}/{at}"] for at in range(sum(key.startswith(f"{name}/") for key in arrays))]

@@ -66,8 +66,10 @@ def test_features_that_a_training_has_cached_need_not_be_computed(head_only):
 
 
 def test_without_a_cache_every_epoch_goes_through_the_network(head_only):
-    head_only["cache"] = "off"
+    head_only |= {"cache": "off", "time_budget": "1 s"}
+    head_only["head"]["accumulate"] = 2
     result = check_config(load_config(head_only))
+    assert any(warning.startswith("time_budget cannot be kept: 0") for warning in result.warnings)
     assert (result.dry_run.feature_place, result.dry_run.missing_features) == ("off", 0)
     assert result.seconds["head"] > 3 * (42 + 15) / result.dry_run.feature_rate
 

@@ -100,6 +100,7 @@ def test_two_devices_end_where_one_ends(crowd: Crowd, output: Path) -> None:
 
 def test_a_head_in_float32_mixed_and_accumulated(crowd: Crowd, output: Path) -> None:
     head = ("train", "cfg.yaml", "fine_tune=null", "augment=light", "augment.mixup=0.2", "head.accumulate=2")
+    head = (*head, "head.ema=0.9", "time_budget=1 h")  # which all processes keep to, by the same trial steps
     assert crowd.forges[0].run(*head, "--output", output / "one") == 0, crowd.said()
     shutil.rmtree(crowd.forges[0].folder / "cache")
     assert crowd.run(*head, "--output", output / "two") == [0, 0], crowd.said()

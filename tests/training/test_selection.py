@@ -10,6 +10,7 @@ from finetune.config import FineTuneConfig
 from finetune.evaluation import ValidationScores
 from finetune.training.journal import TrainingState
 from finetune.training.selection import SIGNIFICANCE, Selection, chance_of_gain, is_significant
+from finetune.utils import UsageError
 
 RUNS = 150
 
@@ -141,3 +142,9 @@ def test_a_phase_that_cannot_win_does_not_begin(correct, epochs):
         return ValidationScores(np.ones(30), np.arange(30) < count)
 
     assert run_phase([scores(correct)] * 20, scores(correct)).epochs == epochs
+
+
+def test_a_phase_that_an_older_finetune_has_begun_is_not_continued_in_another_way():
+    selection = Selection([Weight()], FineTuneConfig(), TrainingState())
+    with pytest.raises(UsageError, match="an older finetune had begun"):
+        selection.restore({"best/0": np.zeros(1), "mark": np.zeros(3)})
