@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,20 +43,11 @@ def private_cache(
     The cache knows `images` already: to scan them, processes have to start, which takes longer than most tests.
     """
     folder = tmp_path_factory.mktemp("cache")
-    if "images" in request.fixturenames:
-        shutil.copy(request.getfixturevalue("scan_of_images"), folder)
+    if "scanned_images" in request.fixturenames:
+        shutil.copy(request.getfixturevalue("scanned_images").cache_file, folder)
     monkeypatch.setenv("FINETUNE_CACHE", str(folder))
     monkeypatch.setenv("FINETUNE_OFFLINE", "1")
     return folder
-
-
-@pytest.fixture(scope="session")
-def scan_of_images(images: Path, common_cache: Path) -> Path:
-    """The cache file that remembers the scan of `images`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", str(common_cache))
-        assert not [each.reason for each in scan_images(map(str, images.rglob("*.png"))) if each.reason]
-    return common_cache / "scan.sqlite"
 
 
 @pytest.fixture
@@ -84,10 +75,14 @@ def shared() -> Path:
     return SHARED
 
 
+class ScannedImages(NamedTuple):
+    folder: Path
+    cache_file: Path  # remembers the scan
+
+
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 3 classes with 24 noisy images each, of one main colour: easy, but not trivial, to tell apart."""
-    root = tmp_path_factory.mktemp("pictures")
+def scanned_images(tmp_path_factory: pytest.TempPathFactory, common_cache: Path) -> ScannedImages:
+    root = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for number, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir()
@@ -95,7 +90,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(0, 160, (36, 40, 3))
             pixels[..., 2 - number] += 60
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index:02}.png")
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(common_cache))
+        assert all(inspection.reason is None for inspection in scan_images(map(str, root.rglob("*.png"))))
+    return ScannedImages(root, common_cache / "scan.sqlite")
+
+
+@pytest.fixture(scope="session")
+def images(scanned_images: ScannedImages) -> Path:
+    """A folder of 3 classes with 24 noisy images each, of one main colour: easy, but not trivial, to tell apart."""
+    return scanned_images.folder
 
 
 @pytest.fixture
