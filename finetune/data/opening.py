@@ -40,7 +40,7 @@ def open_dataset(config: DataConfig, *, seed: int, progress: ProgressCallback | 
     check_split_classes(listing)
     dataset = _scan_listing(listing, config, progress)
     splits = assign_splits(
-        dataset.names, dataset.labels, dataset.splits, config.split, classes=len(dataset.classes), seed=seed
+        dataset.hashes, dataset.labels, dataset.splits, config.split, classes=len(dataset.classes), seed=seed
     )
     dataset = handle_leaks(replace(dataset, splits=splits), config.leaks)
     warnings = check_class_counts(dataset, config.split)

