@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from finetune.models import find_inputs
 
-    paths = find_inputs(arguments.inputs)  # before TensorFlow: a wrong path is reported at once
+    terminal, figure = Terminal(quiet=arguments.quiet), arguments.figure
+    paths = find_inputs(arguments.inputs, terminal.warn)  # before TensorFlow: a wrong path is reported at once
     from finetune.evaluation import explain_image, find_class, make_explainer
     from finetune.models import Prediction, load_classifier
 
-    terminal, figure = Terminal(quiet=arguments.quiet), arguments.figure
     refuse_existing(figure, arguments.overwrite)
     classifier = load_classifier(arguments.model)
     if classifier.warning:

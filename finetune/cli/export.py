@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     from finetune.models import find_inputs
 
     find_format(arguments.format, arguments.quantize)  # before TensorFlow: a missing package is reported at once
-    find_inputs(arguments.images)
+    terminal = Terminal(quiet=arguments.quiet)
+    find_inputs(arguments.images, terminal.warn)
     result = export_classifier(
         arguments.model,
         arguments.format,
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         quantize=arguments.quantize,
         images=arguments.images,
         assert_accuracy=arguments.assert_accuracy,
-        terminal=Terminal(quiet=arguments.quiet),
+        terminal=terminal,
     )
     if arguments.json:
         print_json({"folder": str(result.folder), **result.facts})

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Raises PartlyDone if some images could not be read, DataError if none could, Stopped on Ctrl-C."""
     from finetune.models import find_inputs, read_path_list, shard
 
+    terminal = Terminal(quiet=arguments.quiet)
     # Before TensorFlow: a wrong path or option is reported at once.
-    paths = read_path_list(arguments.list) if arguments.list else find_inputs(arguments.inputs)
+    paths = read_path_list(arguments.list) if arguments.list else find_inputs(arguments.inputs, terminal.warn)
     if arguments.shard:
         paths = shard(paths, *arguments.shard)
     _check_options(arguments)
@@ -70,7 +71,6 @@ def run(arguments: argparse.Namespace) -> None:
     from finetune.cli.predict_output import open_outputs
     from finetune.models import PredictionRequest, load_classifiers, partial_path, predict_jointly
 
-    terminal = Terminal(quiet=arguments.quiet)
     classifiers = load_classifiers(arguments.model, imagenet=arguments.imagenet)
     if arguments.level:
         require_imagenet_ids(classifiers[0].ids)

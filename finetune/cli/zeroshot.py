@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.stage("Looking") as update:
         survey = survey_folders(arguments.folder, model=arguments.model, images=arguments.images, progress=update)
+    for warning in survey.warnings:
+        terminal.warn(warning)
     for path, reason in survey.skipped:
         terminal.warn(f"{printable(path)} is left out: {reason}")
     if arguments.json:

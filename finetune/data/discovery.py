@@ -2,32 +2,58 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.data.image_formats import CONVERT_HINT, IMAGE_SUFFIXES
+from finetune.data.image_formats import IMAGE_SUFFIXES
 from finetune.utils import DataError, printable
 
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", ".ds_store"}
 SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
 OTHER_IMAGES = {  # never opened
-    ".heic", ".heif", ".svg", ".eps", ".pdf", ".jp2", ".jxl", ".ico", ".psd", ".tga", ".qoi", ".dng", ".cr2", ".nef",
+    ".svg", ".eps", ".pdf", ".jp2", ".jxl", ".ico", ".psd", ".tga", ".qoi", ".dng", ".cr2", ".nef",
 }  # fmt: skip
 
 
-def find_images(folder: str | Path) -> tuple[list[Path], Counter[str]]:
-    """The image files below `folder`, sorted, and how many of what was left out. See `list_images`."""
+@dataclass
+class LeftOut:
+    """What was passed over below a folder: how many of each kind, and the first of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, name: str) -> None:
+        """Count `name` as one more of `kind`, words in the plural."""
+        self.counts[kind] += 1
+        self.examples.setdefault(kind, name)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        """`.svg files (2, such as logo.svg; convert them to JPEG or PNG), other files (1: notes.txt)`."""
+        parts = []
+        for kind, count in sorted(self.counts.items()):
+            example = printable(self.examples[kind])
+            text = f"1: {example}" if count == 1 else f"{count:,}, such as {example}"
+            parts.append(f"{kind} ({text}{'; convert them to JPEG or PNG' if kind.startswith('.') else ''})")
+        return ", ".join(parts)
+
+
+def find_images(folder: str | Path) -> tuple[list[Path], LeftOut]:
+    """The image files below `folder`, sorted, and what was left out. See `list_images`."""
     names, left_out = list_images(folder)
     return [Path(folder, name) for name in names], left_out
 
 
-def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
+def list_images(folder: str | Path) -> tuple[list[str], LeftOut]:
     """Names of the image files below `folder`, relative with "/" between, sorted; and what was left out.
 
     Goes by the endings in `IMAGE_SUFFIXES`. Links are followed, each folder once, so that loops end; pipes,
     sockets and devices are never opened. Raises DataError when the folder or one below it cannot be listed.
     """
     names: list[str] = []
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -36,7 +62,7 @@ def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
         try:
             status = os.stat(place)
             if (status.st_dev, status.st_ino) in seen and status.st_ino:
-                left_out["links to a folder already seen"] += 1
+                left_out.add("links to a folder already seen", below)
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(place) as entries:
@@ -48,7 +74,7 @@ def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
                     elif kind == "folder":
                         waiting.append(name)
                     else:
-                        left_out[kind] += 1
+                        left_out.add(kind, name)
         except PermissionError:
             hint = f"make it readable: chmod u+rx '{printable(place)}'"
             raise DataError(f"{printable(place)}: no permission to list this folder", hint=hint) from None
@@ -76,4 +102,4 @@ def _classify(entry: os.DirEntry[str]) -> str:
         return "hidden and system files"
     if suffix in IMAGE_SUFFIXES:
         return "image"
-    return f"{suffix} ({CONVERT_HINT})" if suffix in OTHER_IMAGES else "other files"
+    return f"{suffix} files" if suffix in OTHER_IMAGES else "other files"

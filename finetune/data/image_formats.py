@@ -16,6 +16,7 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+from pillow_heif import HeifImageFile
 
 from finetune.utils import ImageError, printable
 
@@ -27,6 +28,7 @@ FORMATS: dict[str, Any] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
+    "HEIC": HeifImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }
 FORMAT_SUFFIXES = {
@@ -37,6 +39,7 @@ FORMAT_SUFFIXES = {
     "WebP": (".webp",),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
+    "HEIC": (".heic", ".heif", ".hif"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
@@ -88,8 +91,8 @@ def identify_format(head: bytes) -> str:
         brands = head[8 : max(12, min(int.from_bytes(head[:4], "big"), 256))]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"
-        if any(brand in brands for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")):
-            raise ImageError(f"HEIC is not supported: {CONVERT_HINT}")
+        if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")):
+            return "HEIC"
         raise ImageError("a video, not an image")
     raise ImageError(_describe(head))
 

@@ -146,8 +146,8 @@ def _load(image: Image.Image, format: str, data: bytes, near: int | None) -> Dec
     if width * height > MAX_PIXELS:
         megapixels = f"{width:,} x {height:,} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels"
         raise ImageError(f"too large: {megapixels}; make it smaller")
-    if near is not None:
-        image.draft(None, (2 * near, 2 * near))  # only JPEG does something here
+    if near is not None and format == "JPEG":  # of HEIC it would be the thumbnail, which may show something else
+        image.draft(None, (2 * near, 2 * near))
     image.load()
     turn = UPRIGHT.get(_orientation(image, format))
     rgb = _to_rgb(image, format, data)
@@ -159,8 +159,8 @@ def _load(image: Image.Image, format: str, data: bytes, near: int | None) -> Dec
 
 
 def _orientation(image: Image.Image, format: str) -> int:
-    """1..8 of the EXIF tag; broken metadata count as 1. TIFF is turned by Pillow itself while loading."""
-    if format == "TIFF":
+    """1..8 of the EXIF tag; broken metadata count as 1. TIFF and HEIC are turned by their decoders while loading."""
+    if format in ("TIFF", "HEIC"):
         return 1
     try:
         return int(image.getexif().get(0x0112, 1))
@@ -211,8 +211,13 @@ def _warnings(image: Image.Image, rgb: Image.Image, width: int, height: int) -> 
         notes.append("only a few pixels")
     elif max(width, height) > 20 * min(width, height):
         notes.append("very long and thin")
-    elif all(low == high for low, high in rgb.getextrema()):  # type: ignore[misc]
+    extrema: Any = rgb.getextrema()
+    if all(low == high for low, high in extrema):
         notes.append("a single colour")
+    elif max(high for _, high in extrema) <= (64 if image.mode.startswith("I") else 16):
+        notes.append(
+            "nearly black: values of 12 or 14 bits in a 16-bit file? Scale all images alike to the whole range"
+        )
     if image.mode == "CMYK" and isinstance(image, FORMATS["JPEG"]) and "adobe" not in image.info:
         notes.append("CMYK without the Adobe marker: its colours may be inverted")
     try:

@@ -8,7 +8,6 @@ Nothing is decoded here and nothing is written beside the data. To add a kind of
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import DataConfig
-from finetune.data.discovery import list_images
+from finetune.data.discovery import LeftOut, list_images
 from finetune.data.image_formats import IMAGE_SUFFIXES
 from finetune.data.labels import SEPARATOR
 from finetune.data.listing import Listing, list_multiclass
@@ -58,11 +57,11 @@ def _list_folder(root: Path) -> Listing:
     names = [name for name in every_name if name.count("/") > depth]
     if not every_name:
         endings = f"\n  images end in {' '.join(sorted(IMAGE_SUFFIXES))}"
-        raise DataError(f"{shown} holds no images{_list_counts(left_out)}", hint=LAYOUT + endings)
+        raise DataError(f"{shown} holds no images{_passed_over(left_out)}", hint=LAYOUT + endings)
     if not names:
         holds = f"{len(every_name)} images but no class folders"
-        raise DataError(f"{shown} holds {holds}{_list_counts(left_out)}", hint=LAYOUT)
-    warnings = [f"left out{_list_counts(left_out)}"] if left_out else []
+        raise DataError(f"{shown} holds {holds}{_passed_over(left_out)}", hint=LAYOUT)
+    warnings = [f"left out: {left_out}"] if left_out else []
     if len(every_name) > len(names):
         warnings.append(f"left out: {len(every_name) - len(names)} images that are in no class folder")
     labels, splits = [], []
@@ -88,10 +87,8 @@ def _empty_class_folders(root: Path, names: Sequence[str], depth: int) -> list[s
     return sorted(empty)
 
 
-def _list_counts(left_out: Counter[str]) -> str:
-    """`: 3 other files, 1 broken links`, or nothing."""
-    counts = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items()))
-    return f": {counts}" if counts else ""
+def _passed_over(left_out: LeftOut) -> str:
+    return f"; left out: {left_out}" if left_out else ""
 
 
 def _list_prepared(name: str, folder: Path, warnings: list[str]) -> Listing:

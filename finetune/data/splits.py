@@ -81,7 +81,7 @@ def assign_splits(
     whole = fractions.train + sum(missing.values())
     first_train, first_validation = missing.get(TEST, 0) / whole, 1 - missing.get(VALIDATION, 0) / whole
     pool = np.flatnonzero((splits == UNASSIGNED) | (splits == TRAIN))
-    places = np.array([_place(seed, hashes[index]) for index in pool])
+    places = np.array([_place(seed, hashes[index]) for index in pool.tolist()])
     drawn = np.select([places < first_train, places >= first_validation], [TEST, VALIDATION], TRAIN).astype(np.int8)
     centres = {TRAIN: (first_train + first_validation) / 2, VALIDATION: 1.0, TEST: 0.0}  # the most needed first
     wanted = {split: centre for split, centre in centres.items() if split == TRAIN or split in missing}

@@ -103,6 +103,8 @@ def sample_folder(folder: Path, seed: int, terminal: Terminal) -> Dataset:
     listing = list_source(DataConfig(folder=folder.absolute()))
     if len(listing.classes) < 2:
         raise DataError(f"{folder}: only one class folder.", hint="At least two are needed.")
+    for warning in listing.warnings:
+        terminal.warn(warning)
     chosen = sample_per_class(listing.labels, max(MIN_PER_CLASS, IMAGES // len(listing.classes)), seed)
     turn = np.concatenate([np.arange(count) for count in np.bincount(listing.labels[chosen])])
     chosen = chosen[np.argsort(turn, kind="stable")]

@@ -47,6 +47,7 @@ class Survey:
     with_head: Proportion
     paired: PairedTest
     skipped: tuple[tuple[str, str], ...]  # (path, reason)
+    warnings: tuple[str, ...]  # about the folder
 
     def to_json(self) -> dict[str, Any]:
         """Names and numbers only, for `json.dump`."""
@@ -105,6 +106,7 @@ def survey_folders(
         with_head=wilson_interval(int(fitted.sum()), len(labels)),
         paired=paired_test(mapped, fitted),
         skipped=tuple((paths[at], reason) for at, reason in problems.items()),
+        warnings=tuple(listing.warnings),
     )
 
 

@@ -2,25 +2,33 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finetune.data import IMAGE_SUFFIXES, find_images, is_bucket_url, list_bucket
 from finetune.models.predictor import PREDICT_BATCH
 from finetune.utils import DataError, did_you_mean, printable
 
+KNOWN = f"Known: {', '.join(sorted(IMAGE_SUFFIXES))}"
 
-def find_inputs(inputs: Sequence[str | Path]) -> list[str]:
+
+def find_inputs(inputs: Sequence[str | Path], warn: Callable[[str], object] | None = None) -> list[str]:
     """Files as they are, folders and buckets with every image below them, globs expanded; in order, each once.
 
-    Raises DataError, naming the input, when there is no such file, or no image in a folder or glob.
+    `warn` is told which files of a folder are passed over, such as SVG. Raises DataError, naming the input, when there
+    is no such file, or no image in a folder or glob.
     """
     paths: list[str] = []
     for given in map(str, inputs):
         if is_bucket_url(given):
             images = list_bucket(given)
         elif os.path.isdir(given):
-            images = [str(path) for path in find_images(given)[0]]
+            found, left_out = find_images(given)
+            images = [str(path) for path in found]
+            if left_out and not images:
+                raise DataError(f"{printable(given)}: no images in this folder; left out: {left_out}", hint=KNOWN)
+            if left_out and warn is not None:
+                warn(f"{printable(given)}: left out: {left_out}")
         elif os.path.lexists(given):
             images = [given]
         else:
@@ -60,7 +68,7 @@ def shard(paths: Sequence[str], number: int, count: int) -> list[str]:
 def _no_input(given: str) -> DataError:
     shown = printable(given)
     if os.path.isdir(given):
-        return DataError(f"{shown}: no images in this folder.", hint=f"Known: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return DataError(f"{shown}: no images in this folder.", hint=KNOWN)
     if glob.has_magic(given):
         return DataError(f"{shown}: this pattern matches no file.")
     folder, name = os.path.split(given)

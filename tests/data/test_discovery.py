@@ -13,7 +13,17 @@ from finetune.utils import DataError
 
 def test_finding_ends_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    for name in ("b/2.JPG", "b/1.png", "a.tif", "b/._x.jpg", "b/Thumbs.db", "notes.txt", "b/c.heic"):
+    for name in (
+        "b/2.JPG",
+        "b/1.png",
+        "a.tif",
+        "b/._x.jpg",
+        "b/Thumbs.db",
+        "notes.txt",
+        "b/c.svg",
+        "b/d.svg",
+        "e.HEIC",
+    ):
         (tmp_path / name).touch()
     for name in ("__MACOSX", ".git", "x.png"):
         (tmp_path / name).mkdir()
@@ -24,8 +34,8 @@ def test_finding_ends_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "linked.jpg").symlink_to("b/2.JPG")
     os.mkfifo(tmp_path / "pipe.jpg")
     names, left_out = data.list_images(tmp_path)
-    assert names == ["a.tif", "b/1.png", "b/2.JPG", "linked.jpg"]
-    assert left_out == {
+    assert names == ["a.tif", "b/1.png", "b/2.JPG", "e.HEIC", "linked.jpg"]
+    assert left_out.counts == {
         "hidden and system files": 2,
         "hidden and system folders": 2,
         "folders named like an image": 1,
@@ -33,8 +43,10 @@ def test_finding_ends_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
         "broken links": 2,
         "pipes, sockets and devices": 1,
         "other files": 1,
-        ".heic (convert it to JPEG or PNG)": 1,
+        ".svg files": 2,
     }
+    assert ".svg files (2, such as b/c.svg; convert them to JPEG or PNG)" in str(left_out)
+    assert "other files (1: notes.txt)" in str(left_out)
     assert data.find_images(tmp_path)[0] == [tmp_path / name for name in names]
 
 

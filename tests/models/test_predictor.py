@@ -79,6 +79,17 @@ def test_what_is_not_there_is_named(folder, given, message):
         prediction.find_inputs(["a.png", given])
 
 
+def test_what_is_passed_over_in_a_folder_is_counted_and_named(folder):
+    (folder / "logo.svg").touch()
+    said = []
+    prediction.find_inputs(["."], said.append)
+    (line,) = said
+    assert ".svg files (1: logo.svg; convert them to JPEG or PNG), other files (1: notes.txt)" in line
+    (folder / "empty" / "page.eps").touch()
+    with pytest.raises(DataError, match=r"(?s)no images in this folder; left out: \.eps files \(1: page\.eps"):
+        prediction.find_inputs(["empty"])
+
+
 def test_a_name_cannot_write_to_the_terminal(folder):
     with pytest.raises(DataError) as caught:
         prediction.find_inputs(["\x1b[31mred"])
