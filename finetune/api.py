@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import load_config
+from finetune.data import config_source
 from finetune.evaluation import Comparison, Metrics, compare_runs, evaluate_classifier
 from finetune.models import Classifier, load_classifier
 from finetune.training import CheckResult, Result, check_config, train_config
@@ -31,11 +32,13 @@ def check(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool =
         result = finetune.check("flowers.yaml", "head.epochs=5")
         print(result.problems, sum(result.seconds.values()))
     """
-    return check_config(load_config(source, overrides), terminal=Terminal(quiet=quiet))
+    return check_config(load_config(config_source(source, overrides), overrides), terminal=Terminal(quiet=quiet))
 
 
 def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool = False) -> Result:
     """Train in a new run folder, as a config says: a YAML file, the name of a shipped config, or a mapping.
+
+    `source` may also be a folder of images or a CSV: then the config is the one that `finetune init` would write.
 
     `overrides` are as on the command line. Progress is printed on standard error unless `quiet`.
 
@@ -43,7 +46,7 @@ def train(source: str | Path | Mapping[str, Any], *overrides: str, quiet: bool =
         result = finetune.train({"data": {"folder": "photos"}}, "head.epochs=5")
         print(result.run.path, result.metrics.accuracy.value)
     """
-    return train_config(load_config(source, overrides), terminal=Terminal(quiet=quiet))
+    return train_config(load_config(config_source(source, overrides), overrides), terminal=Terminal(quiet=quiet))
 
 
 def evaluate(source: str | Path, data: str | Path | None = None, *, split: str = "test") -> Metrics:

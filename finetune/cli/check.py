@@ -35,8 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Raises all problems as one error, after everything is printed."""
     from finetune.config import load_config
+    from finetune.data import config_source
 
-    config = load_config(arguments.config, arguments.overrides)  # before TensorFlow: a mistake is reported at once
+    source = config_source(arguments.config, arguments.overrides)
+    config = load_config(source, arguments.overrides)  # before TensorFlow: a mistake is reported at once
     from finetune.cli.check_output import print_check
     from finetune.training import check_config
 

@@ -23,7 +23,7 @@ def add_config(
     parser: argparse.ArgumentParser, *, overrides: str = "values that replace those of the file", required: bool = True
 ) -> None:
     """`CONFIG [key=value ...]`; the overrides may also stand behind other options (see `cli.main.parse`)."""
-    text = "a YAML file, or the name of a shipped config (digits, flowers)"
+    text = "a YAML file, the name of a shipped config (digits, flowers), or a folder or CSV of images"
     parser.add_argument("config", nargs=None if required else "?", help=text)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
 

@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from finetune.config import load_config
+    from finetune.data import config_source
 
-    config = load_config(arguments.config, arguments.overrides)  # before TensorFlow: a mistake is reported at once
+    source = config_source(arguments.config, arguments.overrides)
+    config = load_config(source, arguments.overrides)  # before TensorFlow: a mistake is reported at once
     from finetune.data import open_dataset
     from finetune.evaluation import crop_sentence, preview_sheets
 

@@ -33,10 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from finetune.data import config_source
     from finetune.training import check_search_space, read_search_space
 
     varied = read_search_space(arguments.varied)  # before TensorFlow: a wrong key is reported at once
-    config = check_search_space(arguments.config, arguments.overrides, varied)
+    source = config_source(arguments.config, arguments.overrides)
+    config = check_search_space(source, arguments.overrides, varied)
     require_packages("sweep", "optuna", extra="sweep")
     with survive_closed_output():
         from finetune.evaluation import display_path
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         terminal = Terminal(quiet=arguments.quiet)
         result = run_sweep(
-            arguments.config,
+            source,
             arguments.overrides,
             config,
             varied,

@@ -1,6 +1,7 @@
 from .auto import DataFacts as DataFacts, as_in_run as as_in_run, fill_open_keys as fill_open_keys
 from .docs import config_reference as config_reference
 from .load import (
+    default_name as default_name,
     dump_config as dump_config,
     flatten_config as flatten_config,
     json_schema as json_schema,

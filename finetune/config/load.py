@@ -47,7 +47,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     document.expand_path(("model", "weights"), keep=("imagenet", "none"))
     document.expand_path(("output",), absolute=False)
     if document.data.get("name") is None:
-        document.data["name"] = re.sub(r"[^\w.+-]+", "-", document.name).strip("-.+")[:100] or "run"
+        document.data["name"] = default_name(document.name)
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
@@ -85,17 +85,23 @@ def _extend(document: YamlDocument, chain: Sequence[str] = ()) -> None:
     document.extend(base)
 
 
+def default_name(text: str) -> str:
+    """`text`, the name of a file or folder, as the name of runs."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.+")[:100] or "run"
+
+
 def find_config(name: str | Path) -> Path:
     """The config file of that path, or the shipped one of that name. Raises ConfigError with near names."""
     path = Path(name).expanduser()
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     shipped = shipped_configs()
     if str(path.parent) in (".", "configs") and path.stem in shipped and path.suffix in ("", ".yaml"):
         return shipped[path.stem]
-    neighbours = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
+    neighbours = [entry.name for entry in path.parent.glob("*") if entry.suffix in (".yaml", ".yml") or entry.is_dir()]
+    what = "is a folder, not a config" if path.is_dir() else "there is no such file"
     raise ConfigError(
-        f"{path}: there is no such file.{did_you_mean(path.name, [*neighbours, *shipped])}",
+        f"{path}: {what}.{did_you_mean(path.name, [*neighbours, *shipped])}",
         hint=f"Shipped: {', '.join(shipped)}. `finetune init FOLDER` writes one for your own images.",
     )
 

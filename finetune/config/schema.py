@@ -15,7 +15,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from finetune.config.values import Fraction, Momentum, Number, Rate, Seconds, Unfreeze, Views, WeightsChoice, Whole
+from finetune.config.values import (
+    Fraction,
+    Level,
+    Momentum,
+    Number,
+    Rate,
+    Seconds,
+    Unfreeze,
+    Views,
+    WeightsChoice,
+    Whole,
+)
 from finetune.utils import ConfigError
 
 VERSION = 2  # of the config format; grows when an old file would mean something else
@@ -66,7 +77,13 @@ class DataConfig(Section):
     csv: Path | None = option(None, "table with an image and its class per row")
     tfds: str | None = option(None, "name of a TensorFlow dataset, such as tf_flowers", min_length=1)
     builtin: Literal["digits"] | None = option(None, "data that needs no download")
+    class_level: Level = option(
+        1, "folder: which level of folders names the classes, 1 the uppermost; last: the folder that holds the image"
+    )
     split: SplitConfig = option(SplitConfig(), "fractions of train, validation and test")
+    held_out: Literal["test", "validation"] = option(
+        "test", "what the only split beside train is, whatever its name; the other one is cut from train"
+    )
     path_column: str = option("path", "csv: column of the image, relative to the csv file")
     label_column: str = option("label", "csv: column of the class name")
     split_column: str = option("split", "csv: column of train, validation or test; may be absent")
@@ -117,6 +134,13 @@ class DataConfig(Section):
         if value != cls.model_fields[info.field_name or ""].default and not info.data.get("csv"):
             raise ValueError("is for csv data only, and would do nothing here")
         return value
+
+    @field_validator("class_level")
+    @classmethod
+    def _check_class_level(cls, level: int | str, info: ValidationInfo) -> int | str:
+        if level != 1 and not info.data.get("folder"):
+            raise ValueError("is for a folder only, and would do nothing here")
+        return level
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

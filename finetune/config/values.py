@@ -58,6 +58,13 @@ def _parse_momentum(value: Any) -> Any:
     raise PydanticCustomError(EXPECTED, "a number above 0 and below 1, or auto")
 
 
+def _parse_level(value: Any) -> Any:
+    number = parse_number(value)
+    if number == "last" or (type(number) is int and number >= 1):
+        return number
+    raise PydanticCustomError(EXPECTED, "a whole number, at least 1, or last")
+
+
 def _parse_views(value: Any) -> Any:
     number = parse_number(value)
     if number == "live" or (type(number) is int and number >= 1):
@@ -101,6 +108,7 @@ Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_parse_pla
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Rate = Annotated[float | Literal["auto"], BeforeValidator(_parse_rate)]
 Momentum = Annotated[float | Literal["auto"], BeforeValidator(_parse_momentum)]
+Level = Annotated[int | Literal["last"], BeforeValidator(_parse_level)]
 Views = Annotated[int | Literal["live"], BeforeValidator(_parse_views)]
 Unfreeze = Annotated[int | float | str, BeforeValidator(_parse_unfreeze)]
 Seconds = Annotated[float, BeforeValidator(_parse_time, json_schema_input_type=float | str)]

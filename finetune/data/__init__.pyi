@@ -51,3 +51,4 @@ from .opening import (
 from .scan import scan_images as scan_images
 from .sources import list_source as list_source
 from .splits import LAYOUT as LAYOUT, SPLITS as SPLITS
+from .suggestion import config_source as config_source, suggest_config as suggest_config

@@ -15,7 +15,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.labels import label_type_of
 from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
-from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED
+from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION
 from finetune.utils import DataError, format_count, printable
 
 IMBALANCE = 10  # the largest class may have so many times the images of the smallest before a warning
@@ -29,23 +29,22 @@ def require_two_classes(listing: Listing, hint: str = "") -> None:
 
 
 def check_split_classes(listing: Listing) -> None:
-    """Raises DataError unless the splits that the data brings along include train and all have the classes of train."""
+    """Raises DataError unless the splits that the data brings along include train, and train has all their classes.
+
+    A split that lacks classes is no error: see the remarks of `check_class_counts`.
+    """
     given = sorted(set(np.unique(listing.splits).tolist()) - {UNASSIGNED})
     if given and TRAIN not in given:
         names = join_some(SPLITS[split] for split in given)
         raise DataError(f"{listing.name} has no train split, only {names}")
     in_train = _classes_in(listing, TRAIN)
     for split in given:
-        in_split = _classes_in(listing, split)
-        sets = {"only there": in_split - in_train, "missing there": in_train - in_split}
-        differences = [
-            (what, join_some(listing.classes[number] for number in sorted(numbers)))
-            for what, numbers in sets.items()
-            if numbers
-        ]
-        if differences:
-            what = f"{listing.name}: the {SPLITS[split]} split has other classes than train"
-            raise problems_error(what, differences, "complete the splits, or choose with data.classes")
+        if only_there := sorted(_classes_in(listing, split) - in_train):
+            raise DataError(
+                f"{listing.name}: the {SPLITS[split]} split has classes that train lacks: "
+                f"{join_some(listing.classes[number] for number in only_there)}",
+                hint="add training images of them, or choose classes with data.classes",
+            )
 
 
 def _classes_in(listing: Listing, split: int) -> set[int]:
@@ -60,10 +59,10 @@ def check_class_counts(dataset: Dataset, fractions: SplitConfig) -> list[str]:
     lacking = [
         (name, f"{train + validation + test} in all, {train} train, {validation} validation")
         for name, (train, validation, test) in zip(dataset.classes, counts.tolist(), strict=True)
-        if not train or not validation
+        if not train or train + validation < 2
     ]
     if lacking:
-        what = f"{dataset.name}: classes with too few images, each needs one in train and one in validation"
+        what = f"{dataset.name}: classes with too few images, each needs two beside the test images"
         raise problems_error(what, lacking, "add images, or leave the class out with data.classes")
     train_labels = dataset.labels[dataset.indices("train")]
     if not dataset.label_type.covers_all(train_labels, len(dataset.classes)):  # several labels, one on every image
@@ -73,9 +72,14 @@ def check_class_counts(dataset: Dataset, fractions: SplitConfig) -> list[str]:
             hint="add images without it, or leave it out with data.classes",
         )
     warnings = []
-    untested = [name for name, test in zip(dataset.classes, counts[:, TEST], strict=True) if not test]
-    if untested and fractions.test > 0:
-        warnings.append(f"no test images of {join_some(untested, 5)}: too few images")
+    for split, consequence in ((VALIDATION, "the best epoch is chosen without"), (TEST, "nothing is measured about")):
+        absent = [name for name, count in zip(dataset.classes, counts[:, split], strict=True) if not count]
+        if absent and (split == VALIDATION or fractions.test > 0):
+            some = "it" if len(absent) == 1 else "them"
+            warnings.append(
+                f"no {SPLITS[split]} images of {len(absent):,} of the {len(dataset.classes):,} classes "
+                f"({join_some(absent, 5)}): {consequence} {some}"
+            )
     totals = counts.sum(axis=1)
     least, most = totals.argmin(), totals.argmax()
     if totals[most] >= IMBALANCE * totals[least]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.config import DataConfig
+from finetune.config import Config, DataConfig
 from finetune.data.checks import check_class_counts, check_split_classes, handle_leaks, require_two_classes
 from finetune.data.dataset import Dataset, read_splits
 from finetune.data.labels import label_type_of
@@ -24,7 +24,7 @@ from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
 from finetune.data.scan import scan_images
 from finetune.data.sources import list_source
-from finetune.data.splits import SPLITS, TEST, UNASSIGNED, assign_splits
+from finetune.data.splits import LAYOUT, SPLITS, TEST, UNASSIGNED, assign_splits
 from finetune.utils import DataError, ProgressCallback, format_count, printable
 
 MAX_BAD = 0.05  # fraction of bad images; without more of them the data would not be what was meant
@@ -38,13 +38,39 @@ def open_dataset(config: DataConfig, *, seed: int, progress: ProgressCallback | 
     listing = list_source(config, progress)
     require_two_classes(listing)
     check_split_classes(listing)
-    dataset = _scan_listing(listing, config, progress)
-    splits = assign_splits(
-        dataset.hashes, dataset.labels, dataset.splits, config.split, classes=len(dataset.classes), seed=seed
-    )
-    dataset = handle_leaks(replace(dataset, splits=splits), config.leaks)
+    dataset = _with_splits(_scan_listing(listing, config, progress), config, seed)
+    dataset = handle_leaks(dataset, config.leaks)
     warnings = check_class_counts(dataset, config.split)
     return replace(dataset, warnings=(*dataset.warnings, *warnings))
+
+
+def check_listing(listing: Listing, config: Config) -> None:
+    """Raises the DataError that `open_dataset` would raise about classes and splits, without a look at the files.
+
+    How many images of a class are in a split depends on their content, that there is one does not.
+    """
+    require_two_classes(listing, hint=LAYOUT)
+    check_split_classes(listing)
+    dataset = _dataset_of(listing, hashes=listing.names)
+    check_class_counts(_with_splits(dataset, config.data, config.seed), config.data.split)
+
+
+def _with_splits(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    classes = len(dataset.classes)
+    splits = assign_splits(dataset.hashes, dataset.labels, dataset.splits, config.split, classes=classes, seed=seed)
+    return replace(dataset, splits=splits)
+
+
+def _dataset_of(listing: Listing, hashes: Sequence[str]) -> Dataset:
+    return Dataset(
+        name=listing.name,
+        root=listing.root,
+        classes=listing.classes,
+        names=tuple(listing.names),
+        labels=listing.labels,
+        splits=listing.splits,
+        hashes=tuple(hashes),
+    )
 
 
 def open_labelled_dataset(
@@ -105,18 +131,8 @@ def _scan_listing(listing: Listing, config: DataConfig, progress: ProgressCallba
     warnings = list(listing.warnings)
     for remark, count in remarks.most_common():
         warnings.append(f"{format_count(count, 'image')}: {remark} ({printable(example_of[remark])})")
-    dataset = Dataset(
-        name=listing.name,
-        root=listing.root,
-        classes=listing.classes,
-        names=tuple(listing.names),
-        labels=listing.labels,
-        splits=listing.splits,
-        hashes=tuple(hashes),
-        fingerprints=tuple(fingerprints),
-        warnings=tuple(warnings),
-    )
-    return dataset.without(bad)
+    dataset = _dataset_of(listing, hashes)
+    return replace(dataset, fingerprints=tuple(fingerprints), warnings=tuple(warnings)).without(bad)
 
 
 def _check_bad_images(listing: Listing, bad: Mapping[int, str], config: DataConfig) -> None:

@@ -6,30 +6,26 @@ Nothing is decoded here and nothing is written beside the data. To add a kind of
 `config.DataConfig` and a branch to `list_source`.
 """
 
-import os
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from finetune.config import DataConfig
-from finetune.data.discovery import LeftOut, list_images
-from finetune.data.image_formats import IMAGE_SUFFIXES
+from finetune.data.folders import read_folder
 from finetune.data.labels import SEPARATOR
-from finetune.data.listing import Listing, list_multiclass
+from finetune.data.listing import Listing
 from finetune.data.prepared import CLASSES, TABLE, prepare_digits, prepare_tfds
 from finetune.data.problems import join_some
-from finetune.data.splits import LAYOUT, UNASSIGNED, has_split_folders, split_of_name
+from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION
 from finetune.data.tables import read_table
-from finetune.utils import DataError, ProgressCallback, did_you_mean, printable
+from finetune.utils import DataError, ProgressCallback, format_count
 
 
 def list_source(config: DataConfig, progress: ProgressCallback | None = None) -> Listing:
     """The images that `config` names. Raises DataError that says what is missing and what is expected."""
     if config.folder is not None:
-        listing = _list_folder(config.folder.absolute())
+        listing = read_folder(config.folder.absolute(), config.class_level)
     elif config.csv is not None:
         listing = read_table(config.csv, config)
         joined = [name for name in listing.classes if SEPARATOR in name]
@@ -42,53 +38,35 @@ def list_source(config: DataConfig, progress: ProgressCallback | None = None) ->
         listing = _list_prepared(config.tfds, *prepare_tfds(config.tfds, progress))
     else:
         listing = _list_prepared("digits", prepare_digits(), [])
-    return listing if config.classes is None else listing.select_classes(config.classes)
+    if config.classes is not None:
+        listing = listing.select_classes(config.classes)
+    return _use_only_held_out_split(listing, config)
 
 
-def _list_folder(root: Path) -> Listing:
-    shown = printable(root)
-    if root.exists() and not root.is_dir():
-        raise DataError(f"{shown} is a file, not a folder", hint=LAYOUT)
-    if not root.exists():
-        near = did_you_mean(root.name, os.listdir(root.parent)) if root.parent.is_dir() else ""
-        raise DataError(f"there is no folder {shown}.{near}", hint=LAYOUT)
-    every_name, left_out = list_images(root)
-    depth = 1 if has_split_folders(every_name, shown) else 0  # of the class folders
-    names = [name for name in every_name if name.count("/") > depth]
-    if not every_name:
-        endings = f"\n  images end in {' '.join(sorted(IMAGE_SUFFIXES))}"
-        raise DataError(f"{shown} holds no images{_passed_over(left_out)}", hint=LAYOUT + endings)
-    if not names:
-        holds = f"{len(every_name)} images but no class folders"
-        raise DataError(f"{shown} holds {holds}{_passed_over(left_out)}", hint=LAYOUT)
-    warnings = [f"left out: {left_out}"] if left_out else []
-    if len(every_name) > len(names):
-        warnings.append(f"left out: {len(every_name) - len(names)} images that are in no class folder")
-    labels, splits = [], []
-    for name in names:
-        folders = name.split("/", depth + 1)
-        labels.append(sys.intern(folders[depth]))  # a million names, few classes
-        splits.append(split_of_name(folders[0]) if depth else UNASSIGNED)
-    if empty := _empty_class_folders(root, names, depth):
-        warnings.append(f"no images in the class folders: {join_some(empty)}")
-    return list_multiclass(root.name or "data", root, names, labels, splits, warnings)
+def _use_only_held_out_split(listing: Listing, config: DataConfig) -> Listing:
+    """`listing` with its only split beside train, under whatever name, as `config.held_out` says: test or validation.
 
-
-def _empty_class_folders(root: Path, names: Sequence[str], depth: int) -> list[str]:
-    """Folders, relative to `root`, where a class should be and no image is."""
-    used = {"/".join(name.split("/")[: depth + 1]) for name in names}
-    parents = {os.path.dirname(folder) for folder in used}
-    empty = []
-    for parent in parents:
-        for entry in os.scandir(root / parent):
-            name = f"{parent}/{entry.name}" if parent else entry.name
-            if entry.is_dir() and name not in used and not entry.name.startswith((".", "__")):
-                empty.append(name)
-    return sorted(empty)
-
-
-def _passed_over(left_out: LeftOut) -> str:
-    return f"; left out: {left_out}" if left_out else ""
+    Images that were set aside with care must not choose the epoch while the result rests on a few cut from train.
+    """
+    given = sorted(set(np.unique(listing.splits).tolist()) - {UNASSIGNED, TRAIN})
+    if len(given) != 1:
+        if config.held_out == "validation":
+            names = join_some(SPLITS[split] for split in given) or "none"
+            what = f"is for data with one split beside train; {listing.name} has {names}"
+            raise DataError(f"data.held_out=validation {what}", hint="leave it out")
+        return listing
+    wanted = SPLITS.index(config.held_out)
+    if given[0] == wanted:
+        return listing
+    images = format_count(int((listing.splits == given[0]).sum()), "image is", "images are")
+    remark = (
+        f"{SPLITS[given[0]]} is the only split beside train: its {images} the {config.held_out} split, and "
+        f"{SPLITS[VALIDATION + TEST - wanted]} is cut from train"
+    )
+    if config.held_out == "test":
+        remark += " (data.held_out=validation: the other way round)"
+    splits = np.where(listing.splits == given[0], np.int8(wanted), listing.splits)
+    return replace(listing, splits=splits, warnings=[*listing.warnings, remark])
 
 
 def _list_prepared(name: str, folder: Path, warnings: list[str]) -> Listing:

@@ -5,7 +5,8 @@ Every row is checked before one error names all that is wrong, with line numbers
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from finetune.data.problems import Problem, join_some, problems_error
 from finetune.data.splits import SPLITS, UNASSIGNED, split_of_name
 from finetune.utils import DataError, did_you_mean, printable
 
+SAMPLE = 20  # rows that `guess_columns` looks at
+LABEL_NAMES = ("label", "class", "category", "target", "class_name", "label_name", "species", "labels")
 TICKS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -52,6 +55,41 @@ def read_table(table: Path, config: DataConfig) -> Listing:
     if config.multi_label:
         return list_multilabel(table.stem, root, names, labels, splits, config.label_columns)
     return list_multiclass(table.stem, root, names, labels, splits)
+
+
+def guess_columns(table: Path) -> dict[str, str]:
+    """The `path_column`, `label_column` and `split_column` that a table seems to have, where not the usual ones.
+
+    Goes by the first rows: paths are of files that are there, splits have the names of splits, and the label is what is
+    left, or what is called like one. A column that cannot be guessed is absent.
+    """
+    rows = [cells for _, cells in islice(_read_csv(table, ()), SAMPLE)]
+    columns = list(rows[0]) if rows else []
+
+    def hits(column: str, is_one: Callable[[str], bool]) -> int:
+        return sum(is_one(cells.get(column, "").strip()) for cells in rows)
+
+    guessed = {}
+    found = {"path": "path", "label": "label", "split": "split"}
+    if "path" not in columns:
+        files = {
+            column: hits(column, lambda text: bool(text) and (table.parent / text).is_file()) for column in columns
+        }
+        found["path"] = max(files, key=files.__getitem__, default="path")
+        if files.get(found["path"]):
+            guessed["path_column"] = found["path"]
+    if "split" not in columns:
+        splits = [
+            column for column in columns if hits(column, lambda text: split_of_name(text) != UNASSIGNED) == len(rows)
+        ]
+        if len(splits) == 1:
+            found["split"] = guessed["split_column"] = splits[0]
+    if "label" not in columns:
+        left = [column for column in columns if column not in (found["path"], found["split"])]
+        named = [column for column in left if column.lower() in LABEL_NAMES]
+        if len(left) == 1 or named:
+            guessed["label_column"] = (named or left)[0]
+    return guessed
 
 
 def _read_rows(table: Path, root: Path, config: DataConfig) -> tuple[list[Row], list[Problem]]:

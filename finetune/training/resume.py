@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetune.config import Config, as_in_run, dump_config, flatten_config, load_config
+from finetune.data import config_source
 from finetune.runs import Run, open_run
 from finetune.utils import FinetuneError, UsageError, write_text
 
@@ -33,7 +34,7 @@ def find_run_to_resume(
     run's; ResourceError, with who and since when, while another process works on it.
     """
     run, config, overrides = _sort_words(run, config, overrides)
-    requested = load_config(config, overrides) if config else None
+    requested = load_config(config_source(config, overrides), overrides) if config else None
     target = open_run(Path(run)) if run else _newest_run(requested)
     if target is None:
         return None
@@ -54,7 +55,7 @@ def find_run_to_resume(
 def config_to_resume(run: str | None, config: str | None, overrides: Sequence[str]) -> Config | None:
     """The config that such words name, if they name one."""
     _, config, overrides = _sort_words(run, config, overrides)
-    return load_config(config, overrides) if config else None
+    return load_config(config_source(config, overrides), overrides) if config else None
 
 
 def _sort_words(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetune.config import Config, load_config
+from finetune.data import config_source
 from finetune.training.distributed.cluster import ProcessPlace, find_process_place
 from finetune.training.distributed.launch import run_local_processes
 from finetune.utils import (
@@ -45,14 +46,18 @@ class TrainingRequest:
         if self.resume is None and self.accept_data_change:
             raise UsageError("--accept-data-change is for --resume: a new run takes the images as they are.")
         if self.resume is None and not self.config:
-            raise UsageError("train needs a config.", hint="For example: finetune train digits")
+            raise UsageError(
+                "train needs a config, or a folder or table of images.",
+                hint="For example: finetune train photos/     or the shipped: finetune train digits",
+            )
         if self.resume is not None:
             from finetune.training.resume import find_run_to_resume  # with NumPy: a wrong config is reported at once
 
             run = find_run_to_resume(self.resume or None, self.config, self.overrides, break_lock=self.break_lock)
             if run is not None:
                 return run
-        return load_config(self.config or self.resume or "", self.overrides)
+        source = config_source(self.config or self.resume or "", self.overrides)
+        return load_config(source, self.overrides)
 
     def requested_config(self) -> "Config | None":
         """The config that the words name, None where they name a run."""

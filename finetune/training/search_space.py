@@ -16,7 +16,7 @@ No TensorFlow here: a wrong key is reported at once.
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def _split_list(option: str, text: str) -> Iterator[str]:
         yield listed[value.start_mark.index : value.end_mark.index].strip()
 
 
-def check_search_space(source: str | Path, overrides: Sequence[str], space: SearchSpace) -> Config:
+def check_search_space(source: str | Path | Mapping[str, Any], overrides: Sequence[str], space: SearchSpace) -> Config:
     """The config in `source` with `overrides`, which all trials have in common.
 
     Raises ConfigError, with all problems, unless the config takes every value of `space`.
@@ -148,7 +148,9 @@ def check_search_space(source: str | Path, overrides: Sequence[str], space: Sear
     return config
 
 
-def _problems(source: str | Path, overrides: Sequence[str], dimension: Range | Choice) -> Iterator[str]:
+def _problems(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str], dimension: Range | Choice
+) -> Iterator[str]:
     key = dimension.key
     section = key.partition(".")[0]
     if section in Config.model_fields and section not in SECTIONS:

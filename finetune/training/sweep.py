@@ -75,7 +75,7 @@ SettingsToConfig = Callable[[Mapping[str, str]], Config]
 
 
 def run_sweep(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     overrides: Sequence[str],
     config: Config,
     space: SearchSpace,

@@ -1,78 +1,64 @@
-"""A folder shows its classes and splits, and is refused with the expected layout."""
+"""The only split beside train is the test split, under whatever name, unless the config says otherwise."""
 
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dataset_tools import Paint, opened, refusal, sizes
-from PIL import Image
+
+from finetune import data
+from finetune.config import DataConfig
 
 
-@pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "valid", "testing"), ("train", "dev")])
-def test_split_folders(tmp_path: Path, paint: Paint, words: tuple[str, ...]) -> None:
-    for word, count in zip(words, (20, 5, 7), strict=False):
+def divided(root: Path, paint: Paint, word: str) -> Path:
+    for split, count in (("Train", 20), (word, 6)):
         for name in ("cat", "dog"):
             for index in range(count):
-                paint(f"p/{word}/{name}/{index}.png")
+                paint(f"{root.name}/{split}/{name}/{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("word", ["val", "dev", "Testing"])
+def test_the_only_split_beside_train_is_the_test_split(tmp_path: Path, paint: Paint, word: str) -> None:
+    dataset = opened(folder=divided(tmp_path / "p", paint, word))
+    names = np.array(dataset.names)
+    assert {name.split("/")[0] for name in names[dataset.indices("test")]} == {word}
+    assert {name.split("/")[0] for name in names[dataset.indices("validation")]} == {"Train"}
+    assert sizes(dataset)[2] == 12
+    said = [warning for warning in dataset.warnings if "its 12 images are the test split" in warning]
+    assert len(said) == (word != "Testing")
+    assert all("data.held_out=validation" in warning for warning in said)
+    measured = data.open_labelled_dataset(DataConfig(folder=tmp_path / "p"), ("cat", "dog"))
+    assert len(measured) == 12
+
+
+@pytest.mark.parametrize("word", ["val", "test"])
+def test_it_may_be_kept_for_validation(tmp_path: Path, paint: Paint, word: str) -> None:
+    folder = divided(tmp_path / "p", paint, word)
+    dataset = opened(folder=folder, held_out="validation")
+    assert {dataset.names[index].split("/")[0] for index in dataset.indices("validation")} == {word}
+    assert sizes(dataset)[1] == 12
+    assert sizes(dataset)[2] > 0  # cut from train
+    no_test = opened(folder=folder, held_out="validation", split={"train": 0.9, "validation": 0.1, "test": 0})
+    assert sizes(no_test) == [40, 12, 0]
+
+
+def test_a_setting_that_would_do_nothing_is_refused(photos: Path) -> None:
+    assert "data.held_out=validation is for data with one split beside train" in refusal(
+        folder=photos, held_out="validation"
+    )
+
+
+def test_a_split_that_lacks_classes_is_a_remark(tmp_path: Path, paint: Paint) -> None:
+    for split, classes in (("train", "abcde"), ("val", "ab"), ("test", "abcd")):
+        for name in classes:
+            for index in range(3):
+                paint(f"p/{split}/{name}/{index}.png")
     dataset = opened(folder=tmp_path / "p")
-    assert dataset.classes == ("cat", "dog")
-    if len(words) == 3:
-        assert sizes(dataset) == [40, 10, 14]
-    else:  # test is cut from train: 0.1 of 0.8 + 0.1
-        assert sizes(dataset) == [36, 10, 4]
-        assert all(name.startswith("dev/") for name in np.array(dataset.names)[dataset.indices("validation")])
-
-
-def test_a_class_may_be_called_train(tmp_path: Path, paint: Paint) -> None:
-    for name in ("train", "bus", "car"):
-        for index in range(3):
-            paint(f"p/{name}/{index}.png")
-    assert opened(folder=tmp_path / "p").classes == ("bus", "car", "train")
-    paint("p/test/1.png")
-    assert "splits or classes" in refusal(folder=tmp_path / "p")
-
-
-def test_folders_that_are_no_data_set(tmp_path: Path, paint: Paint, photos: Path) -> None:
-    assert "Did you mean 'photos'?" in refusal(folder=tmp_path / "foto")
-    assert "a file, not a folder" in refusal(folder=photos / "cat/0.png")
-    (tmp_path / "empty").mkdir()
-    assert "no images" in refusal(folder=tmp_path / "empty")
-    flat = refusal(folder=photos / "cat")
-    assert "20 images but no class folders" in flat
-    assert "photos/cat/1.jpg" in flat
-    paint("single/cat/1.png")
-    assert "only the class 'cat'" in refusal(folder=tmp_path / "single")
-    (tmp_path / "test").mkdir()
-    paint("held/test/cat/1.png")
-    paint("held/test/dog/1.png")
-    assert "only the class 'test'" in refusal(folder=tmp_path / "held")
-
-
-def test_remarks_on_a_folder(photos: Path, paint: Paint) -> None:
-    paint("photos/loose.png")
-    (photos / "dog" / "Thumbs.db").touch()
-    (photos / "ferret").mkdir()
-    for index in range(3):
-        paint(f"photos/Cat /{index}.png")
-    for index in range(3):
-        paint(f"photos/{unicodedata.normalize('NFC', 'é')}/{index}.png")
-        paint(f"photos/{unicodedata.normalize('NFD', 'é')}/{index}.png")
-    Image.new("RGB", (9, 9)).save(photos / "cat" / "dull.png")
-    warnings = "\n".join(opened(folder=photos).warnings)
-    assert "1 hidden and system files" in warnings
-    assert "1 images that are in no class folder" in warnings
-    assert "no images in the class folders: ferret" in warnings
-    assert "'Cat ', 'cat'" in warnings
-    assert warnings.count("are these one class?") == 2
-    assert "1 image: a single colour (cat/dull.png)" in warnings
-
-
-def test_classes_choose_and_order(photos: Path, paint: Paint) -> None:
-    for index in range(5):
-        paint(f"photos/fish/{index}.png")
-    dataset = opened(folder=photos, classes=("fish", "cat"))
-    assert dataset.classes == ("fish", "cat")
-    assert np.bincount(dataset.labels).tolist() == [5, 20]
-    assert dataset.names[np.flatnonzero(dataset.labels == 0)[0]].startswith("fish/")
-    assert "Did you mean 'fish'?" in refusal(folder=photos, classes=("fisch", "cat"))
+    assert dataset.classes == tuple("abcde")
+    assert sizes(dataset) == [15, 6, 12]
+    assert (
+        "no validation images of 3 of the 5 classes (c, d, e): the best epoch is chosen without them"
+        in dataset.warnings
+    )
+    assert "no test images of 1 of the 5 classes (e): nothing is measured about it" in dataset.warnings
