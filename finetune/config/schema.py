@@ -93,7 +93,9 @@ class DataConfig(Section):
     )
     classes: tuple[str, ...] | None = option(None, "only these classes, in this order")
     bad_images: Literal["error", "skip"] = option("error", "what to do about unreadable images")
-    leaks: Literal["warn", "error", "drop"] = option("warn", "what to do about an image in two splits")
+    leaks: Literal["warn", "error", "drop", "drop_near_duplicates"] = option(
+        "warn", "what to do about an image in two splits; drop takes it out of the earlier one"
+    )
 
     @model_validator(mode="before")
     @classmethod

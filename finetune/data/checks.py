@@ -1,7 +1,7 @@
 """What would spoil a training is an error or a warning before it: classes with too few images, and leaks.
 
-A leak is one image in two splits, which makes a test too easy, or with two labels, one of which is wrong. Here by
-equal content; `duplicates` finds images that only look the same.
+A leak is one image in two splits, which makes a test too easy, or with two labels, one of which is wrong: files of
+equal content, and images that only look the same (see `duplicates`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,19 @@ import numpy as np
 
 from finetune.config import SplitConfig
 from finetune.data.dataset import Dataset
+from finetune.data.duplicates import (
+    MIN_FINGERPRINT_SIMILARITY,
+    find_copies_in_later_splits,
+    find_near_duplicates,
+    fingerprint_vectors,
+)
 from finetune.data.labels import label_type_of
 from finetune.data.listing import Listing
 from finetune.data.problems import Problem, format_problems, join_some, problems_error
 from finetune.data.splits import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION
 from finetune.utils import DataError, format_count, printable
 
+Leaks = Literal["warn", "error", "drop", "drop_near_duplicates"]  # data.leaks
 IMBALANCE = 10  # the largest class may have so many times the images of the smallest before a warning
 
 
@@ -90,7 +97,7 @@ def check_class_counts(dataset: Dataset, fractions: SplitConfig) -> list[str]:
     return warnings
 
 
-def handle_leaks(dataset: Dataset, leaks: Literal["warn", "error", "drop"]) -> Dataset:
+def handle_leaks(dataset: Dataset, leaks: Leaks) -> Dataset:
     """`dataset` with a warning that names the leaks, or without them (`drop`); DataError with `error`.
 
     Of an image in two splits the copy in the later split stays, so that the test is kept whole. Of an image with two
@@ -105,11 +112,7 @@ def handle_leaks(dataset: Dataset, leaks: Literal["warn", "error", "drop"]) -> D
         else:
             dropped = [index for index in group if dataset.splits[index] < splits.max()]
         if dropped:
-            copies = [
-                f"{printable(dataset.names[index])} ({SPLITS[dataset.splits[index]]}, {dataset.text(index)})"
-                for index in group[:3]
-            ]
-            examples.append((" = ".join(copies), ""))
+            examples.append((" = ".join(_describe(dataset, index) for index in group[:3]), ""))
         for index in dropped:
             other = group[-1] if group[-1] != index else group[-2]
             leaking[index] = f"the same image as {printable(dataset.names[other])}"
@@ -118,10 +121,49 @@ def handle_leaks(dataset: Dataset, leaks: Literal["warn", "error", "drop"]) -> D
     what = f"{dataset.name}: {format_count(len(examples), 'image is', 'images are')} in two splits or two classes"
     if leaks == "error":
         raise problems_error(what, examples, "delete the copies, or let them be dropped: data.leaks=drop")
-    if leaks == "drop":
+    if leaks in ("drop", "drop_near_duplicates"):
         return dataset.without(leaking)
     warning = f"{what}; data.leaks=drop drops them:{format_problems(examples, 3)}"
     return replace(dataset, warnings=(*dataset.warnings, warning))
+
+
+def handle_near_duplicates(dataset: Dataset, leaks: Leaks) -> Dataset:
+    """`dataset` with a warning about images that look the same in two splits or classes, or without the former.
+
+    They are dropped with `drop_near_duplicates` alone: fingerprints may be wrong, and two labels may both be correct.
+    Of two splits the later one is kept whole.
+    """
+    vectors = fingerprint_vectors(dataset.fingerprints)
+    if leaks == "drop_near_duplicates":
+        copies = find_copies_in_later_splits(vectors, dataset.splits)
+        return dataset.without(
+            {
+                position: f"looks like {printable(dataset.names[other])} ({SPLITS[dataset.splits[other]]})"
+                for position, other in copies.items()
+            }
+        )
+    groups = dataset.label_type.group_ids(dataset.labels)
+    similar, _ = find_near_duplicates(vectors, groups, dataset.splits, min_similarity=MIN_FINGERPRINT_SIMILARITY)
+    pairs = [(pair.first, pair.second) for pair in similar if dataset.hashes[pair.first] != dataset.hashes[pair.second]]
+    if not pairs:
+        return dataset
+    across = sum(dataset.splits[first] != dataset.splits[second] for first, second in pairs)
+    of_two = sum(groups[first] != groups[second] for first, second in pairs)
+    consequences = []
+    if across:
+        consequences.append(
+            f"{across:,} in two splits, so the test may be too easy (data.leaks=drop_near_duplicates drops the copy in "
+            "train)"
+        )
+    if of_two:
+        consequences.append(f"{of_two:,} of two classes, so a label may be wrong")
+    examples = [(f"{_describe(dataset, first)} ~ {_describe(dataset, second)}", "") for first, second in pairs]
+    what = f"{dataset.name}: {format_count(len(pairs), 'pair')} of near-duplicate images: {'; '.join(consequences)}"
+    return replace(dataset, warnings=(*dataset.warnings, f"{what}:{format_problems(examples, 3)}"))
+
+
+def _describe(dataset: Dataset, index: int) -> str:
+    return f"{printable(dataset.names[index])} ({SPLITS[dataset.splits[index]]}, {dataset.text(index)})"
 
 
 def _same_content(hashes: Sequence[str]) -> Iterator[list[int]]:

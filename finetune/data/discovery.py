@@ -17,7 +17,7 @@ OTHER_IMAGES = {  # never opened
 
 @dataclass
 class LeftOut:
-    """What was passed over below a folder: how many of each kind, and the first of them."""
+    """What was passed over below a folder: how many of each kind, and the first of them by name."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class LeftOut:
     def add(self, kind: str, name: str) -> None:
         """Count `name` as one more of `kind`, words in the plural."""
         self.counts[kind] += 1
-        self.examples.setdefault(kind, name)
+        self.examples[kind] = min(self.examples.get(kind, name), name)
 
     def __bool__(self) -> bool:
         return bool(self.counts)

@@ -78,6 +78,23 @@ def find_near_duplicates(
     return pairs[:MAX_PAIRS], len(rows) / count
 
 
+def find_copies_in_later_splits(vectors: Floats, splits: npt.NDArray[np.integer]) -> dict[int, int]:
+    """The positions of images of train that look like one of validation or test, and of validation like one of test.
+
+    Each is mapped to the position of the image that it is nearest to. Takes as long as it needs.
+    """
+    copies: dict[int, int] = {}
+    for split in np.unique(splits)[:-1]:
+        later = np.flatnonzero(splits > split)
+        members = np.flatnonzero(splits == split)
+        for rows in np.array_split(members, max(1, len(members) * len(later) // 4_000_000)):
+            similarity = vectors[rows] @ vectors[later].T
+            nearest = similarity.argmax(axis=1)
+            near = similarity.max(axis=1) >= MIN_FINGERPRINT_SIMILARITY
+            copies.update(zip(rows[near].tolist(), later[nearest[near]].tolist(), strict=True))
+    return copies
+
+
 def distinct_images(
     hashes: Sequence[str], fingerprints: Sequence[str], labels: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.int64]:

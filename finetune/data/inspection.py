@@ -18,6 +18,7 @@ from finetune.data.image_formats import FORMAT_SUFFIXES, FORMATS, identify_forma
 from finetune.data.images import PassingImageError, decode_image, read_bytes
 from finetune.utils import ImageError
 
+MIN_SIDE = 32  # pixels for a fingerprint; among smaller images two of a kind look alike (digits of 8 x 8: 253 pairs)
 SAMPLE = 50  # images whose headers `typical_size` reads
 
 
@@ -47,7 +48,7 @@ class Inspection(NamedTuple):
 def inspect_image(path: str | Path) -> Inspection:
     """Decode the file and report what is wrong with it; never raises for anything that a file can hold.
 
-    JPEGs are decoded at 1/8 of their size: every coded bit is read, so that damage shows, in half the time.
+    Large JPEGs are decoded at 1/8 of their size: every coded bit is read, so that damage shows, in half the time.
     """
     name = os.fspath(path)
     state = file_state(name)  # before it is read: what changes it meanwhile must show
@@ -55,7 +56,7 @@ def inspect_image(path: str | Path) -> Inspection:
     try:
         data = read_bytes(name)
         digest = hashlib.sha256(data).hexdigest()
-        decoded = decode_image(data, near=1)
+        decoded = decode_image(data, near=MIN_SIDE // 2)
     except PassingImageError as problem:
         return Inspection(name, problem.message, sha256=digest)
     except ImageError as problem:
@@ -72,7 +73,7 @@ def inspect_image(path: str | Path) -> Inspection:
         width=decoded.width,
         height=decoded.height,
         sha256=digest,
-        fingerprint=fingerprint(decoded.rgb),
+        fingerprint=fingerprint(decoded.rgb) if min(decoded.width, decoded.height) >= MIN_SIDE else "",
         state=state,
     )
 

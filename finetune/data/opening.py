@@ -17,7 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import Config, DataConfig
-from finetune.data.checks import check_class_counts, check_split_classes, handle_leaks, require_two_classes
+from finetune.data.checks import (
+    check_class_counts,
+    check_split_classes,
+    handle_leaks,
+    handle_near_duplicates,
+    require_two_classes,
+)
 from finetune.data.dataset import Dataset, read_splits
 from finetune.data.labels import label_type_of
 from finetune.data.listing import Listing
@@ -39,7 +45,7 @@ def open_dataset(config: DataConfig, *, seed: int, progress: ProgressCallback | 
     require_two_classes(listing)
     check_split_classes(listing)
     dataset = _with_splits(_scan_listing(listing, config, progress), config, seed)
-    dataset = handle_leaks(dataset, config.leaks)
+    dataset = handle_near_duplicates(handle_leaks(dataset, config.leaks), config.leaks)
     warnings = check_class_counts(dataset, config.split)
     return replace(dataset, warnings=(*dataset.warnings, *warnings))
 

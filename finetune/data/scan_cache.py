@@ -10,7 +10,7 @@ import PIL
 
 from finetune.data.inspection import Inspection, file_state
 
-RULES = f"3 / Pillow {PIL.__version__}"  # count up when `images` judges differently: older results are then not used
+RULES = f"4 / Pillow {PIL.__version__}"  # count up when `images` judges differently: older results are then not used
 TABLE = "inspections_3"  # another name when the columns change
 
 

@@ -62,6 +62,7 @@ class SimilarImages:
     pairs: Sequence[SimilarPair] = ()
     methods: tuple[str, ...] = ()  # what the images were compared by: fingerprint, features
     fraction: float = 1.0  # of the images, that were compared with all others
+    by_features: int = 0  # of the pairs, that fingerprints alone do not show
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,9 @@ class CheckResult:
             warnings.append(
                 f"{fraction:.0%} of the images are enlarged {ENLARGED} times or more, to the {size} px of the input"
             )
-        if self.dataset and self.similar.pairs:
-            pairs, dataset = self.similar.pairs, self.dataset
-            across = sum(dataset.splits[pair.first] != dataset.splits[pair.second] for pair in pairs)
-            of_two = sum(dataset.text(pair.first) != dataset.text(pair.second) for pair in pairs)
-            warnings.append(
-                f"{format_count(len(pairs), 'pair')} of near-duplicate images (by {' and '.join(self.similar.methods)}"
-                f"): {across:,} in two splits, so the test may be too easy; {of_two:,} of two classes, so a label may "
-                "be wrong"
-            )
+        if self.similar.by_features:
+            more = format_count(self.similar.by_features, "more pair")
+            warnings.append(f"{more} of near-duplicate images in two splits or classes, by features alone")
         if self.dry_run and self.dry_run.memory and self.dry_run.peak_memory > MEMORY_LIMIT * self.dry_run.memory:
             warnings.append(
                 f"one step took {format_bytes(self.dry_run.peak_memory)} of the "
@@ -305,11 +300,14 @@ def _find_similar_images(dataset: Dataset, inspections: Sequence[Inspection], re
     groups = dataset.label_type.group_ids(dataset.labels)
     pairs: dict[tuple[int, int], SimilarPair] = {}
     fractions = []
-    for rows, least in vectors.values():
+    by_fingerprint = 0
+    for method, (rows, least) in vectors.items():
         similar, fraction = find_near_duplicates(rows, groups, dataset.splits, min_similarity=least)
         fractions.append(fraction)
         for pair in similar:
             if dataset.hashes[pair.first] != dataset.hashes[pair.second]:  # equal files are reported by the data set
                 pairs.setdefault((pair.first, pair.second), pair)
+        if method == "fingerprint":
+            by_fingerprint = len(pairs)
     ordered = sorted(pairs.values(), key=lambda pair: -pair.similarity)
-    return SimilarImages(ordered, tuple(vectors), min(fractions))
+    return SimilarImages(ordered, tuple(vectors), min(fractions), by_features=len(pairs) - by_fingerprint)

@@ -50,6 +50,7 @@ def test_copies_in_a_split_are_counted_once(tmp_path: Path, paint: Paint) -> Non
             for number in range(3):
                 paint(f"p/{split}/{name}/{number}.png")
     original = tmp_path / "p/test/cat/0.png"
+    Image.open(original).resize((40, 40), Image.Resampling.BICUBIC).save(original)
     shutil.copy(original, original.with_name("copy.png"))
     Image.open(original).resize((64, 64), Image.Resampling.BICUBIC).save(original.with_name("larger.png"))
     config = DataConfig(folder=tmp_path / "p")
