@@ -185,21 +185,23 @@ def open_run_images(source: str | Path, split: str, progress: ProgressCallback) 
 def labelled_source(classifier: Classifier, model: str | Path, source: str | Path) -> tuple[DataConfig, Sequence[str]]:
     """Where the labelled images of `source` are, and how it calls the classes: by their names or their WordNet ids."""
     text, path = str(source), Path(source).absolute()
+    config_yaml = Path(model) / "config.yaml"
+    trained_on = load_config(config_yaml).data if config_yaml.is_file() else None
     if classifier.spec.multi_label:
         if not path.is_file():
             raise DataError(
                 f"{model} gives an image any number of labels, and {path} is no CSV with the true ones.",
                 hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
             )
-        config_yaml = Path(model) / "config.yaml"
-        if not config_yaml.is_file():
+        if trained_on is None:
             return DataConfig(csv=path, multi_label=True), classifier.classes
-        trained_on = load_config(config_yaml).data  # its columns are those of the new table too
-        return trained_on.model_copy(update={"csv": path, "classes": None}), classifier.classes
+        # The columns are those of the new table too.
+        return trained_on.model_copy(update={"csv": path, "classes": None, "held_out": "test"}), classifier.classes
     if text.startswith("tfds:"):
         config = DataConfig(tfds=text.removeprefix("tfds:"))
     elif path.exists():
-        config = DataConfig(folder=path) if path.is_dir() else DataConfig(csv=path)
+        level = trained_on.class_level if trained_on else 1
+        config = DataConfig(folder=path, class_level=level) if path.is_dir() else DataConfig(csv=path)
     else:
         hint = "--data takes a folder of class folders, or a CSV."
         raise DataError(f"{path}: no such folder or table.", hint=hint)

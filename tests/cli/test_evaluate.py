@@ -1,10 +1,12 @@
 """`finetune evaluate` as it is typed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from finetune import config
 from finetune.cli.evaluate import print_metrics
 from finetune.evaluation.metrics import multiclass_metrics
 
@@ -25,6 +27,17 @@ def test_evaluate_prints_numbers_with_their_intervals(typed, model, images, tmp_
     assert code == 0
     assert json.loads(out)["n"] == 8
     assert json.loads(out)["confusion"] == [[4, 0, 0], [0, 0, 0], [4, 0, 0]]
+
+
+def test_the_level_of_the_class_folders_is_that_of_the_training(typed, model, images, tmp_path):
+    shutil.copytree(model, tmp_path / "run")
+    settings = config.load_config({"data": {"folder": "photos", "class_level": "last"}})
+    (tmp_path / "run" / "config.yaml").write_text(config.dump_config(settings))
+    for name in ("one/plain", "two/=evil()"):
+        shutil.copytree(images / "red", tmp_path / "data" / name)
+    code, out, _ = typed("evaluate", tmp_path / "run", "--data", tmp_path / "data", "--json")
+    assert code == 0
+    assert json.loads(out)["confusion"] == [[24, 0, 0], [0, 0, 0], [24, 0, 0]]
 
 
 def test_a_run_without_its_images_needs_data(typed, model):

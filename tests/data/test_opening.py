@@ -166,6 +166,19 @@ def test_reopening_gives_the_same_data(photos: Path, tmp_path: Path, paint: Pain
     assert len(data.reopen_dataset(config, *written)) == 30
 
 
+def test_a_run_keeps_the_splits_that_it_began_with(photos: Path, tmp_path: Path) -> None:
+    """Also those that were drawn by another rule, as in 0.1."""
+    splits_csv, classes_txt = write(opened(folder=photos), tmp_path)
+    with splits_csv.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    for number, row in enumerate(rows):
+        row[2] = SPLITS[number % 3]
+    with splits_csv.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    again = data.reopen_dataset(DataConfig(folder=photos), splits_csv, classes_txt)
+    assert again.splits.tolist() == [number % 3 for number in range(30)]
+
+
 def test_reopening_names_changed_and_vanished_files(photos: Path, tmp_path: Path, paint: Paint) -> None:
     written = write(opened(folder=photos), tmp_path)
     (photos / "cat/1.png").unlink()
