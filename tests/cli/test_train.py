@@ -25,7 +25,7 @@ def test_accept_data_change_is_for_resume(typed):
 def test_a_folder_of_images_needs_no_config(typed, images, tmp_path):
     """The config that `init` would write is taken, and kept in the run."""
     words = ["model.backbone=tiny", "model.weights=none", "model.image_size=null", "head.epochs=1", "fine_tune=none"]
-    code, _, err = typed("train", f"{images}/", f"output={tmp_path}", *words)
+    code, *_ = typed("train", f"{images}/", f"output={tmp_path}", *words)
     assert code == 0
     kept = load_config(tmp_path / f"{images.name}-1" / "config.yaml")
     assert kept.data.folder == images
