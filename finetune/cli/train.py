@@ -6,7 +6,7 @@ from finetune.cli.options import add_assert_accuracy, add_config, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "examples: finetune train photos/    finetune train configs/flowers.yaml head.epochs=5"
+    parser.epilog = "example: finetune train photos/ head.epochs=5"
     add_config(parser, required=False)
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run")
     parser.add_argument("--output", metavar="DIR", help="the folder of the run folders (default: runs)")
