@@ -19,7 +19,7 @@ BLANK = (125, 122, 114)  # what erases: the mean colour of ImageNet (Zhong et al
 class Augmenter:
     """Random changes of training images; the same `key` always gives the same changes.
 
-    Everything is drawn for each image anew. False where the config asks for no change.
+    Everything is drawn again for each image. False where the config asks for no change.
     """
 
     def __init__(self, config: AugmentConfig) -> None:

@@ -102,7 +102,7 @@ def distinct_images(
 
     `labels` are integers (n,); images with different labels are different. No two of the images that are left have
     fingerprints as near as `MIN_FINGERPRINT_SIMILARITY`. In a class of more than some 40,000 images
-    only equal files are found.
+    only equal files count as copies.
     """
     first_copies: dict[tuple[str, int], int] = {}
     for position, copy in enumerate(zip(hashes, labels.tolist(), strict=True)):
@@ -123,10 +123,10 @@ def _first_looks(vectors: Floats) -> list[int]:
     for start in range(0, len(vectors), CHUNK):
         chunk = vectors[start : start + CHUNK]
         seen = (chunk @ vectors[kept].T >= MIN_FINGERPRINT_SIMILARITY).any(axis=1)
-        alike = chunk @ chunk.T >= MIN_FINGERPRINT_SIMILARITY
+        similar = chunk @ chunk.T >= MIN_FINGERPRINT_SIMILARITY
         new: list[int] = []
         for row in np.flatnonzero(~seen).tolist():
-            if not alike[row, new].any():
+            if not similar[row, new].any():
                 new.append(row)
         kept += [start + row for row in new]
     return kept

@@ -80,7 +80,7 @@ def budget_warnings(fitted: Fitted, seconds: float) -> Iterator[str]:
 
 
 def measure_costs(trial: DryRun, dataset: Dataset, *, processes: int = 1) -> Costs:
-    """The costs that a dry run has shown, where so many processes share the images."""
+    """The costs that a dry run has shown, where so many processes divide the images."""
     uncached = len(dataset.indices("train")) + len(dataset.indices("validation"))
     return Costs(
         image=1 / (trial.feature_rate * processes),

@@ -90,7 +90,7 @@ def recalibrate_batch_norm(above: Any, batches: Iterable[np.ndarray]) -> None:
     """Set the statistics of all BatchNorm layers of `above` to those of all `batches` (features, (n, ...)) together.
 
     With the weights as they are now: precise statistics (Wu & Johnson 2021, Rethinking "Batch" in BatchNorm, section
-    3). Images count alike, and the variance has both parts, that within the batches and that of their means.
+    3). All images count equally, and the variance has both parts, that within the batches and that of their means.
     """
     layers = batch_norm_layers(above)
     momenta = [layer.momentum for layer in layers]
@@ -102,10 +102,10 @@ def recalibrate_batch_norm(above: Any, batches: Iterable[np.ndarray]) -> None:
     for inputs in batches:
         forward(tf.convert_to_tensor(inputs))
         counts.append(len(inputs))
-        for layer, found in zip(layers, moments, strict=True):
+        for layer, batch_moments in zip(layers, moments, strict=True):
             mean, variance = (part.numpy().astype(np.float64) for part in (layer.moving_mean, layer.moving_variance))
-            found.append((mean, variance + mean**2))
-    for layer, momentum, found in zip(layers, momenta, moments, strict=True):
+            batch_moments.append((mean, variance + mean**2))
+    for layer, momentum, batch_moments in zip(layers, momenta, moments, strict=True):
         layer.trainable, layer.momentum = False, momentum
-        mean, square = np.average(found, axis=0, weights=counts)
+        mean, square = np.average(batch_moments, axis=0, weights=counts)
         assign_values([layer.moving_mean, layer.moving_variance], [mean, square - mean**2])

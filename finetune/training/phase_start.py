@@ -44,7 +44,7 @@ def settle_phase(
     """`phase` with what only trial steps can tell: the epochs that the time allows, the rate for `learning_rate: auto`.
 
     What `journal` has settled before is taken from there, so that a resumed run continues with the same. `phases_left`
-    phases, this one among them, share the time. Without `has_start` the phase begins with random numbers, and gets an
+    phases, this one among them, divide the time. Without `has_start` the phase begins with random numbers, and gets an
     epoch in any case.
     """
     group, planned = process_group(), phase.settings.epochs

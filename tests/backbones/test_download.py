@@ -85,7 +85,7 @@ def test_passing_trouble(server: Server, tmp_path: Path, trouble: Answer) -> Non
     assert len(server.requests) == 4
 
 
-def test_one_wrong_copy_is_kept_aside_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_one_wrong_copy_is_kept_aside_and_fetched_again(server: Server, tmp_path: Path) -> None:
     def wrong(server: Server, handler: Any) -> None:
         server.content = CONTENT[::-1]
         handler.serve()

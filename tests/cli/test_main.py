@@ -156,10 +156,10 @@ def test_every_error_has_its_exit_code_and_is_one_message(monkeypatch, capsys, e
     assert len(said.err.splitlines()) == 1
 
 
-def test_a_remedy_stands_below_its_error(monkeypatch, capsys):
-    failing(monkeypatch, errors.DataError("it is broken", hint="mend it"))
+def test_a_hint_stands_below_its_error(monkeypatch, capsys):
+    failing(monkeypatch, errors.DataError("it is broken", hint="repair it"))
     cli.main(["schema"])
-    assert capsys.readouterr().err == "error: it is broken\n  mend it\n"
+    assert capsys.readouterr().err == "error: it is broken\n  repair it\n"
 
 
 def test_a_fault_of_ours_is_kept_in_a_file(monkeypatch, capsys, tmp_path):

@@ -79,7 +79,7 @@ def test_the_table_is_written_for_spreadsheets(typed, model, place):
     assert {entry.name for entry in place.iterdir()} == {"pix", "bad.png", "out.csv"}
 
 
-def test_the_figure_is_a_image_of_the_answers(typed, model, place):
+def test_the_figure_is_an_image_of_the_answers(typed, model, place):
     code, _, _ = typed("predict", "pix/-x.png", "--model", model, "--figure", "one.png")
     assert code == 0
     code, _, _ = typed("predict", "pix", "bad.png", "--model", model, "--figure", "all.png")

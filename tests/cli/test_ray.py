@@ -95,7 +95,7 @@ def kill_a_worker():
     return every
 
 
-def test_a_model_that_the_workers_cannot_find_is_told(ray, model, paths, tmp_path):
+def test_a_model_that_the_workers_cannot_find_is_reported(ray, model, paths, tmp_path):
     with pytest.raises(ResourceError, match="Ray"):
         list(cluster.ray_predictions(paths[:3], PredictionRequest(str(tmp_path / "nowhere.keras"))))
 

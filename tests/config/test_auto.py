@@ -79,14 +79,14 @@ def test_file_and_command_line_mean_the_same():
 
 
 @pytest.mark.parametrize("nothing", [None, "none", []])
-def test_the_head_only_is_said(nothing):
+def test_the_head_only_is_reported(nothing):
     chosen, _ = complete(PHOTOS, fine_tune=nothing)
     assert chosen.fine_tune == ()
     assert chosen.head.epochs > 0
     assert complete(PHOTOS, "fine_tune.epochs=3", fine_tune=nothing)[0].fine_tune[0].epochs == 3
 
 
-def test_a_config_that_meant_the_head_only_is_told_what_it_means_now():
+def test_a_config_that_meant_the_head_only_gets_a_message_what_it_means_now():
     chosen, decisions = complete(PHOTOS, head={"epochs": 3})
     assert (chosen.head.epochs, len(chosen.fine_tune)) == (3, 1)
     told = [str(decision) for decision in decisions if "Before 0.2" in decision.reason]

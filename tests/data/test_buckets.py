@@ -61,7 +61,7 @@ def test_a_file_that_is_too_large_is_not_read_whole(bucket, monkeypatch):
         ("nosuch://bucket/a.png", ResourceError, "FINETUNE_OFFLINE"),
     ],
 )
-def test_what_is_not_there_is_told(bucket, given, error, says):
+def test_what_is_not_there_is_reported(bucket, given, error, says):
     with pytest.raises(error, match=says):
         find_inputs([given])
 
@@ -74,7 +74,7 @@ def test_every_way_to_forbid_the_network_stops_a_bucket(monkeypatch, name, word)
         list_bucket("s3://bucket/photos")
 
 
-def test_a_store_that_is_not_known_or_not_installed_is_told(monkeypatch):
+def test_a_store_that_is_not_known_or_not_installed_is_reported(monkeypatch):
     monkeypatch.delenv("FINETUNE_OFFLINE")
     with pytest.raises(UsageError, match="no kind of store"):
         list_bucket("nosuch://bucket/a.png")
@@ -84,7 +84,7 @@ def test_a_store_that_is_not_known_or_not_installed_is_told(monkeypatch):
         list_bucket("gs://bucket/a.png")
 
 
-def test_errors_of_a_store_are_asked_again_and_then_told(bucket, monkeypatch):
+def test_errors_of_a_store_are_tried_again_and_then_reported(bucket, monkeypatch):
     asked = []
 
     class Store:

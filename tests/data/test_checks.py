@@ -22,7 +22,7 @@ def leaking(tmp_path: Path, paint: Paint) -> Path:
     return root
 
 
-def test_leaks_are_told(leaking: Path) -> None:
+def test_leaks_are_reported(leaking: Path) -> None:
     dataset = opened(folder=leaking)
     assert len(dataset) == 27
     warning = next(warning for warning in dataset.warnings if "two splits" in warning)

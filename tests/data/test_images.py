@@ -359,7 +359,7 @@ def test_what_cannot_be_opened_is_an_image_problem(tmp_path: Path) -> None:
     assert "not a regular file" in reason(tmp_path / "pipe.jpg")
 
 
-def test_a_drive_that_drops_out_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drive_that_drops_out_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, quadrants(), "x.png")
     calls = []
 

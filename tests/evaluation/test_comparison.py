@@ -70,7 +70,7 @@ def test_what_differs_in_the_configs(two_runs):
 
 
 @pytest.mark.slow
-def test_the_command_prints_tables_json_and_a_image(two_runs, tmp_path, capsys):
+def test_the_command_prints_tables_json_and_an_image(two_runs, tmp_path, capsys):
     paths = [str(result.run.path) for result in two_runs]
     figure = tmp_path / "compared.png"
     assert cli.main(["compare", *paths, "--figure", str(figure)]) == 0

@@ -224,7 +224,7 @@ def test_the_map_of_two_animals_moves_with_the_class_asked_for(imagenet, shared,
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_image_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_an_image_beside_its_answers(shared, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(shared / "data/demo_images/granny_smith.jpg")
     assert cli.main(["explain", path, "--class", "granny smith"]) == 0

@@ -56,7 +56,7 @@ def test_thresholds_have_the_highest_f1():
     assert calibration.fit_decisions(scores, labels) == {"thresholds": multilabel.best_thresholds(scores, labels)}
 
 
-def test_mistakes_are_labels_said_or_missed_the_surest_first():
+def test_mistakes_are_labels_wrongly_predicted_or_missed_the_surest_first():
     scores = np.array([[0.9, 0.2], [0.05, 0.1]])
     result = multilabel.multilabel_mistakes(
         scores, np.array([[0, 0], [1, 1]]), ["sun", "sea"], [Path("x"), Path("y")], 0.5

@@ -63,7 +63,7 @@ def test_the_sentence(settings, resize, sentence):
     assert preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0)) == sentence
 
 
-def test_small_images_are_said_to_be_enlarged(settings):
+def test_small_images_are_reported_to_be_enlarged(settings):
     settings["model"]["image_size"] = 64
     loaded = config.load_config(settings)
     assert "100% of the images are smaller" in preview.crop_sentence(loaded, data.open_dataset(loaded.data, seed=0))

@@ -220,7 +220,7 @@ def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "curves.png").exists()
 
 
-def test_a_image_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
+def test_an_image_that_has_gone_does_not_cost_the_report(tmp_path: Path) -> None:
     def gone(path: str) -> np.ndarray:
         raise ImageError("the file does not exist")
 

@@ -144,7 +144,7 @@ def test_a_keras_export_goes_back_into_every_command(capsys, run, images, place)
 
 
 @pytest.mark.slow
-def test_other_formats_are_not_opened_and_it_is_said_why(capsys, exported, images):
+def test_other_formats_are_not_opened_and_the_message_says_why(capsys, exported, images):
     folder = exported("saved_model").folder
     code, _, err = typed(capsys, "predict", images / "red" / "00.png", "--model", folder)
     assert code == 4
@@ -326,7 +326,7 @@ def test_extras_bring_what_the_formats_need():
 @pytest.mark.parametrize(
     ("format_name", "quantize"), [("keras", "int8"), ("saved_model", "float16"), ("onnx", "float16")]
 )
-def test_what_cannot_be_quantised_is_said_before_anything_is_loaded(format_name, quantize):
+def test_what_cannot_be_quantised_is_reported_before_anything_is_loaded(format_name, quantize):
     with pytest.raises(UsageError, match=f"not exported as {quantize}"):
         export.export_classifier("nowhere", format_name, quantize=quantize)
 

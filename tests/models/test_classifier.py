@@ -195,7 +195,7 @@ def test_probabilities_come_in_order_with_nan_for_what_cannot_be_read(tiny, some
     np.testing.assert_array_equal(good, rows_of(tiny, some_images, batch_size=4)[0])
 
 
-def test_a_image_has_one_answer_whatever_the_batch_and_its_neighbours(tiny, some_images):
+def test_an_image_has_one_answer_whatever_the_batch_and_its_neighbours(tiny, some_images):
     rows, _ = rows_of(tiny, some_images)
     assert len(np.unique(rows, axis=0)) == len(rows)  # else the rest would prove nothing
     backwards, _ = rows_of(tiny, some_images[::-1])

@@ -141,7 +141,7 @@ CHANGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_whatever_changes_the_features_is_computed_anew(tiny, dataset, reads, change, monkeypatch):
+def test_whatever_changes_the_features_is_computed_again(tiny, dataset, reads, change, monkeypatch):
     prepare(tiny, dataset)
     del reads[:]
     prepare(*change(tiny, dataset))
@@ -293,7 +293,7 @@ def test_a_resumed_run_sees_the_numbers_it_began_with_whatever_the_room(tiny, da
     again, _ = planned(tiny, dataset, monkeypatch, LACK, LACK, numerics)  # they are on the disk, and need no room
     assert again.views[0].dtype == "float32"
     shutil.rmtree(features_folder())
-    again, _ = planned(tiny, dataset, monkeypatch, LACK, LACK, numerics)  # computed anew they are the same
+    again, _ = planned(tiny, dataset, monkeypatch, LACK, LACK, numerics)  # computed again they are the same
     assert isinstance(again, LiveFeatures)
     np.testing.assert_array_equal(rows(again, dataset), full)
 
@@ -407,7 +407,7 @@ def replaced(path):
 
 
 @pytest.mark.parametrize(("change", "policy"), [(broken, "disk"), (deleted, "off")])
-def test_a_image_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_path, change, policy):
+def test_an_image_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_path, change, policy):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")
     change(tmp_path / "pictures" / "green" / "03.png")
@@ -416,7 +416,7 @@ def test_a_image_that_broke_after_the_scan_is_a_data_error(tiny, folder, tmp_pat
     assert not list(features_folder().glob("*.npy"))
 
 
-def test_features_of_a_image_that_was_replaced_never_pass_for_those_of_the_old_one(tiny, folder, tmp_path):
+def test_features_of_an_image_that_was_replaced_never_pass_for_those_of_the_old_one(tiny, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "pictures")
     dataset = opened(tmp_path / "pictures")
     replaced(tmp_path / "pictures" / "green" / "03.png")

@@ -102,7 +102,7 @@ def test_damaged_newest_falls_back_and_says_so(run: Run, kind: str) -> None:
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
 
 
-def test_the_newest_is_told_by_its_number_for_clocks_jump(run: Run) -> None:
+def test_the_newest_is_known_by_its_number_for_clocks_jump(run: Run) -> None:
     save(run, 1)
     newest = save(run, 2)
     for path in (*newest.iterdir(), newest):

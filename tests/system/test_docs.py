@@ -51,15 +51,16 @@ def commands():
             yield f"{page.name}: {command.strip()}"
 
 
-def told():
+def documented_commands():
     """Every command once, without the word finetune."""
     return sorted({tuple(shlex.split(command.split(": ", 1)[1])[1:]) for command in commands()})
 
 
-NAMES = [words for words in told() if len(words) < 2]
-ABROAD = [words for words in told() if "ray" in words or any("://" in word for word in words)]  # other machines
-SERVERS = [words for words in told() if words and words[0] in ("demo", "serve", "tensorboard")]
-OTHERS = [words for words in told() if words not in [*NAMES, *SERVERS, *ABROAD, *ELSEWHERE]]
+NAMES = [words for words in documented_commands() if len(words) < 2]
+# on other machines
+ABROAD = [words for words in documented_commands() if "ray" in words or any("://" in word for word in words)]
+SERVERS = [words for words in documented_commands() if words and words[0] in ("demo", "serve", "tensorboard")]
+OTHERS = [words for words in documented_commands() if words not in [*NAMES, *SERVERS, *ABROAD, *ELSEWHERE]]
 
 
 @pytest.mark.parametrize("words", NAMES, ids=" ".join)
@@ -70,8 +71,8 @@ def test_a_command_that_is_named_has_a_help(words, capsys):
 
 
 @pytest.mark.parametrize("words", ELSEWHERE, ids=" ".join)
-def test_a_command_that_runs_elsewhere_is_told_and_understood(words):
-    assert words in told()
+def test_a_command_that_runs_elsewhere_is_documented_and_understood(words):
+    assert words in documented_commands()
     assert cli.parse(words).command
     assert f'"{words[0]}"' in (Path(__file__).parents[1] / ELSEWHERE[words]).read_text("utf-8")
 
@@ -115,7 +116,7 @@ def workspace(forge, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)
-def test_a_command_that_is_told_does_what_it_says(words, forge, workspace):
+def test_a_documented_command_does_what_it_says(words, forge, workspace):
     more, code = [], 0
     if words[0] == "train":
         more = [
@@ -146,7 +147,7 @@ def test_a_command_for_several_machines_is_understood(words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", SERVERS, ids=" ".join)
-def test_a_page_that_is_told_opens_until_it_is_stopped(words, forge, workspace):
+def test_a_documented_page_opens_until_it_is_stopped(words, forge, workspace):
     if words[0] in ("demo", "serve"):
         pytest.importorskip("fastapi_offline", reason="needs pip install 'finetune[serve]'")
     forge.start(*words)

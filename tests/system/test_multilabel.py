@@ -103,7 +103,7 @@ def test_a_tick_that_is_none_is_named_with_its_line(tmp_path):
         data.open_dataset(DataConfig(csv=table, label_columns=("sun", "rain")), seed=0)
 
 
-def test_what_looks_like_several_labels_and_what_does_not_is_said(tmp_path, tags):
+def test_what_looks_like_several_labels_and_what_does_not_is_reported(tmp_path, tags):
     with pytest.raises(DataError, match=r"data\.multi_label=true"):  # some have none
         data.list_source(DataConfig(csv=tags))
     divided = write(tmp_path, "path,label\na.png,sun|rain\nb.png,rain\n")
@@ -263,7 +263,7 @@ def test_predict_says_every_label_over_its_threshold(capsys, run, tags, tmp_path
 
 
 @pytest.mark.slow
-def test_precision_is_for_one_class_a_image(capsys, run, tags):
+def test_precision_is_for_one_class_an_image(capsys, run, tags):
     code, _, err = typed(capsys, "predict", tags.parent, "--model", run.path, "--precision", 0.9)
     assert code == UsageError.exit_code
     assert "any number of labels" in err

@@ -136,7 +136,7 @@ def test_the_history_has_a_row_per_epoch(story):
     ]  # fmt: skip
     assert [row["step"] for row in rows] == [6, 12, 18, 24, 30]
     rates = [row["learning_rate"] for row in rows]
-    assert rates[0] > rates[1] > rates[2]  # cosine, in each phase anew
+    assert rates[0] > rates[1] > rates[2]  # cosine, from the start in each phase
     assert 0 < rates[3] < 0.003
     for phase, best in ((phase, phase["best_epoch"]) for phase in story.report["phases"] if phase["best_epoch"]):
         (row,) = [row for row in rows if (row["phase"], row["epoch"]) == (phase["name"], best)]
@@ -420,7 +420,7 @@ def test_a_table_of_odd_names_with_its_own_split_and_live_views(images, tmp_path
 # ----------------------------------------------------------------------------------- what is found out on the way
 
 
-def told(images, output, **changes):
+def train_story(images, output, **changes):
     return Story({**settings_for(images, output), **changes})
 
 
@@ -432,7 +432,7 @@ def found_out(images, common_cache, tmp_path_factory):
         leave_out_drawing(patch)
         head = {"epochs": 2, "batch_size": 8, "learning_rate": "auto"}
         fine_tune = {**FINE_TUNE, "learning_rate": "auto"}
-        return told(images, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune)
+        return train_story(images, tmp_path_factory.mktemp("found"), head=head, fine_tune=fine_tune)
 
 
 @pytest.mark.slow
@@ -445,7 +445,7 @@ def test_the_head_starts_as_a_regression(found_out):
 
 
 @pytest.mark.slow
-def test_a_rate_is_found_by_trial_and_drawn(found_out):
+def test_a_rate_is_chosen_by_trial_steps_and_drawn(found_out):
     settled = read_run_facts(found_out.run)["settled"]
     assert 1e-7 < settled["head"]["learning_rate"] < 1
     assert f"head: learning rate {settled['head']['learning_rate']:g}, chosen by trial steps" in found_out.said
@@ -456,7 +456,7 @@ def test_a_rate_is_found_by_trial_and_drawn(found_out):
 @pytest.mark.usefixtures("report_not_drawn")
 def test_a_time_budget_that_nothing_fits_into_is_said_and_leaves_the_least(images, tmp_path):
     """The report, HPARAMS and the comparison with the head alone are about what ran, not about what was planned."""
-    hurried = told(images, tmp_path, head={"epochs": 2, "batch_size": 8}, augment="light", time_budget="1 s")
+    hurried = train_story(images, tmp_path, head={"epochs": 2, "batch_size": 8}, augment="light", time_budget="1 s")
     assert "to keep to time_budget: augment=none; head.epochs=0 instead of 2; fine_tune=none: the head" in hurried.said
     assert "time_budget cannot be kept" in hurried.said
     assert "more than time_budget" in hurried.said
@@ -482,16 +482,16 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
 @pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
 def test_without_calibration_the_scores_are_those_of_training(images, tmp_path):
-    plain = told(images, tmp_path, calibrate=False, head=HEAD | {"epochs": 1}, fine_tune=[])
+    plain = train_story(images, tmp_path, calibrate=False, head=HEAD | {"epochs": 1}, fine_tune=[])
     assert load_classifier(plain.run.path).spec.temperature == 1
     assert load_classifier(plain.run.path).spec.confidences == ()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("report_not_drawn")
-def test_the_recipe_is_told_with_its_reasons(images, tmp_path):
+def test_the_recipe_is_shown_with_its_reasons(images, tmp_path):
     head = HEAD | {"epochs": 1}
     tiny = {"backbone": "tiny", "weights": "none"}
-    chosen = told(images, tmp_path, model=tiny, head=head, fine_tune=[], recipe="auto")
+    chosen = train_story(images, tmp_path, model=tiny, head=head, fine_tune=[], recipe="auto")
     assert "Chosen by recipe: auto" in chosen.said
     assert any("model.resize" in line for line in read_run_facts(chosen.run)["recipe"])

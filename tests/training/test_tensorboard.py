@@ -131,7 +131,7 @@ def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
     assert buckets[0, 0] < 0 < buckets[-1, 1]
 
 
-def test_a_profile_of_each_phase_is_left_and_it_is_said_how_to_see_it(watched):
+def test_a_profile_of_each_phase_is_left_and_a_message_says_how_to_see_it(watched):
     result, said = watched
     assert len(list(result.run.tensorboard.glob("plugins/profile/*/*.xplane.pb"))) == 2
     assert said.count("pip install xprof") == 2

@@ -70,7 +70,7 @@ def test_in_a_terminal_results_stand_above_the_bar_and_nothing_of_it_stays(writt
     assert [line for line in visible_lines(written) if line] == [*expected, "done"]
 
 
-def test_the_first_word_comes_at_once_and_the_time_left_is_told(written):
+def test_the_first_word_comes_at_once_and_the_time_left_is_shown(written):
     assert written.index("Starting") < written.index("Predicting")
     assert re.search(r"3 of 4, [01] s left", re.sub(r"\x1b\[[0-9;?]*m", "", written))
 
