@@ -78,7 +78,7 @@ def suggest_config(source: Path, target: Path | None = None, overrides: Sequence
     if kind == "folder" and "class_level" not in config.data.model_fields_set:
         _ask_which_level(source, listing)
     check_listing(listing, config)
-    place = listing.root if kind == "folder" else source
+    place = listing.root if kind == "folder" and target else source  # without a file, training says what it has opened
     lines = [*_header(source, target, listing), *_data(kind, place, target, config.data, listing)]
     lines += ["model:", "  backbone: efficientnet_lite0        # `finetune backbones` lists all"]
     lines += _size(listing)

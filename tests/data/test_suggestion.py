@@ -167,6 +167,8 @@ def test_a_wrapper_is_opened_and_said(tmp_path: Path):
     assert f"the class folders are those in {folder / 'set/inner'}" in text
     assert open_dataset(found.data, seed=0).classes == ("cat", "dog")
     assert open_dataset(config.DataConfig(folder=folder), seed=0).root == folder / "set" / "inner"
+    in_memory = config.load_config(config_source(folder))
+    assert any("the class folders are those in" in text for text in open_dataset(in_memory.data, seed=0).warnings)
     split = fill(tmp_path / "again", {f"set/{split}/{c}": 3 for c in ("cat", "dog") for split in ("train", "test")})
     assert open_dataset(loaded(split, tmp_path / "q.yaml")[0].data, seed=0).classes == ("cat", "dog")
 
