@@ -6,7 +6,7 @@ over each other), and a few validation images with their predictions and what sp
 confusion matrix and the validation images as points (see `projector`); at the end of all what HPARAMS compares. When
 the config asks for it (`tensorboard:`), histograms and profiles too. `finetune tensorboard` shows it.
 
-The page sorts its charts by name, and these names put curves before single numbers: accuracy, loss, step, summary.
+The page sorts its charts by name, and these names put curves first: accuracy, loss, step, summary, validation.
 """
 
 import errno
@@ -50,6 +50,7 @@ HPARAMS = (  # what people vary, and a table can still show
     "augment.preset", "head.epochs", "head.batch_size", "head.learning_rate", "head.optimizer", "fine_tune.unfreeze",
     "fine_tune.epochs", "fine_tune.batch_size", "fine_tune.learning_rate", "fine_tune.optimizer",
 )  # fmt: skip
+VARIED = ("model.backbone", "head.learning_rate", "fine_tune.unfreeze", "fine_tune.learning_rate")  # the first columns
 HPARAMS_FILE = ".hparams"  # how the name of the event file ends that `write_hparams` replaces
 PROFILED = (3, 8)  # steps of a phase that the profile begins before and ends after; the first ones only warm up
 
@@ -100,7 +101,7 @@ class TensorBoard(Callback):
                 tf.summary.scalar(f"{name}/training", logs[name])
                 tf.summary.scalar(f"{name}/validation", logs[f"validation_{name}"])
             if self._samples is not None and len(self._samples.indices):
-                _write_image("samples", self._samples.sheet())
+                _write_image("validation/samples", self._samples.sheet())
             if self.histograms:
                 _write_histograms(self.trainer)
 
@@ -111,7 +112,7 @@ class TensorBoard(Callback):
         with _explain_write_errors(self.folder), self._writer.as_default(step=trainer.state.step):
             metrics = task.metrics(task.probabilities(logits), truth, trainer.classifier.classes, 0.5)
             for name, png in class_figure(metrics).items():
-                _write_image(f"{name}/{result.name}", png)
+                _write_image(f"validation/{name}/{result.name}", png)
         predicted = dict(zip(indices.tolist(), label_type.decide(logits, 0.0), strict=True))
         self._add_to_projector(result.name, predicted)
 
@@ -189,8 +190,8 @@ def write_hparams(
             # Without this list of columns, every scalar of the run would be one.
             metrics = [MetricInfo(name=MetricName(tag=f"summary/{split}_accuracy")) for split in ("validation", "test")]
             settings = [
-                HParamInfo(name=name, type=_hparam_type(values.get(name)))
-                for name in {**dict.fromkeys(HPARAMS), **values}
+                HParamInfo(name=key, type=_hparam_type(values.get(key)), differs=key in (also or VARIED))
+                for key in {**dict.fromkeys(HPARAMS), **values}
             ]
             columns = experiment_pb(settings, metrics)
             for summary in (columns, session_start_pb(values, group_name=name), session_end_pb(STATUS_SUCCESS)):

@@ -243,7 +243,11 @@ def test_tensorboard_has_the_config_and_images(board, story):
     assert step == 0
     shown = text.item().decode()
     assert all(line.strip() in shown for line in story.run.config_yaml.read_text().splitlines())
-    expected = {"samples": [6, 12, 18, 24, 30], "confusion/head": [18], "confusion/fine_tune": [30]}
+    expected = {
+        "validation/samples": [6, 12, 18, 24, 30],
+        "validation/confusion/head": [18],
+        "validation/confusion/fine_tune": [30],
+    }
     for tag, steps in expected.items():
         assert [at for at, _ in board[tag]] == steps
         for _, (width, height, png) in board[tag]:
