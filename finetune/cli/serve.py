@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from finetune.cli.options import add_classifier
+from finetune.cli.options import DEFAULT_BACKBONE
 from finetune.utils import Terminal, UsageError, require_packages
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ PACKAGES = ("fastapi", "fastapi_offline", "uvicorn", "multipart", "prometheus_cl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: finetune serve runs/flowers-1, then curl -F file=@rose.jpg http://127.0.0.1:8000/predict"
-    add_classifier(parser)
+    text = "a run or the name of a backbone (default: %(default)s)"
+    parser.add_argument("model", nargs="?", default=DEFAULT_BACKBONE, metavar="RUN|BACKBONE", help=text)
     text = "0.0.0.0 lets other computers connect (default: %(default)s)"
     parser.add_argument("--host", default="127.0.0.1", help=text)
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
