@@ -56,24 +56,29 @@ class StoredFile:
 
 
 def resolve_weights(
-    row: Backbone, source: str | Path, *, top: bool, progress: ProgressCallback | None = None
+    row: Backbone,
+    source: str | Path,
+    *,
+    top: bool,
+    download: bool = True,
+    progress: ProgressCallback | None = None,
 ) -> Weights | None:
     """The weights that `source` stands for: "imagenet", "none" (None is returned) or a file of the user's.
 
-    With `top`, they have the 1000-class head; without, they may have it (`has_top`). WeightsError says what
-    is missing, damaged or refused, and what to do.
+    With `top`, they have the 1000-class head; without, they may have it (`has_top`). Without `download`, None stands
+    for weights that can be downloaded too. WeightsError says what is missing, damaged or refused, and what to do.
     """
     if source == "none" or (source == "imagenet" and not (row.top or row.no_top)):
         return None
     if source != "imagenet":
         return _check_users_file(row, Path(source), top)
-    return _resolve_published(row, (row.top,) if top else (row.no_top, row.top), progress)
+    return _resolve_published(row, (row.top,) if top else (row.no_top, row.top), progress, download=download)
 
 
 def _resolve_published(
-    row: Backbone, choice: Iterable[WeightFile | None], progress: ProgressCallback | None
-) -> Weights:
-    """The first of `choice` that is undamaged on this machine, else the first, downloaded."""
+    row: Backbone, choice: Iterable[WeightFile | None], progress: ProgressCallback | None, *, download: bool = True
+) -> Weights | None:
+    """The first of `choice` that is undamaged on this machine, else the first, downloaded; without `download`, None."""
     files = [file for file in choice if file]
     problems: list[str] = []
     for file in files:
@@ -82,6 +87,8 @@ def _resolve_published(
                 return _check_published(row, file, place, path)
             except WeightsError as error:
                 problems.append(str(error))
+    if not download and files[0].url and not is_offline():
+        return None
     return _download(row, files[0], problems, progress)
 
 
@@ -204,7 +211,8 @@ def list_weights() -> tuple[StoredFile, ...]:
 def fetch_weights(name: str, *, progress: ProgressCallback | None = None) -> tuple[Weights, ...]:
     """All weight files of the network `name`, with and without head, downloaded unless they are here."""
     row = find_backbone(name)
-    return tuple(_resolve_published(row, [file], progress) for file in (row.top, row.no_top) if file)
+    found = (_resolve_published(row, [file], progress) for file in (row.top, row.no_top) if file)
+    return tuple(weights for weights in found if weights)
 
 
 def verify_weights() -> tuple[tuple[StoredFile, str | None], ...]:

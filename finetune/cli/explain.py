@@ -44,18 +44,19 @@ def run(arguments: argparse.Namespace) -> None:
     terminal, figure = Terminal(quiet=arguments.quiet), arguments.figure
     paths = find_inputs(arguments.inputs, terminal.warn)  # before TensorFlow: a wrong path is reported at once
     from finetune.evaluation import explain_image, find_class, make_explainer
-    from finetune.models import Prediction, load_classifier
+    from finetune.models import Prediction, load_classifier, read_spec
 
     refuse_existing(figure, arguments.overwrite)
+    spec = read_spec(arguments.model)
+    target = None if arguments.target is None else find_class(arguments.target, spec.classes, spec.ids)
+    files = file_names(paths, arguments.output, "" if target is None else spec.classes[target])
+    for file in () if figure else files:
+        refuse_existing(file, arguments.overwrite)
     classifier = load_classifier(arguments.model)
     if classifier.warning:
         terminal.warn(classifier.warning)
-    target = None if arguments.target is None else find_class(arguments.target, classifier.classes, classifier.ids)
     make_explainer(classifier)  # refuses a network without a feature map, before anything is written
-    files = file_names(paths, arguments.output, "" if target is None else classifier.classes[target])
     if not figure:
-        for file in files:
-            refuse_existing(file, arguments.overwrite)
         with explain_os_errors(arguments.output):
             arguments.output.mkdir(parents=True, exist_ok=True)
     problems: list[Prediction] = []

@@ -9,6 +9,9 @@ from .load import (
     shipped_configs as shipped_configs,
 )
 from .schema import (
+    MAX_HIDDEN as MAX_HIDDEN,
+    MAX_IMAGE_SIZE as MAX_IMAGE_SIZE,
+    MAX_WIDTH as MAX_WIDTH,
     AugmentConfig as AugmentConfig,
     Config as Config,
     DataConfig as DataConfig,

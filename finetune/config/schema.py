@@ -30,6 +30,8 @@ from finetune.config.values import (
 from finetune.utils import ConfigError
 
 VERSION = 2  # of the config format; grows when an old file would mean something else
+MAX_IMAGE_SIZE = 2048  # pixels; what a model file may claim too, so that whatever is trained can be loaded
+MAX_HIDDEN, MAX_WIDTH = 8, 65536  # hidden layers of the head, and neurons in one
 DATA_SOURCES = ("folder", "csv", "tfds", "builtin")
 ONE_WORD = {"model": "backbone", "augment": "preset"}  # sections that may be a single word, which sets this key
 
@@ -160,10 +162,12 @@ class ModelConfig(Section):
 
     backbone: str = option("efficientnet_lite0", "pretrained network; `finetune backbones` lists them")
     weights: WeightsChoice = option("imagenet", "imagenet, none (random start) or the path of a weight file")
-    image_size: Whole | None = option(None, "side of the square input; absent: the network's own", le=4096)
+    image_size: Whole | None = option(None, "side of the square input; absent: the network's own", le=MAX_IMAGE_SIZE)
     resize: Literal["crop", "squash", "pad"] = option("crop", "how an image becomes square: cut, distort, or add bars")
     pooling: Literal["avg", "max", "gem"] = option("avg", "how the feature map becomes one vector")
-    hidden: tuple[Annotated[Whole, Field(ge=1, le=65536)], ...] = option((), "widths of hidden layers in the head")
+    hidden: tuple[Annotated[Whole, Field(ge=1, le=MAX_WIDTH)], ...] = option(
+        (), "widths of hidden layers in the head", max_length=MAX_HIDDEN
+    )
     cosine: bool = option(False, "classify by the angle between features and class, not their length", strict=True)
     dropout: Number = option(0.2, "fraction of the features dropped while training the head", ge=0, lt=1)
     batch_norm: Literal["frozen", "train", "recalibrate"] = option(

@@ -19,9 +19,9 @@ from finetune.evaluation.explain import explain_image, overlay_heatmap
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.evaluation.report import ReportData
 from finetune.evaluation.tasks import Metrics, task_for
-from finetune.models import Classifier, load_classifier
+from finetune.models import Classifier, ClassifierSpec, load_classifier, read_spec
 from finetune.runs import Run, open_run
-from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError
+from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError, did_you_mean
 
 HALF = 0.5  # the threshold of a label where none was fitted
 
@@ -151,14 +151,15 @@ def evaluate_classifier(
     classifier does not know, and when the images of the run have changed.
     """
     terminal = terminal or Terminal(quiet=True)
-    classifier = load_classifier(source)
+    spec = read_spec(source)  # a mistake is answered before TensorFlow starts
     with terminal.stage("Checking the images") as update:
         if data_source is None:
             dataset = open_run_images(source, split, update)
         else:
-            config, classes = labelled_source(classifier, source, data_source)
+            config, classes = labelled_source(spec, source, data_source)
             dataset = open_labelled_dataset(config, classes, split=split, progress=update)
             split = "test"
+    classifier = load_classifier(source)
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
     indices = dataset.indices(split)
@@ -182,28 +183,29 @@ def open_run_images(source: str | Path, split: str, progress: ProgressCallback) 
     return dataset
 
 
-def labelled_source(classifier: Classifier, model: str | Path, source: str | Path) -> tuple[DataConfig, Sequence[str]]:
+def labelled_source(spec: ClassifierSpec, model: str | Path, source: str | Path) -> tuple[DataConfig, Sequence[str]]:
     """Where the labelled images of `source` are, and how it calls the classes: by their names or their WordNet ids."""
     text, path = str(source), Path(source).absolute()
     config_yaml = Path(model) / "config.yaml"
     trained_on = load_config(config_yaml).data if config_yaml.is_file() else None
-    if classifier.spec.multi_label:
+    if spec.multi_label:
         if not path.is_file():
             raise DataError(
                 f"{model} gives an image any number of labels, and {path} is no CSV with the true ones.",
                 hint="--data takes a table like that of the training: path,label with a|b in a cell, or label columns.",
             )
         if trained_on is None:
-            return DataConfig(csv=path, multi_label=True), classifier.classes
+            return DataConfig(csv=path, multi_label=True), spec.classes
         # The columns are those of the new table too.
-        return trained_on.model_copy(update={"csv": path, "classes": None, "held_out": "test"}), classifier.classes
+        return trained_on.model_copy(update={"csv": path, "classes": None, "held_out": "test"}), spec.classes
     if text.startswith("tfds:"):
         config = DataConfig(tfds=text.removeprefix("tfds:"))
     elif path.exists():
         level = trained_on.class_level if trained_on else 1
         config = DataConfig(folder=path, class_level=level) if path.is_dir() else DataConfig(csv=path)
     else:
+        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else ())
         hint = "--data takes a folder of class folders, or a CSV."
-        raise DataError(f"{path}: no such folder or table.", hint=hint)
-    by_id = set(list_source(config).classes) <= set(classifier.ids)
-    return config, classifier.ids if by_id else classifier.classes
+        raise DataError(f"{path}: no such folder or table.{near}", hint=hint)
+    by_id = set(list_source(config).classes) <= set(spec.ids)
+    return config, spec.ids if by_id else spec.classes

@@ -38,7 +38,7 @@ from .predictor import (
     make_prediction as make_prediction,
     predict_images as predict_images,
 )
-from .saving import load_classifier as load_classifier
+from .saving import load_classifier as load_classifier, read_spec as read_spec
 from .spec import ClassifierSpec as ClassifierSpec, RiskCoveragePoint as RiskCoveragePoint, transform_of as transform_of
 from .writers import (
     CsvWriter as CsvWriter,

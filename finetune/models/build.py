@@ -70,18 +70,25 @@ def build_classifier(
 
 def load_pretrained(name: str) -> Classifier:
     """The ImageNet network `name` with its own head. Raises WeightsError when its weights cannot be had."""
+    spec = pretrained_spec(name)
+    source = resolve_weights(find_backbone(name), "imagenet", top=True)
+    assert source is not None  # see `pretrained_spec`
+    classifier = build_network(spec, name=spec.backbone)
+    _fill(classifier, classifier.model.output, source)
+    return classifier
+
+
+def pretrained_spec(name: str) -> ClassifierSpec:
+    """What `load_pretrained` builds. Raises WeightsError, without TensorFlow, when its weights cannot be had."""
     row = find_backbone(name)
-    classes = tuple(entry.name for entry in imagenet_classes())
-    spec = ClassifierSpec(backbone=row.name, image_size=row.size, pooling="imagenet", classes=classes)
-    source = resolve_weights(row, "imagenet", top=True)
-    if source is None:
+    if row.top is None:
         raise WeightsError(
             f"{row.name} has no ImageNet weights, so it cannot predict the 1000 classes.",
             hint="`finetune backbones` lists the networks that can.",
         )
-    classifier = build_network(spec, name=row.name)
-    _fill(classifier, classifier.model.output, source)
-    return classifier
+    resolve_weights(row, "imagenet", top=True, download=False)
+    classes = tuple(entry.name for entry in imagenet_classes())
+    return ClassifierSpec(backbone=row.name, image_size=row.size, pooling="imagenet", classes=classes)
 
 
 def build_network(spec: ClassifierSpec, *, name: str, seed: int = 0, available: float = math.inf) -> Classifier:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.backbones import Backbone, Block, find_backbone, find_blocks, imagenet_classes
+from finetune.backbones import Backbone, Block, find_backbone, find_blocks
 from finetune.data import LabelType, Transform, image_batches, image_reader, pad_batch
 from finetune.models.inference import activate, inference_function
 from finetune.models.inputs import find_inputs
@@ -50,10 +50,7 @@ class Classifier:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """WordNet ids of the 1000 ImageNet classes; empty strings for classes of the user's own."""
-        if self.spec.pretrained:
-            return tuple(entry.id for entry in imagenet_classes())
-        return ("",) * len(self.classes)
+        return self.spec.ids
 
     @property
     def classes(self) -> tuple[str, ...]:

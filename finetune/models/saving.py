@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from finetune.backbones import check_h5, shape_counts
-from finetune.models.build import build_network, load_pretrained
+from finetune.models.build import build_network, load_pretrained, pretrained_spec
 from finetune.models.classifier import SPEC_MEMBER, Classifier
 from finetune.models.spec import FORMAT, ClassifierSpec
 from finetune.utils import ConfigError, WeightsError, did_you_mean, printable
@@ -38,20 +38,37 @@ def load_classifier(source: str | Path) -> Classifier:
     Nothing in the file is executed: the network is built from the backbone registry and only numbers are read.
     Raises WeightsError for files that are damaged or of other programs, ConfigError for unknown names.
     """
-    path = Path(source)
-    if path.is_dir():
-        if not (path / "model.keras").exists():
-            raise _no_model(path)
-        return _open(path / "model.keras", name=path.name)
-    if path.suffix == ".keras" or path.is_file():
-        return _open(path, name=path.stem)
-    if path.parent != Path("."):
-        near = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    path = _find_model_file(Path(source))
+    if path is None:
+        return load_pretrained(str(source))
+    return _open(path, name=Path(source).name if Path(source).is_dir() else path.stem)
+
+
+def read_spec(source: str | Path) -> ClassifierSpec:
+    """What the classifier is that `load_classifier` would load. Its mistakes are answered here without TensorFlow."""
+    path = _find_model_file(Path(source))
+    if path is None:
+        return pretrained_spec(str(source))
+    return _read_archive(path)[0]
+
+
+def _find_model_file(source: Path) -> Path | None:
+    """The model file that `source` is or holds; None for what can only be the name of a backbone."""
+    if source.is_dir():
+        if not (source / "model.keras").exists():
+            raise _no_model(source)
+        return source / "model.keras"
+    if source.suffix == ".keras" or source.is_file():
+        if not source.is_file():
+            raise WeightsError(f"{source}: no such file.", hint="Give a run directory or a .keras file.")
+        return source
+    if source.parent != Path("."):
+        near = [str(entry) for entry in source.parent.iterdir()] if source.parent.is_dir() else []
         raise WeightsError(
-            f"{path}: no such run or model.{did_you_mean(str(path), near)}",
+            f"{source}: no such run or model.{did_you_mean(str(source), near)}",
             hint="Give a run directory, a .keras file, or the name of a backbone (finetune backbones).",
         )
-    return load_pretrained(str(source))
+    return None
 
 
 def _no_model(folder: Path) -> WeightsError:
@@ -66,16 +83,18 @@ def _no_model(folder: Path) -> WeightsError:
     )
 
 
-def _open(path: Path, *, name: str) -> Classifier:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file.", hint="Give a run directory or a .keras file.")
+def _read_archive(path: Path) -> tuple[ClassifierSpec, bytes]:
+    """The spec and the weights, an HDF5 file."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive.infolist())
-            spec = _read_spec(path, archive.read(SPEC_MEMBER))
-            content = archive.read("model.weights.h5")
+            return _parse_spec(path, archive.read(SPEC_MEMBER)), archive.read("model.weights.h5")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(_damaged(path, error)) from None
+
+
+def _open(path: Path, *, name: str) -> Classifier:
+    spec, content = _read_archive(path)
     try:
         classifier = build_network(spec, name=name, available=len(content) // 4)
     except WeightsError as error:
@@ -107,7 +126,7 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path}: damaged, or not a model of finetune ({path.stat().st_size} bytes, starts with {start!r}; {error})."
 
 
-def _read_spec(path: Path, text: bytes) -> ClassifierSpec:
+def _parse_spec(path: Path, text: bytes) -> ClassifierSpec:
     """Check every value before anything is built from it."""
     try:
         spec = ClassifierSpec.from_json(text)

@@ -11,15 +11,14 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from finetune.backbones import Backbone, find_backbone
+from finetune.backbones import Backbone, find_backbone, imagenet_classes
+from finetune.config import MAX_HIDDEN, MAX_IMAGE_SIZE, MAX_WIDTH
 from finetune.data import MULTICLASS, MULTILABEL, LabelType, Transform
 
 FORMAT = 1
 MAX_CLASSES = 100_000
 MAX_NAME = 1000  # letters in a class name
-MAX_SIZE = 2048  # pixels
 MAX_POINTS = 1000  # of the risk-coverage table
-MAX_HIDDEN = 8  # layers
 
 
 def _check_name(name: str) -> str:
@@ -30,7 +29,7 @@ def _check_name(name: str) -> str:
 
 Probability = Annotated[float, Field(ge=0, le=1.0001, allow_inf_nan=False)]  # rounding may give a little above 1
 ClassName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_check_name)]
-Width = Annotated[int, Field(ge=1, le=65536)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
 
 class RiskCoveragePoint(NamedTuple):
@@ -47,7 +46,7 @@ class ClassifierSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
-    image_size: int = Field(ge=1, le=MAX_SIZE)
+    image_size: int = Field(ge=1, le=MAX_IMAGE_SIZE)
     resize: Literal["crop", "squash", "pad"] = "crop"
     pooling: Literal["avg", "max", "gem", "imagenet"] = "avg"  # "imagenet": the network's own 1000-class head
     dropout: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
@@ -89,6 +88,13 @@ class ClassifierSpec(BaseModel):
     def pretrained(self) -> bool:
         """Whether the head is the network's own, for the 1000 classes of ImageNet."""
         return self.pooling == "imagenet"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """WordNet ids of the 1000 ImageNet classes; empty strings for classes of the user's own."""
+        if self.pretrained:
+            return tuple(entry.id for entry in imagenet_classes())
+        return ("",) * len(self.classes)
 
     @property
     def label_type(self) -> LabelType:

@@ -206,9 +206,9 @@ def describe_pair(pair: SimilarPair, dataset: Dataset) -> dict[str, Any]:
 def check_config(config: Config, *, compute_features: bool = False, terminal: Terminal | None = None) -> CheckResult:
     """Check everything that a training of `config` needs, and run one step of every phase.
 
-    Problems are collected, not raised. With `compute_features` the features are computed and cached as the training
-    would do, which then finds them. Near-duplicates are recognised by fingerprints and, where features are cached, by
-    these too.
+    Problems are collected, not raised. Without images or weights no step is tried, and they are told at once. With
+    `compute_features` the features are computed and cached as the training would do, which then finds them.
+    Near-duplicates are recognised by fingerprints and, where features are cached, by these too.
     """
     terminal = terminal or Terminal(quiet=True)
     problems: list[FinetuneError] = []
@@ -221,13 +221,7 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
         weights = resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False)
     with _collect(problems):
         _check_output(config)
-    if dataset is None or any(isinstance(problem, WeightsError) for problem in problems):
-        with _collect(problems):  # no step can be tried, but whether the phases fit the network
-            from finetune.training.dry_run import build_and_plan
-
-            model = config.model.model_copy(update={"weights": "none"})
-            build_and_plan(config.model_copy(update={"model": model}), config.data.classes or ("a", "b"))
-    else:
+    if dataset is not None and not any(isinstance(problem, WeightsError) for problem in problems):
         with _collect(problems), terminal.stage("Trying a step of each phase") as update:
             from finetune.training.dry_run import dry_run
 

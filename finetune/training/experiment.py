@@ -8,7 +8,7 @@ resuming a run in which nothing is done yet.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from finetune.evaluation import (
     write_report,
 )
 from finetune.models import Classifier, FeatureRequest, build_classifier
-from finetune.runs import ReadOnlyRun, Run, create_run
+from finetune.runs import ReadOnlyRun, Run, create_run, refuse_run_folder
 from finetune.training.budget import keep_to_budget
 from finetune.training.callbacks import Callback, ProgressLogger
 from finetune.training.distributed.features import prepare_shared_features
@@ -85,12 +85,17 @@ def train_config(config: Config, *, command: Sequence[str] = (), terminal: Termi
     """
     terminal = terminal or Terminal(quiet=True)
     watch = Stopwatch()
-    with stop_on_signals() as stop, use_devices(config.device) as group:
-        with group.synchronized():
+    row, weights = find_backbone(config.model.backbone), config.model.weights
+    with stop_on_signals() as stop, ExitStack() as stack:
+        with process_group().synchronized():
+            # Mistakes come to light before the long part begins, and before TensorFlow starts.
+            refuse_run_folder(config.output, config.data.folder)
+            resolve_weights(row, weights, top=False, download=False)
             with watch.time("reading"), terminal.stage("Checking the images") as update:
                 dataset = open_dataset(config.data, seed=config.seed, progress=stoppable(update, stop))
+            group = stack.enter_context(use_devices(config.device))
             config, decisions = fill_open_keys(config, data_facts(dataset, config.device))
-            resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False)  # or no run begins
+            resolve_weights(row, weights, top=False)  # or no run begins
             # Inside a folder of classes a run would become a class; beside a table it does no harm.
             run = create_run(config.output, config.name, config=dump_config(config), data_root=config.data.folder)
         with _working_on(run, watch):
@@ -122,19 +127,16 @@ def resume_run(
     terminal = terminal or Terminal(quiet=True)
     config = load_config(run.config_yaml)
     watch = Stopwatch(read_run_facts(run).get("seconds"))
-    with (
-        stop_on_signals() as stop,
-        use_devices(config.device) as group,
-        _working_on(run, watch, break_lock=break_lock),
-    ):
-        with group.synchronized(), watch.time("reading"), terminal.stage("Checking the images") as update:
+    with stop_on_signals() as stop, _working_on(run, watch, break_lock=break_lock):
+        with process_group().synchronized(), watch.time("reading"), terminal.stage("Checking the images") as update:
             progress = stoppable(update, stop, how_to_resume(run))
             if run.splits_csv.exists():
                 dataset = _reopen_data(run, config, accept_changes, progress)
             else:  # killed before the splits were written
                 dataset = open_dataset(config.data, seed=config.seed, progress=progress)
                 _write_data(run, dataset)
-        return train_and_evaluate(RunContext(run, config, dataset, watch, stop, terminal, group))
+        with use_devices(config.device) as group:
+            return train_and_evaluate(RunContext(run, config, dataset, watch, stop, terminal, group))
 
 
 def train_as_follower() -> None:

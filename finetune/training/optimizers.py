@@ -42,7 +42,7 @@ def build_optimizer(settings: PhaseConfig, total_steps: int) -> Any:
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NO_DECAY)
     average_once_per_step(optimizer)
-    if settings.schedule == "plateau" and isinstance(schedule, WarmUp):
+    if settings.schedule == "plateau" and not isinstance(schedule, float):
         optimizer.rate_after_warmup = schedule.after  # the optimizer then counts it among its variables
     return optimizer
 
@@ -76,22 +76,26 @@ def learning_rate_schedule(settings: PhaseConfig, total_steps: int) -> Any:
             falling = keras.Variable(peak, trainable=False, name="rate_after_warmup")
         case _:
             falling = peak
-    return WarmUp(falling, peak, warm) if warm else falling
+    return warm_up(falling, peak, warm) if warm else falling
 
 
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Rises in a straight line from 0 to `peak` over `steps` steps, then follows `after` (Goyal et al. 2017)."""
+def warm_up(after: Any, peak: float, steps: int) -> Any:
+    """A schedule that rises in a straight line from 0 to `peak` over `steps` steps, then follows `after`, a rate or a
+    schedule (Goyal et al. 2017)."""
 
-    def __init__(self, after: Any, peak: float, steps: int) -> None:
-        self.after, self.peak, self.steps = after, peak, steps
+    class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # in here: Keras starts late
+        def __init__(self) -> None:
+            self.after = after
 
-    def __call__(self, step: Any) -> Any:
-        at = tf.cast(step, tf.float32)
-        falling = self.after(at - self.steps) if callable(self.after) else self.after
-        return tf.where(at < self.steps, self.peak * at / self.steps, falling)
+        def __call__(self, step: Any) -> Any:
+            at = tf.cast(step, tf.float32)
+            falling = after(at - steps) if callable(after) else after
+            return tf.where(at < steps, peak * at / steps, falling)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"after": self.after, "peak": self.peak, "steps": self.steps}
+        def get_config(self) -> dict[str, Any]:
+            return {"after": after, "peak": peak, "steps": steps}
+
+    return WarmUp()
 
 
 def lower_learning_rate(optimizer: Any, settings: PhaseConfig, epoch: int, waited: int) -> None:

@@ -105,7 +105,7 @@ def _train(
 ) -> "Result":
     from finetune.training.experiment import resume_run, train_config
 
-    stop.check()  # a signal may have come while TensorFlow was loading
+    stop.check()  # a signal may have come meanwhile
     if isinstance(target, Config):
         return train_config(target, command=command, terminal=terminal)
     return resume_run(

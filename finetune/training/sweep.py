@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.backbones import find_backbone, resolve_weights
 from finetune.config import Config, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, open_dataset
 from finetune.evaluation import display_path
@@ -95,6 +96,8 @@ def run_sweep(
     terminal = terminal or Terminal(quiet=True)
     folder = (folder or OUTPUT / config.name).absolute()
     refuse_run_folder(folder, config.data.folder)
+    if {"model.backbone", "model.weights"}.isdisjoint(dimension.key for dimension in space):
+        resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False, download=False)
     with stop_on_signals() as stop, quiet_optuna(), explain_database_errors(storage):
         with terminal.stage("Checking the images") as update:
 
