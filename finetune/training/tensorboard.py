@@ -33,7 +33,6 @@ from tensorboard.plugins.hparams.api_pb2 import (
 )
 from tensorboard.plugins.hparams.summary import experiment_pb, session_end_pb, session_start_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune.config import Config
 from finetune.evaluation import class_figure, task_for
@@ -268,6 +267,8 @@ def _forget_from(folder: Path, step: int) -> None:
     The first START that it meets it takes for the beginning, and ignores: hence two. Files are read in the order of
     their names, which begin with the second; `!` sorts before any name of a computer.
     """
+    from tensorboard.summary.writer.record_writer import RecordWriter  # takes 0.3 s, and is for resumed runs alone
+
     folder.mkdir(exist_ok=True)
     now = time.time()
     version = Event(wall_time=now, file_version="brain.Event:2")
