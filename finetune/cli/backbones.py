@@ -13,7 +13,7 @@ from rich.table import Table
 from finetune.backbones import BACKBONES, Backbone, BlockFacts, blocks_of, find_backbone
 from finetune.cli.options import add_figure, add_json, add_overwrite
 from finetune.cli.output import print_json
-from finetune.utils import Terminal, describe_device, format_bytes, refuse_existing, write_bytes
+from finetune.utils import Terminal, cache_folder, describe_device, format_bytes, refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from finetune.evaluation import Ranked
@@ -149,8 +149,8 @@ def print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
     }
     if row.top and row.top.url:
         usage["Without network:"] = (
-            f"finetune weights fetch {row.name} on a machine that has one, then copy the files it names "
-            f"to this path here"
+            f"finetune weights fetch {row.name} on a machine that has one, then copy the files that it names "
+            f"to {cache_folder() / 'weights'} here"
         )
     for title, command in usage.items():
         console.print(f"[dim]{title:<18}[/]{command}", soft_wrap=True)

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(result.to_json())
     else:
-        print_check(result, arguments.config)
+        print_check(result, [arguments.config, *arguments.overrides])
     if folder:
         with explain_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

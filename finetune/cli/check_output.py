@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from finetune.data import SPLITS, Dataset
 from finetune.training import CheckResult
-from finetune.utils import format_bytes, format_duration, printable, result_console
+from finetune.utils import format_bytes, format_duration, printable, result_console, shell_command
 
 if TYPE_CHECKING:
     from finetune.training import DryRun  # its import starts TensorFlow, which a wrong data set must not wait for
@@ -20,8 +20,8 @@ BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 30  # characters
 
 
-def print_check(result: CheckResult, source: str) -> None:
-    """`source` is the config as it was named on the command line."""
+def print_check(result: CheckResult, words: Sequence[str]) -> None:
+    """`words` are the config and its overrides, as they were typed."""
     console = result_console()
     for title, lines in _sections(result):
         for number, line in enumerate(lines):
@@ -29,7 +29,7 @@ def print_check(result: CheckResult, source: str) -> None:
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if not result.problems:
-        console.print(f"\nNo problems. Train it: finetune train {escape(printable(source))}")
+        console.print(f"\nNo problems. Train it: {escape(shell_command('finetune', 'train', *words))}")
     elif len(result.problems) > 1:
         console.print(f"\n{len(result.problems)} problems, listed below.")
 

@@ -10,14 +10,24 @@ A new command is such a file and a line in `COMMANDS`. Only the file of the comm
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 import finetune
 from finetune.cli.options import add_common
-from finetune.utils import FinetuneError, PartlyDone, ResourceError, exits_at_once, separate_stderr, show_start
+from finetune.utils import (
+    FinetuneError,
+    PartlyDone,
+    ResourceError,
+    did_you_mean,
+    exits_at_once,
+    separate_stderr,
+    show_start,
+)
 
 COMMANDS = {
     "train": "train a classifier",
@@ -78,22 +88,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest of the right words beside a wrong one."""
+
+    def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(wrong[1], re.findall(r"[^', ]+", wrong[2]))
+        super().error(message)
+
+
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser with all commands; only those named in `words` have their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="finetune",
         description="Transfer learning for image classification, from one YAML file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(debug=False, words=list(words))
+    parser.set_defaults(debug=False, words=list(words), parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in words:
             import_module(f"finetune.cli.{name}").add_arguments(command)
             add_common(command)
+            command.set_defaults(parser=command)
     return parser
 
 
@@ -102,7 +122,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = build_parser(words)
     arguments, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or "=" not in word or "overrides" not in arguments]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options = re.findall(r"--[\w-]+", arguments.parser.format_usage())
+        near = did_you_mean(unknown[0].partition("=")[0], options)
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}.{near}")
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     return arguments

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from finetune.cli.options import add_images_per_class, add_json, add_model
 from finetune.cli.output import print_json
-from finetune.utils import Terminal, format_interval, printable, result_console
+from finetune.utils import Terminal, format_interval, printable, result_console, shell_command
 
 if TYPE_CHECKING:
     from finetune.evaluation import Survey
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_json(survey.to_json())
         return
     print_survey(survey)
-    terminal.say(f"Next: finetune init {printable(arguments.folder)}")
+    terminal.say(f"Next: {shell_command('finetune', 'init', arguments.folder)}")
 
 
 def print_survey(survey: "Survey") -> None:

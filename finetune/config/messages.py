@@ -42,6 +42,8 @@ def explain_error(problem: ErrorDetails, root: type[BaseModel], text: str) -> st
         return f"is missing; expected {expected}"
     if annotation in (str, Path) and text:
         return f"YAML reads {text} as {_shorten(value)}; quote it: '{text}'"
+    if kind == "too_long":
+        return f"expected {expected}, not of {len(value)}."
     if kind == "finite_number":
         expected += " and finite"
     choices = map(str, get_args(annotation)) if get_origin(annotation) is Literal else ()
@@ -85,7 +87,11 @@ def _expectation(annotation: Any, limits: Any) -> str:
     if get_origin(annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) is tuple:
-        return "a list" if get_args(annotation)[0] in NOUNS else "a mapping, a list of mappings or none"
+        item = get_args(annotation)[0]
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return "a mapping, a list of mappings or none"
+        most = next((limit.max_length for limit in limits if hasattr(limit, "max_length")), None)
+        return "a list" if most is None else f"a list of at most {most}"
     if annotation not in NOUNS:
         return f"a mapping with keys such as {', '.join(list(annotation.model_fields)[:4])}"
     bounds = []

@@ -305,6 +305,14 @@ class Config(Section):
     cache: Literal["auto", "memory", "disk", "off"] = option("auto", "where computed features are kept")
     tensorboard: TensorBoardConfig = option(TensorBoardConfig(), "what TensorBoard shows beyond the usual")
 
+    def longer(self) -> str:
+        """The override that doubles the epochs of the last phase which has any: `fine_tune.epochs=24`."""
+        phases: dict[str, PhaseConfig] = {"head": self.head}
+        for number, phase in enumerate(self.fine_tune):
+            phases["fine_tune" if len(self.fine_tune) == 1 else f"fine_tune.{number}"] = phase
+        key = next((key for key in reversed(phases) if phases[key].epochs), "head")
+        return f"{key}.epochs={2 * phases[key].epochs or 10}"
+
     @model_validator(mode="before")
     @classmethod
     def _expand_short_forms(cls, values: Any) -> Any:

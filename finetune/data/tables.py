@@ -160,6 +160,9 @@ def _read_csv(table: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[
                     yield last + 1, dict(zip(columns, row, strict=False))
                 last = 1 + reader.line_num
     except OSError as error:
-        raise DataError(f"{printable(table)} cannot be read: {error.strerror or error}") from None
+        near = ""
+        if isinstance(error, FileNotFoundError) and table.parent.is_dir():
+            near = did_you_mean(table.name, [entry.name for entry in table.parent.iterdir()])
+        raise DataError(f"{printable(table)} cannot be read: {error.strerror or error}.{near}") from None
     except csv.Error as error:
         raise DataError(f"{printable(table)} is not a CSV table: {error}") from None

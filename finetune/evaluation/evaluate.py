@@ -21,7 +21,7 @@ from finetune.evaluation.report import ReportData
 from finetune.evaluation.tasks import Metrics, task_for
 from finetune.models import Classifier, ClassifierSpec, load_classifier, read_spec
 from finetune.runs import Run, open_run
-from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError, did_you_mean
+from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError, did_you_mean, shell_command
 
 HALF = 0.5  # the threshold of a label where none was fitted
 
@@ -123,10 +123,11 @@ def report_evidence(
         },
         config_yaml=dump_config(config),
         commands=[
-            f"finetune predict IMAGES --model {where}",
-            f"finetune evaluate {where} --data NEW_IMAGES",
-            f"finetune train {where / 'config.yaml'} head.epochs={config.head.epochs}   # with any value changed",
-            f"finetune tensorboard {where.parent}",
+            shell_command("finetune", "predict", "IMAGES", "--model", where),
+            shell_command("finetune", "evaluate", where, "--data", "NEW_IMAGES"),
+            shell_command("finetune", "train", where / "config.yaml", config.longer())
+            + "   # or any other value changed",
+            shell_command("finetune", "tensorboard", where.parent),
         ],
         read_thumbnail=lambda path: read_square(path, Transform(160, resize="crop", crop=1.0)),
         read_overlay=read_overlay,
@@ -174,7 +175,7 @@ def open_run_images(source: str | Path, split: str, progress: ProgressCallback) 
     if not (Path(source) / "splits.csv").exists():
         raise UsageError(
             f"{source} has no images of its own to be measured on.",
-            hint=f"Give labelled ones: finetune evaluate {source} --data FOLDER",
+            hint=f"Give labelled ones: {shell_command('finetune', 'evaluate', source, '--data', 'FOLDER')}",
         )
     run = open_run(Path(source))
     dataset = reopen_dataset(load_config(run.config_yaml).data, run.splits_csv, run.classes_txt, progress=progress)

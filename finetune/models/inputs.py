@@ -71,6 +71,6 @@ def _no_input(given: str) -> DataError:
         return DataError(f"{shown}: no images in this folder.", hint=KNOWN)
     if glob.has_magic(given):
         return DataError(f"{shown}: this pattern matches no file.")
-    folder, name = os.path.split(given)
+    folder, name = os.path.split(given.rstrip(os.sep))
     near = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     return DataError(f"{shown}: no such file or folder.{did_you_mean(name, near)}")

@@ -18,7 +18,7 @@ from finetune.backbones import check_h5, shape_counts
 from finetune.models.build import build_network, load_pretrained, pretrained_spec
 from finetune.models.classifier import SPEC_MEMBER, Classifier
 from finetune.models.spec import FORMAT, ClassifierSpec
-from finetune.utils import ConfigError, WeightsError, did_you_mean, printable
+from finetune.utils import ConfigError, WeightsError, did_you_mean, printable, shell_command
 
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5", SPEC_MEMBER}  # what `save` writes, and no more
 MAX_SPEC = 4_000_000  # bytes of the spec: a hundred thousand names
@@ -79,7 +79,7 @@ def _no_model(folder: Path) -> WeightsError:
         )
     return WeightsError(
         f"{folder}: this directory holds no model.keras.",
-        hint=f"An unfinished run is continued with: finetune train --resume {folder}",
+        hint=f"An unfinished run is continued with: {shell_command('finetune', 'train', '--resume', folder)}",
     )
 
 

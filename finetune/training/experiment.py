@@ -50,7 +50,6 @@ from finetune.training.start_checks import (
     try_one_batch,
 )
 from finetune.training.summary import print_end, print_start
-from finetune.training.tensorboard import Profiler, TensorBoard, write_hparams
 from finetune.utils import (
     FinetuneError,
     ProgressCallback,
@@ -60,6 +59,7 @@ from finetune.utils import (
     format_duration,
     keras,
     peak_memory_mb,
+    shell_command,
     stop_on_signals,
     tf,
     write_text,
@@ -330,7 +330,7 @@ def _reopen_data(run: Run, config: Config, accept_changes: bool, progress: Progr
         run.classes_txt,
         accept_changes=accept_changes,
         hint=f"bring them back, or continue with what is there now:\n"
-        f"  finetune train --resume {display_path(run.path)} --accept-data-change",
+        f"  {shell_command('finetune', 'train', '--resume', display_path(run.path), '--accept-data-change')}",
         progress=progress,
     )
     if accept_changes and dataset.warnings:

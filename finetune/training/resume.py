@@ -19,7 +19,7 @@ from pathlib import Path
 from finetune.config import Config, as_in_run, dump_config, flatten_config, load_config
 from finetune.data import config_source
 from finetune.runs import Run, open_run
-from finetune.utils import FinetuneError, UsageError, write_text
+from finetune.utils import FinetuneError, UsageError, shell_command, write_text
 
 MAY_CHANGE = {"data.folder", "data.csv", "cache", "device"}
 OUTPUT = Path("runs")
@@ -121,9 +121,10 @@ def _finished_error(run: Run, config: Config) -> UsageError:
     phases = ", ".join(
         f"{phase['name']} {phase['epochs']} of {epochs}" for phase, epochs in zip(run.phases, planned, strict=False)
     )
+    longer = shell_command("finetune", "train", run.config_yaml, config.longer())
     return UsageError(
         f"{run.path} is done, {sum(done)} of {sum(planned)} epochs ({phases}).",
-        hint=f"To train longer, start a new run: finetune train {run.config_yaml} head.epochs={2 * planned[0]}",
+        hint=f"To train longer, start a new run: {longer}",
     )
 
 

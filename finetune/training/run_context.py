@@ -14,7 +14,7 @@ from finetune.evaluation import display_path
 from finetune.runs import Run
 from finetune.training.distributed.group import ProcessGroup
 from finetune.training.run_journal import Stopwatch
-from finetune.utils import ProgressCallback, Stop, Terminal
+from finetune.utils import ProgressCallback, Stop, Terminal, shell_command
 
 STAGE_TITLES = {
     "building": "Building the network",
@@ -72,4 +72,5 @@ def stoppable(update: ProgressCallback, stop: Stop, hint: str = "") -> ProgressC
 
 
 def how_to_resume(run: Run) -> str:
-    return f"Everything up to here is saved. Go on with: finetune train --resume {display_path(run.path)}"
+    command = shell_command("finetune", "train", "--resume", display_path(run.path))
+    return f"Everything up to here is saved. Go on with: {command}"

@@ -8,7 +8,7 @@ from finetune.evaluation import Metrics, PairedTest, display_path
 from finetune.models import Classifier
 from finetune.runs import Run
 from finetune.training.distributed.group import ProcessGroup
-from finetune.utils import Terminal, describe_device
+from finetune.utils import Terminal, describe_device, shell_command
 
 
 def print_start(
@@ -57,4 +57,5 @@ def print_end(
     stages = ", ".join(f"{stage} {duration:.1f} s" for stage, duration in seconds.items())
     say(f"Time: {stages}; {sum(seconds.values()):.0f} s in all")
     say(f"Report: {folder / 'report.html'}   model: {folder / 'model.keras'}")
-    say(f"Next: finetune predict IMAGES --model {folder}      finetune tensorboard {folder.parent}")
+    predict = shell_command("finetune", "predict", "IMAGES", "--model", folder)
+    say(f"Next: {predict}      {shell_command('finetune', 'tensorboard', folder.parent)}")

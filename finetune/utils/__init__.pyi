@@ -73,4 +73,5 @@ from .text import (
     format_interval as format_interval,
     format_percent as format_percent,
     printable as printable,
+    shell_command as shell_command,
 )

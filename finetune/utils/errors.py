@@ -94,9 +94,12 @@ class Stopped(FinetuneError):
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
-    """` Did you mean 'learning_rate'?` for the nearest of `choices`, or `` when none is near."""
+    """` Did you mean 'learning_rate'?` for the nearest of `choices` (of `lr` too), or `` when none is near."""
     by_lower = {choice.lower(): choice for choice in choices}
+    initials = {"".join(part[:1] for part in name.split("_")): name for name in by_lower if "_" in name}
     near = get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.6)
+    if word.lower() in initials:
+        near = [initials[word.lower()]]
     return f" Did you mean {' or '.join(repr(by_lower[name]) for name in near)}?" if near else ""
 
 

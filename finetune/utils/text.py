@@ -5,15 +5,22 @@ format_percent(0.943)                            '94.3%'
 format_interval(metrics.accuracy, n=240)         '94.3% (95 % interval 91.4% to 96.2%, n = 240)'
 format_duration(5400)                            '1.5 h'
 format_count(1200, "image")                      '1,200 images'
+shell_command("finetune", "train", "my photos")  "finetune train 'my photos'"
 """
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Protocol
 
 MISSING = "-"  # shown where there is no number
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins with one of these
+
+
+def shell_command(*words: object) -> str:
+    """A command to be copied into a shell: words with spaces and the like are quoted."""
+    return shlex.join(printable(str(word)) for word in words)
 
 
 def format_bytes(size: float) -> str:

@@ -38,7 +38,11 @@ def test_it_lists_and_draws(typed, config_file, own_images, tmp_path):
         assert drawn.width > drawn.height
     assert "Wrote" in err
     assert typed("check", config_file, "--figures", figures)[0] == 2
-    assert typed("check", config_file, "fine_tune=null", "--figures", figures, "--overwrite")[0] == 0
+    code, out, _ = typed(
+        "check", config_file, "fine_tune=null", "data.classes=[blue, red]", "--figures", figures, "--overwrite"
+    )
+    assert code == 0
+    assert out.endswith(f"finetune train {config_file} fine_tune=null 'data.classes=[blue, red]'\n")  # what was checked
 
 
 @pytest.mark.slow

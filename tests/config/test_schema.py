@@ -115,3 +115,19 @@ def test_every_key_is_described():
     for model in (SplitConfig, DataConfig, ModelConfig, AugmentConfig, HeadConfig, FineTuneConfig, Config):
         assert model.__doc__
         assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        ("head: {epochs: 10}", "head.epochs=20"),
+        ("head: {epochs: 0}", "head.epochs=10"),
+        ("head: {epochs: 0}\nfine_tune: {epochs: 12}", "fine_tune.epochs=24"),
+        ("fine_tune: [{epochs: 3}, {epochs: 4}]", "fine_tune.1.epochs=8"),
+        ("head: {epochs: 5}\nfine_tune: {epochs: 0}", "head.epochs=10"),
+    ],
+)
+def test_the_override_to_train_longer(text: str, override: str):
+    config = load(DIGITS + text)
+    assert config.longer() == override
+    assert load(DIGITS + text, override) != config

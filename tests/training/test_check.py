@@ -79,12 +79,11 @@ def test_all_problems_are_listed_at_once(settings, own_images):
     shutil.copy(own_images / "red" / "01.png", own_images / "blue" / "same.png")
     settings["data"]["leaks"] = "error"
     settings["model"]["weights"] = str(own_images / "absent.h5")
-    settings["fine_tune"]["unfreeze"] = "no_such_layer"
     settings["output"] = str(own_images / "runs")
     result = check_config(load_config(settings))
-    assert kinds(result) == [DataError, DataError, WeightsError, ConfigError, ConfigError]
+    assert kinds(result) == [DataError, DataError, WeightsError, ConfigError]  # without weights no step is tried
     message = "\n".join(map(str, result.problems))
-    for words in ("bad.png", "same.png (", "absent.h5", "inside the data folder", "no_such_layer"):
+    for words in ("bad.png", "same.png (", "absent.h5", "inside the data folder"):
         assert words in message
     assert result.exit_code == 3
     assert result.dataset is not None  # of the readable images
@@ -97,11 +96,11 @@ def test_the_same_files_are_reported_once(settings, own_images):
     assert kinds(check_config(load_config(settings))) == [DataError]
 
 
-def test_without_data_the_rest_is_checked(settings, tmp_path):
+def test_without_data_the_rest_is_checked_as_far_as_no_network_is_needed(settings, tmp_path):
     settings["data"] = {"folder": str(tmp_path / "nowhere")}
-    settings["fine_tune"]["unfreeze"] = "no_such_layer"
+    settings["model"]["weights"] = str(tmp_path / "absent.h5")
     result = check_config(load_config(settings))
-    assert kinds(result) == [DataError, ConfigError]
+    assert kinds(result) == [DataError, WeightsError]
     assert (result.dataset, result.dry_run, result.seconds, result.to_json()["data"]) == (None, None, {}, None)
 
 

@@ -17,6 +17,7 @@ def test_stopped_has_the_exit_code_of_its_signal() -> None:
 def test_near_names_are_suggested() -> None:
     assert did_you_mean("Epoch", ["epochs", "batch_size"]) == " Did you mean 'epochs'?"
     assert did_you_mean("xyz", ["epochs"]) == ""
+    assert did_you_mean("lr", ["learning_rate", "layer_decay"]) == " Did you mean 'learning_rate'?"  # its initials
 
 
 def test_packages_that_are_missing_are_named_with_the_command() -> None:

@@ -14,6 +14,7 @@ from finetune.utils import (
     format_interval,
     format_percent,
     printable,
+    shell_command,
 )
 
 
@@ -73,3 +74,8 @@ def test_a_name_cannot_disturb_the_terminal() -> None:
 def test_a_spreadsheet_runs_no_cell(text: str) -> None:
     assert csv_cell(text) == f"'{text}"
     assert csv_cell(f"a{text}") == f"a{text}"
+
+
+def test_commands_can_be_copied_into_a_shell() -> None:
+    command = shell_command("finetune", "train", "my runs/a-1", "head.epochs=5", "data.classes=[a, b]")
+    assert command == "finetune train 'my runs/a-1' head.epochs=5 'data.classes=[a, b]'"
