@@ -50,6 +50,7 @@ from finetune.training.start_checks import (
     try_one_batch,
 )
 from finetune.training.summary import print_end, print_start
+from finetune.training.tensorboard import Profiler, TensorBoard, write_hparams
 from finetune.utils import (
     FinetuneError,
     ProgressCallback,

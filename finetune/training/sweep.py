@@ -48,6 +48,7 @@ from finetune.training.sweep_study import (
     retry_dead_trials,
     retry_trial,
 )
+from finetune.training.tensorboard import write_hparams
 from finetune.training.trial_cache import TrialTrainer
 from finetune.utils import (
     ConfigError,

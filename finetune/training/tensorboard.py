@@ -31,7 +31,6 @@ from tensorboard.plugins.hparams.api_pb2 import (
     MetricInfo,
     MetricName,
 )
-from tensorboard.plugins.hparams.summary import experiment_pb, session_end_pb, session_start_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from finetune.config import Config
@@ -179,6 +178,8 @@ def write_hparams(
     `also` are settings beyond those of HPARAMS (a sweep may vary anything). `folder` is that of the training; what was
     written there before of this kind is replaced.
     """
+    from tensorboard.plugins.hparams.summary import experiment_pb, session_end_pb, session_start_pb  # starts TensorFlow
+
     with _explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(f"events.out.tfevents.*{HPARAMS_FILE}"):
