@@ -5,4 +5,5 @@ from .run import (
     create_run as create_run,
     open_run as open_run,
     refuse_run_folder as refuse_run_folder,
+    refuse_taken as refuse_taken,
 )

@@ -18,6 +18,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -183,22 +184,22 @@ class ReadOnlyRun(Run):
         return self.checkpoints / step_name
 
 
-def create_run(output: Path, name: str, *, config: str = "", data_root: Path | None = None) -> Run:
-    """Make a run folder `output/<name>-<n>`, n one more than the highest there; never one that exists.
+def create_run(
+    output: Path, name: str, *, config: str = "", data_root: Path | None = None, path: Path | None = None
+) -> Run:
+    """Make a run folder `output/<name>-<n>`, n one more than the highest there, or `path`; never one that exists.
 
     It appears whole, with `config` as its config.yaml, so that a run that exists can always be resumed. `data_root` is
     a folder whose subfolders are read as classes; a run in it would become one of them. Raises ConfigError for a place
-    or name that cannot be meant, ResourceError where files cannot be safely written.
+    or name that cannot be meant, UsageError if `path` exists, ResourceError where files cannot be safely written.
     """
     if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name):
         raise ConfigError(f"{name!r} cannot be the name of a run", hint="Use letters, digits, '-' and '_'.")
-    refuse_run_folder(output, data_root)
-    with explain_os_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(output)
-        pattern = re.compile(re.escape(name) + r"-(\d+)")
-        matches = map(pattern.fullmatch, subfolder_names(output))
-        number = max((int(match[1]) for match in matches if match), default=0)
+    refuse_run_folder(path or output, data_root)
+    parent = path.absolute().parent if path else output
+    with explain_os_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent)
 
     def write(folder: Path) -> None:
         run = Run(folder)
@@ -208,16 +209,35 @@ def create_run(output: Path, name: str, *, config: str = "", data_root: Path | N
         if config:
             write_text(run.config_yaml, config)
 
-    while True:
-        number += 1
-        run = Run(output / f"{name}-{number}")
+    for folder in [path] if path else _numbered_folders(output, name):
         try:
-            atomic_write_folder(run.path, write)
+            atomic_write_folder(folder, write)
         except ResourceError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 continue  # another process was faster
             raise
-        return run
+        return Run(folder)
+    raise _taken(path or output)
+
+
+def refuse_taken(path: Path) -> None:
+    """UsageError if `path` cannot become a run folder, because something is there already."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> UsageError:
+    hint = "Give another --run-dir, or resume the run that is there with --resume."
+    return UsageError(f"{path} exists already.", hint=hint)
+
+
+def _numbered_folders(output: Path, name: str) -> Iterator[Path]:
+    """`output/<name>-<n>` for every n above those that are there."""
+    with explain_os_errors(output):
+        matches = map(re.compile(re.escape(name) + r"-(\d+)").fullmatch, subfolder_names(output))
+        highest = max((int(match[1]) for match in matches if match), default=0)
+    for number in itertools.count(highest + 1):
+        yield output / f"{name}-{number}"
 
 
 def open_run(path: Path) -> Run:

@@ -31,7 +31,7 @@ from finetune.evaluation import (
     write_report,
 )
 from finetune.models import Classifier, FeatureRequest, build_classifier
-from finetune.runs import ReadOnlyRun, Run, create_run, refuse_run_folder
+from finetune.runs import ReadOnlyRun, Run, create_run, refuse_run_folder, refuse_taken
 from finetune.training.budget import keep_to_budget
 from finetune.training.callbacks import Callback, ProgressLogger
 from finetune.training.distributed.features import prepare_shared_features
@@ -78,8 +78,10 @@ class Result:
     paired: PairedTest | None  # is the difference between the two more than chance?
 
 
-def train_config(config: Config, *, command: Sequence[str] = (), terminal: Terminal | None = None) -> Result:
-    """Trains what `config` describes in a new run folder.
+def train_config(
+    config: Config, *, command: Sequence[str] = (), run_dir: Path | None = None, terminal: Terminal | None = None
+) -> Result:
+    """Trains what `config` describes in a new run folder: `run_dir`, or one with a number in the config's `output`.
 
     Raises ConfigError, DataError, WeightsError or ResourceError before anything long has begun where that is
     possible, and Stopped when asked to stop; the run can then be resumed.
@@ -90,7 +92,9 @@ def train_config(config: Config, *, command: Sequence[str] = (), terminal: Termi
     with stop_on_signals() as stop, ExitStack() as stack:
         with process_group().synchronized():
             # Mistakes come to light before the long part begins, and before TensorFlow starts.
-            refuse_run_folder(config.output, config.data.folder)
+            refuse_run_folder(run_dir or config.output, config.data.folder)
+            if run_dir:
+                refuse_taken(run_dir)
             resolve_weights(row, weights, top=False, download=False)
             with watch.time("reading"), terminal.stage("Checking the images") as update:
                 dataset = open_dataset(config.data, seed=config.seed, progress=stoppable(update, stop))
@@ -98,7 +102,8 @@ def train_config(config: Config, *, command: Sequence[str] = (), terminal: Termi
             config, decisions = fill_open_keys(config, data_facts(dataset, config.device))
             resolve_weights(row, weights, top=False)  # or no run begins
             # Inside a folder of classes a run would become a class; beside a table it does no harm.
-            run = create_run(config.output, config.name, config=dump_config(config), data_root=config.data.folder)
+            text, root = dump_config(config), config.data.folder
+            run = create_run(config.output, config.name, config=text, data_root=root, path=run_dir)
         with _working_on(run, watch):
             chosen = [str(decision) for decision in decisions]
             write_run_facts(

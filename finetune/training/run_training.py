@@ -10,6 +10,7 @@ of this one (`distributed.cluster`). TensorFlow is not loaded before it is known
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config import Config, load_config
@@ -40,6 +41,7 @@ class TrainingRequest:
     resume: str | None
     accept_data_change: bool
     break_lock: bool
+    run_dir: Path | None
 
     def find(self) -> "Run | Config":
         """The run to resume, or the config of a new one. Raises UsageError, and what `find_run_to_resume` raises."""
@@ -50,10 +52,14 @@ class TrainingRequest:
                 "train needs a config, or a folder or table of images.",
                 hint="For example: finetune train photos/     or the shipped: finetune train digits",
             )
-        if self.resume is not None:
+        if self.run_dir and self.resume:
+            raise UsageError("--resume RUN and --run-dir both name a run.", hint="Give --resume alone with --run-dir.")
+        if self.resume is not None and not (self.run_dir and not self.run_dir.exists()):
             from finetune.training.resume import find_run_to_resume  # with NumPy: a wrong config is reported at once
 
-            run = find_run_to_resume(self.resume or None, self.config, self.overrides, break_lock=self.break_lock)
+            named = str(self.run_dir) if self.run_dir else None
+
+            run = find_run_to_resume(self.resume or named, self.config, self.overrides, break_lock=self.break_lock)
             if run is not None:
                 return run
         source = config_source(self.config or self.resume or "", self.overrides)
@@ -73,31 +79,28 @@ def run_training(
     resume: str | None = None,
     accept_data_change: bool = False,
     break_lock: bool = False,
-    nproc: int = 1,
-    assert_accuracy: float | None = None,
+    run_dir: Path | None = None,
     words: Sequence[str] = (),
     quiet: bool = False,
-) -> int:
-    """Trains `config` in a new run, or continues the run `resume` ("": the newest unfinished one); returns 0.
+) -> "Result | None":
+    """Trains `config` in a new run (the folder `run_dir`, if given), or continues the run `resume` ("": the newest
+    unfinished one, or that in `run_dir`).
 
-    `nproc` processes of this machine train together: they are started with the `words` of the command line, and the
-    exit code is theirs. Raises what a training raises, and CheckFailed for a test accuracy below `assert_accuracy`.
+    Of processes that train together, only rank 0 has a result. Raises what a training raises. `words` are those of the
+    command line, noted in the run.
     """
-    if nproc > 1:
-        return run_local_processes(nproc, _without_option(words, "--nproc"))
-    request = TrainingRequest(config, overrides, resume, accept_data_change, break_lock)
+    request = TrainingRequest(config, overrides, resume, accept_data_change, break_lock, run_dir)
     command, terminal = ["finetune", *words], Terminal(quiet=quiet)
     with survive_closed_output(), stop_on_signals() as stop:
         place = find_process_place()
         if place.world_size > 1:
-            result = _train_as_one_of_several(place, request, command, terminal, stop)
-        else:
-            result = _train(request.find(), request, command, terminal, stop)
-        if result is not None:
-            from finetune.evaluation import require_accuracy
+            return _train_as_one_of_several(place, request, command, terminal, stop)
+        return _train(request.find(), request, command, terminal, stop)
 
-            require_accuracy(result.metrics.accuracy if result.metrics else None, assert_accuracy)
-    return 0
+
+def train_on_this_machine(nproc: int, words: Sequence[str]) -> int:
+    """Start the command of these `words` as `nproc` processes that train together; returns their exit code."""
+    return run_local_processes(nproc, _without_option(words, "--nproc"))
 
 
 def _train(
@@ -107,7 +110,7 @@ def _train(
 
     stop.check()  # a signal may have come meanwhile
     if isinstance(target, Config):
-        return train_config(target, command=command, terminal=terminal)
+        return train_config(target, command=command, run_dir=request.run_dir, terminal=terminal)
     return resume_run(
         target, terminal=terminal, break_lock=request.break_lock, accept_changes=request.accept_data_change
     )

@@ -40,9 +40,25 @@ def test_it_trains_with_overrides_behind_options_and_asserts_an_accuracy(typed, 
     words = ["train", config_file, "--output", runs, "--quiet", "head.epochs=1", "head.learning_rate=1e-9"]
     code, out, err = typed(*words, "--assert-accuracy", 1)
     assert code == 7
-    assert out == ""
-    assert "accuracy" in err
     run = runs / "colours-1"
+    assert out == f"{run}\n"  # all that --quiet prints, for scripts
+    assert "accuracy" in err
     assert load_config(run / "config.yaml").head.epochs == 1
     typed_words = [*map(str, words), "--assert-accuracy", "1"]
     assert json.loads((run / "run.json").read_text())["command"] == ["finetune", *typed_words]
+
+
+@pytest.mark.slow
+def test_a_script_names_the_run_and_reads_what_came_of_it(typed, settings, tmp_path):
+    config_file, run = tmp_path / "colours.yaml", tmp_path / "nightly"
+    config_file.write_text(dump_config(load_config(settings | {"fine_tune": None})))
+    words = ["train", config_file, "--run-dir", run, "--resume", "--json", "head.epochs=1"]
+    code, out, _ = typed(*words)  # nothing to resume yet: it begins
+    assert code == 0
+    told = json.loads(out)
+    assert told["run"] == str(run)
+    assert {"run": told["run"], **json.loads((run / "report.json").read_text())} == told
+    code, out, err = typed(*words)
+    assert (code, out) == (2, "")
+    assert f"{run} is done" in err
+    assert f"finetune train {run / 'config.yaml'} head.epochs=2" in err

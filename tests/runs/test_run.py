@@ -33,6 +33,18 @@ def test_new_run_says_not_started(run: Run) -> None:
     assert again.phases == [{"name": "head", "seconds": 1.5}]
 
 
+def test_a_run_in_a_named_folder(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "runs", "flowers", path=tmp_path / "deep" / "nightly")
+    assert run.path == tmp_path / "deep" / "nightly"
+    assert open_run(run.path).status == "not started"
+    assert not (tmp_path / "runs").exists()
+    for path in (run.path, tmp_path / "deep"):
+        with pytest.raises(UsageError, match="exists already"):
+            create_run(tmp_path / "runs", "flowers", path=path)
+    (tmp_path / "empty").mkdir()
+    assert create_run(tmp_path / "runs", "flowers", path=tmp_path / "empty").status == "not started"
+
+
 def test_processes_that_start_together_get_different_folders(tmp_path: Path) -> None:
     code = """
 import sys
