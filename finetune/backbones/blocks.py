@@ -53,7 +53,7 @@ def find_blocks(backbone: Any) -> list[Block]:
     for entering, layers in _segments(backbone):
         kernels = [layer for layer in layers if _has_kernel(layer)]
         # A lone 1x1 convolution to no more channels is how an inverted residual (MobileNetV2, EfficientNet) ends.
-        pointwise = len(kernels) == 1 and getattr(kernels[0], "kernel_size", None) == (1, 1)
+        pointwise = len(kernels) == 1 and set(_kernel_size(kernels[0])) == {1}
         projects = pointwise and kernels[0].output.shape[-1] <= kernels[0].input.shape[-1]
         begins = bool(kernels) and not projects
         if not groups or (begins and _is_complete(groups[-1][1])):
@@ -94,9 +94,15 @@ def _segments(model: Any) -> list[tuple[Any, list[Any]]]:
 def _is_complete(layers: list[Any]) -> bool:
     """Whether they have a kernel larger than 1x1, and no depthwise convolution without the pointwise one after it."""
     kernels = [layer for layer in layers if _has_kernel(layer)]
-    spatial = any(max(getattr(layer, "kernel_size", (1,))) > 1 for layer in kernels)
+    spatial = any(max(_kernel_size(layer), default=1) > 1 for layer in kernels)
     merged = bool(layers) and isinstance(layers[-1], keras.layers.Add | keras.layers.Concatenate)
     return spatial and (merged or not isinstance(kernels[-1], keras.layers.DepthwiseConv2D))
+
+
+def _kernel_size(layer: Any) -> tuple[int, ...]:
+    """The sides of its kernel, none for a dense layer. A layer of the user's own may have them as one number."""
+    size = getattr(layer, "kernel_size", ())
+    return (size,) if isinstance(size, int) else tuple(size)
 
 
 def _has_kernel(layer: Any) -> bool:

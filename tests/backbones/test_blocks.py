@@ -67,3 +67,11 @@ def test_a_classifier_has_the_blocks_of_the_catalogue(name):
 
     built = build_classifier(config.ModelConfig(backbone=name, weights="none"), ["a", "b"])
     assert [block.name for block in built.blocks()] == [block.name for block in blocks.blocks_of(name)]
+
+
+def test_a_layer_of_the_users_own_may_have_one_number_as_its_kernel_size():
+    model, own = residual_network(), residual_network()
+    for layer in own.layers:
+        if hasattr(layer, "kernel_size"):
+            layer.kernel_size = layer.kernel_size[0]
+    assert [block.name for block in blocks.find_blocks(own)] == [block.name for block in blocks.find_blocks(model)]

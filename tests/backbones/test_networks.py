@@ -364,3 +364,19 @@ def test_users_older_whole_model_with_other_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(backbone.get_layer("block2_conv").kernel, author.get_layer("block2_conv").kernel)
     with pytest.raises(WeightsError, match="1000 classes"):
         weights.resolve_weights(row, path, top=True)
+
+
+def _attention() -> keras.Model:
+    """Its projections have biases with two axes (heads, features), which begin as zeros."""
+    x = keras.Input((4, 6))
+    return keras.Model(x, keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x))
+
+
+def test_honest_zeros_of_a_bias_are_weights_and_those_of_a_kernel_are_not() -> None:
+    model, filled = _attention(), _attention()
+    arrays = filled.get_layer("attention").get_weights()
+    networks.set_weights(model, {"attention": arrays}, what="a file")
+    for weight, expected in zip(model.get_layer("attention").get_weights(), arrays, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    with pytest.raises(WeightsError, match="nothing but zeros in its kernel"):
+        networks.set_weights(model, {"attention": [np.zeros_like(arrays[0]), *arrays[1:]]}, what="a file")
