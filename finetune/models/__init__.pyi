@@ -2,6 +2,7 @@ from .build import (
     build_classifier as build_classifier,
     build_network as build_network,
     load_pretrained as load_pretrained,
+    new_spec as new_spec,
 )
 from .classifier import SPEC_MEMBER as SPEC_MEMBER, Classifier as Classifier
 from .feature_cache import (

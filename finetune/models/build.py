@@ -42,9 +42,21 @@ def build_classifier(
     Raises WeightsError when the weights cannot be had, ConfigError when the size does not fit the backbone, or for what
     could be trained and not be loaded again (see `ClassifierSpec`).
     """
+    row, spec = find_backbone(config.backbone), new_spec(config, classes, multi_label=multi_label)
+    source = resolve_weights(row, config.weights, top=False)
+    with _seeded(seed):  # the head's first values, and a backbone without weights
+        classifier = build_network(spec, name=row.name, seed=seed)
+    if source is not None:
+        _fill(classifier, classifier.feature_map, source)
+    classifier.model.trainable = False
+    return classifier
+
+
+def new_spec(config: ModelConfig, classes: Sequence[str], *, multi_label: bool = False) -> ClassifierSpec:
+    """What `build_classifier` builds. Raises ConfigError, without TensorFlow, for what could not be loaded again."""
     row = find_backbone(config.backbone)
     try:
-        spec = ClassifierSpec(
+        return ClassifierSpec(
             backbone=row.name,
             image_size=config.image_size or row.size,
             resize=config.resize,
@@ -59,13 +71,6 @@ def build_classifier(
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"a classifier cannot be saved with this {where}: {problem['msg']}.") from None
-    source = resolve_weights(row, config.weights, top=False)
-    with _seeded(seed):  # the head's first values, and a backbone without weights
-        classifier = build_network(spec, name=row.name, seed=seed)
-    if source is not None:
-        _fill(classifier, classifier.feature_map, source)
-    classifier.model.trainable = False
-    return classifier
 
 
 def load_pretrained(name: str) -> Classifier:

@@ -30,7 +30,7 @@ from finetune.evaluation import (
     write_predictions,
     write_report,
 )
-from finetune.models import Classifier, FeatureRequest, build_classifier
+from finetune.models import Classifier, FeatureRequest, build_classifier, new_spec
 from finetune.runs import ReadOnlyRun, Run, create_run, refuse_run_folder, refuse_taken
 from finetune.training.budget import keep_to_budget
 from finetune.training.callbacks import Callback, ProgressLogger
@@ -98,6 +98,7 @@ def train_config(
             resolve_weights(row, weights, top=False, download=False)
             with watch.time("reading"), terminal.stage("Checking the images") as update:
                 dataset = open_dataset(config.data, seed=config.seed, progress=stoppable(update, stop))
+            new_spec(config.model, dataset.classes, multi_label=config.data.multi_label)
             group = stack.enter_context(use_devices(config.device))
             config, decisions = fill_open_keys(config, data_facts(dataset, config.device))
             resolve_weights(row, weights, top=False)  # or no run begins

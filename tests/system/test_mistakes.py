@@ -45,6 +45,16 @@ MISTAKES = [  # the command, its exit code, and words of the answer
     ("train table.yaml data.label_column=lable", 3, "table.csv: there is no column 'lable'. Did you mean 'label'?"),
     ("train table.yaml data.path_column=file", 3, "table.csv: there is no column 'file'. It has: path, label, split"),
     ("train bad_split.yaml", 3, "'vaildation'"),
+    (
+        "train table.yaml data.label_column=lines",
+        2,
+        "cannot be saved with this classes.0: Value error, holds characters",
+    ),
+    (
+        "train table.yaml data.label_column=long",
+        2,
+        "cannot be saved with this classes.0: String should have at most 1000",
+    ),
     ("train photos.yaml model.weights=w.h5", 4, "{here}/w.h5: there is no such weight file"),
     (f"train photos.yaml model={ABSENT}", 4, f"the ImageNet weights of {ABSENT} are not on this machine"),
     (f"train photos.yaml --run-dir {RUN}", 2, "runs/photos-1 exists already"),
@@ -99,10 +109,13 @@ def folder(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("mistakes")
     for name, source in (("cat", "blue"), ("dog", "green"), ("owl", "red")):
         shutil.copytree(images / source, folder / "photos" / name, ignore=lambda _, files: sorted(files)[10:])
-    rows = [[path, path.parent.name, "train"] for path in sorted((folder / "photos").glob("*/*"))]
-    for name, last in (("table.csv", "test"), ("bad_split.csv", "vaildation")):
-        with (folder / name).open("w", newline="") as file:
-            csv.writer(file).writerows([["path", "label", "split"], *rows[1:], [*rows[0][:2], last]])
+    for table, split in (("table.csv", ""), ("bad_split.csv", "vaildation")):
+        rows = [["path", "label", "split", "lines", "long"]]
+        for path in sorted((folder / "photos").glob("*/*")):
+            name = path.parent.name
+            rows.append([path, name, split, f"{name}\n{name}", name * 400])
+        with (folder / table).open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
     model = "model: {backbone: tiny, weights: none}\n"
     (folder / "photos.yaml").write_text(f"data: {{folder: photos}}\n{model}")
     (folder / "table.yaml").write_text(f"data: {{csv: table.csv}}\n{model}")
