@@ -46,11 +46,6 @@ MISTAKES = [  # the command, its exit code, and words of the answer
     ("train table.yaml data.path_column=file", 3, "table.csv: there is no column 'file'. It has: path, label, split"),
     ("train bad_split.yaml", 3, "'vaildation'"),
     (
-        "train table.yaml data.label_column=lines",
-        2,
-        "cannot be saved with this classes.0: Value error, holds characters",
-    ),
-    (
         "train table.yaml data.label_column=long",
         2,
         "cannot be saved with this classes.0: String should have at most 1000",
@@ -110,10 +105,10 @@ def folder(tmp_path_factory, images):
     for name, source in (("cat", "blue"), ("dog", "green"), ("owl", "red")):
         shutil.copytree(images / source, folder / "photos" / name, ignore=lambda _, files: sorted(files)[10:])
     for table, split in (("table.csv", ""), ("bad_split.csv", "vaildation")):
-        rows = [["path", "label", "split", "lines", "long"]]
+        rows = [["path", "label", "split", "long"]]
         for path in sorted((folder / "photos").glob("*/*")):
             name = path.parent.name
-            rows.append([path, name, split, f"{name}\n{name}", name * 400])
+            rows.append([path, name, split, name * 400])
         with (folder / table).open("w", newline="") as file:
             csv.writer(file).writerows(rows)
     model = "model: {backbone: tiny, weights: none}\n"
