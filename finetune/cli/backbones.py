@@ -6,18 +6,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from finetune.backbones import BACKBONES, Backbone, BlockFacts, blocks_of, find_backbone
 from finetune.cli.options import add_figure, add_json, add_overwrite
-from finetune.cli.output import print_json
-from finetune.utils import Terminal, cache_folder, describe_device, format_bytes, refuse_existing, write_bytes
+from finetune.cli.output import print_json, print_table
+from finetune.utils import (
+    Terminal,
+    cache_folder,
+    describe_device,
+    format_bytes,
+    refuse_existing,
+    result_console,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     from finetune.evaluation import Ranked
 
+LAYERS_COUNTED = "layers as Keras counts them, BatchNorm, activations and additions too"
 SCALING = {
     "none": "inside the network",
     "tf": "pixel / 127.5 - 1",
@@ -72,18 +80,19 @@ def print_backbones(rows: Sequence[Backbone]) -> None:
     from finetune.backbones import list_weights
 
     on_disk = {stored.backbone for stored in list_weights() if stored.path}
-    table = Table(box=None, header_style="dim")
+    table = Table(box=None, header_style="dim", pad_edge=False)  # fits 80 columns
     table.add_column("name", no_wrap=True, min_width=max(len(row.name) for row in rows))
-    for title in ("size", "layers", "parameters", "top-1 %", "top-5 %"):
-        table.add_column(title, justify="right")
-    table.add_column("weights")
+    for title in ("size", "layers", "params", "top-1", "top-5"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
     for row in rows:
         place = "[green]here[/]" if row.name in on_disk else "download" if row.top and row.top.url else "extra"
         parameters, top1, top5 = f"{row.parameters / 1e6:.1f} M", _accuracy(row.top1), _accuracy(row.top5)
         table.add_row(row.name, str(row.size), str(row.layers), parameters, top1, top5, place)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("\n[dim]finetune backbones NAME describes one in full.[/]")
+    print_table(table)
+    console = result_console()
+    console.print(f"\n[dim]size in pixels; {LAYERS_COUNTED}; top-1 and top-5: ImageNet accuracy in %.[/]")
+    console.print("[dim]finetune backbones NAME describes one in full.[/]")
 
 
 # ------------------------------------------------------------------------------------------------------ one network
@@ -114,7 +123,7 @@ def print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
         "input": f"{row.size} x {row.size} RGB (at least {row.min_size} x {row.min_size})",
         "scaling": SCALING[row.scaling],
         "resizing": f"{row.interpolation}, central {row.crop:g} of the shorter side",
-        "layers": f"{row.layers}, in {len(blocks)} blocks and the head",
+        "layers": f"{row.layers}, in {len(blocks)} blocks and the head ({LAYERS_COUNTED})",
         "parameters": f"{row.parameters:,} with the 1000-class head, {row.backbone_parameters:,} without",
         "size": f"{format_bytes(row.parameters * 4)} of weights",
         "ImageNet top-1": f"{row.top1:.1f} %" if row.top1 else "not published",
@@ -139,8 +148,11 @@ def print_description(row: Backbone, blocks: Sequence[BlockFacts]) -> None:
     table.add_column(overflow="fold")  # a URL that is cut is no use
     for key, value in facts.items():
         table.add_row(f"[dim]{key}[/]", escape(value))
-    console = Console(highlight=False)
-    console.print(table, "", _block_table(blocks), "", sep="\n")
+    console = result_console()
+    print_table(table)
+    console.print()
+    print_table(_block_table(blocks))
+    console.print()
     usage = {
         "To unfreeze:": "finetune train CONFIG fine_tune.unfreeze='3 blocks'",
         "or from a layer:": f"finetune train CONFIG fine_tune.unfreeze={blocks[-1].name}",
@@ -188,8 +200,8 @@ def print_ranking(ranking: "Sequence[Ranked]", *, with_accuracy: bool) -> None:
             interval = f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})" if value else "too slow"
             cells = [interval, f"{row.n:,}", *cells]
         table.add_row(row.name, *cells)
-    console = Console(highlight=False)
-    console.print(table)
+    print_table(table)
+    console = result_console()
     remarks = [f"Images per second: the frozen part on {describe_device()}, 32 at a time, reading not counted."]
     if with_accuracy:
         remarks.append("Accuracy: logistic regression on frozen features, cross-validated on the same images.")

@@ -1,17 +1,29 @@
-"""How commands print: JSON, figures, and images that could not be read. Standard output is for results only."""
+"""How commands print: tables, JSON, figures, and images that could not be read. Standard output is for results only."""
 
 import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.utils import DataError, PartlyDone, printable
+from rich.measure import Measurement
+from rich.table import Table
+
+from finetune.utils import DataError, PartlyDone, printable, result_console
 
 if TYPE_CHECKING:
     from finetune.models import Prediction
 
 LISTED_PROBLEMS = 20
 FIGURE_IMAGES = 12  # more on one sheet could not be read
+
+
+def print_table(table: Table) -> None:
+    """Print `table`, as wide as it is in a file or pipe; only a terminal has an edge to keep to."""
+    console = result_console()
+    if not console.is_terminal:
+        unlimited = console.options.update(max_width=10_000)
+        console.width = Measurement.get(console, unlimited, table).maximum
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

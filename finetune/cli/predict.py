@@ -8,14 +8,16 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from finetune.cli.options import add_figure, add_json, add_model, add_overwrite, fraction, positive_int
 from finetune.cli.output import raise_for_unreadable
 from finetune.utils import Terminal, UsageError, csv_cell, refuse_existing, require_packages, stop_on_signals
 
 if TYPE_CHECKING:
-    from finetune.models import Classifier, PartialTable
+    from finetune.models import Classifier, PartialTable, TableLayout
+
+TOP = 5  # classes per image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a text file with the path of an image per line"
     which.add_argument("--list", type=Path, metavar="FILE", help=text)
     add_model(parser)
-    text = "classes per image (default: %(default)s)"
-    parser.add_argument("--top", type=positive_int, default=5, metavar="K", help=text)
+    text = f"classes per image (default: {TOP}; in a --long table, all)"
+    parser.add_argument("--top", type=positive_int, metavar="K", help=text)
     text = "with a trained run: predict the 1000 ImageNet classes too"
     parser.add_argument("--imagenet", action="store_true", help=text)
     text = "also name the WordNet category of the likeliest ImageNet class"
@@ -35,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = 'predict "unknown" where it is less sure than a precision of P needs, such as 0.98'
     parser.add_argument("--precision", type=fraction, metavar="P", help=text)
     add_json(parser, "print one JSON array on standard output")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row per image")
+    text = "write the --csv table with a row per image and class: path, rank, class, id, probability"
+    parser.add_argument("--long", action="store_true", help=text)
     text = "continue the --csv table of an interrupted predict"
     parser.add_argument("--resume", action="store_true", help=text)
     add_figure(parser, "draw the images with their predictions")
@@ -74,9 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
     classifiers = load_classifiers(arguments.model, imagenet=arguments.imagenet)
     if arguments.level:
         require_imagenet_ids(classifiers[0].ids)
+    top = arguments.top or (max(len(one.classes) for one in classifiers) if arguments.long else TOP)
     request = PredictionRequest(
         model=arguments.model,
-        top=arguments.top,
+        top=top,
         imagenet=arguments.imagenet,
         level=arguments.level,
         reject=_reject_below(classifiers[0], arguments.precision, terminal),
@@ -85,7 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
     for classifier in classifiers:
         if classifier.warning:
             terminal.warn(classifier.warning)
-    so_far = _rows_so_far(arguments, classifiers)
+    layout = _layout(classifiers, top, long=arguments.long, rejects=arguments.precision is not None)
+    so_far = _rows_so_far(arguments, classifiers[0], layout)
     if arguments.resume:
         terminal.say(f"{len(so_far.paths):,} of {len(paths):,} images have their row already")
     problems = so_far.problems
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     hint = f"Continue with the same command and --resume: {partial_path(arguments.csv)}" if arguments.csv else ""
     # All files are closed, even if one of them cannot be written; and while the bar is there, which stays below them.
     with stop_on_signals() as stop, terminal.stage("Predicting") as update, ExitStack() as stack:
-        outputs = open_outputs(stack, arguments, classifiers, so_far, detailed=len(paths) == 1)
+        outputs = open_outputs(stack, arguments, layout, so_far, detailed=len(paths) == 1)
         for number, prediction in enumerate(stream, 1):
             if prediction.error:
                 problems.append(prediction)
@@ -120,6 +126,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
     csv, may_exist = arguments.csv, arguments.overwrite or arguments.resume
     if arguments.resume and (not csv or arguments.json or arguments.figure or arguments.overwrite):
         raise UsageError("--resume continues a table: give --csv FILE, and none of --json, --figure, --overwrite.")
+    if arguments.long and not csv:
+        raise UsageError("--long is the form of a table: give --csv FILE too.")
     if arguments.engine == "ray":
         require_packages("--engine ray", "ray", "pyarrow", extra="ray")
     refuse_existing(arguments.figure, arguments.overwrite)
@@ -163,18 +171,26 @@ def _reject_below(classifier: "Classifier", precision: float | None, terminal: T
     return threshold
 
 
-def _rows_so_far(arguments: argparse.Namespace, classifiers: "Sequence[Classifier]") -> "PartialTable":
+def _layout(classifiers: "Sequence[Classifier]", top: int, *, long: bool, rejects: bool) -> "TableLayout":
+    """The columns of the table; in a long one `top` is exactly the rows of an image."""
+    from finetune.models import TableLayout
+
+    count = sum(min(top, len(one.classes)) for one in classifiers) if long else top * len(classifiers)
+    decision: Literal["", "labels", "predicted"] = "predicted" if rejects else ""
+    return TableLayout(count, long, "labels" if classifiers[0].spec.multi_label else decision)
+
+
+def _rows_so_far(arguments: argparse.Namespace, classifier: "Classifier", layout: "TableLayout") -> "PartialTable":
     """With --resume, the rows of the interrupted table; none otherwise. UsageError if another model wrote them."""
-    from finetune.models import UNKNOWN, PartialTable, read_partial
+    from finetune.models import PartialTable, read_partial
 
     if not arguments.resume:
         return PartialTable()
-    first = classifiers[0]
-    so_far = read_partial(arguments.csv, arguments.top * len(classifiers), first.spec.multi_label)
-    unknown_classes = so_far.classes - {UNKNOWN, *map(csv_cell, first.classes)}
+    so_far = read_partial(arguments.csv, layout)
+    unknown_classes = so_far.classes - set(map(csv_cell, classifier.classes))
     if unknown_classes:
         raise UsageError(
-            f"{so_far.file} was written with another model: {first.name} has no class {min(unknown_classes)!r}.",
+            f"{so_far.file} was written with another model: {classifier.name} has no class {min(unknown_classes)!r}.",
             hint="Give the same --model as then, or start again with --overwrite.",
         )
     return so_far

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from finetune.backbones import levels_sentence
 from finetune.cli.output import FIGURE_IMAGES, stack_figures
 from finetune.data import NO_LABEL, read_image
 from finetune.evaluation import draw_prediction
-from finetune.models import Classifier, JsonWriter, PartialTable, Prediction, open_table
+from finetune.models import JsonWriter, PartialTable, Prediction, TableLayout, open_table
 from finetune.utils import printable, result_console, write_bytes
 
 Output = Callable[[Prediction], object]
@@ -24,21 +24,19 @@ NAMED = 3  # classes per image in a list of many images
 def open_outputs(
     stack: ExitStack,
     arguments: argparse.Namespace,
-    classifiers: Sequence[Classifier],
+    layout: TableLayout,
     so_far: PartialTable,
     *,
     detailed: bool,
 ) -> list[Output]:
     """What is called with every prediction, as the options of the command say; `stack` closes the files.
 
-    `so_far` are the rows of the table that were written before an interruption. With `detailed`, the terminal shows
-    a table for the image instead of a line.
+    `so_far` are the rows of the table that were written before an interruption, `layout` its columns. With `detailed`,
+    the terminal shows a table for the image instead of a line.
     """
     outputs: list[Output] = []
     if arguments.csv:
-        columns = arguments.top * len(classifiers)
-        table = open_table(arguments.csv, columns, so_far, classifiers[0].spec.multi_label)
-        outputs.append(stack.enter_context(table).write)
+        outputs.append(stack.enter_context(open_table(arguments.csv, layout, so_far)).write)
     if arguments.figure:
         outputs.append(stack.enter_context(closing(FigureWriter(arguments.figure))).write)
     if arguments.json:
@@ -59,7 +57,7 @@ class FigureWriter:
         if prediction.error or len(self.drawn) >= FIGURE_IMAGES:
             return
         image = read_image(prediction.path, near=512)
-        bars = [(score.name, score.probability) for score in prediction.predictions]
+        bars = [(score.name, score.probability) for score in prediction.shown]
         self.drawn.append(draw_prediction(image, bars, Path(prediction.path).name))
 
     def close(self) -> None:
@@ -73,7 +71,7 @@ def print_line(prediction: Prediction) -> None:
     if prediction.error:
         result_console().print(f"{name}  [yellow]{escape(prediction.error)}[/]")
         return
-    scores = prediction.predictions[:NAMED] if prediction.labels is None else prediction.labels
+    scores = prediction.shown[:NAMED] if prediction.labels is None else prediction.labels
     text = levels_sentence(prediction.levels)
     if not text:
         text = ", ".join(f"{score.name} {score.probability:.1%}" for score in scores) or NO_LABEL
@@ -87,7 +85,7 @@ def print_details(prediction: Prediction) -> None:
     console = result_console()
     name = escape(printable(prediction.path))
     table = Table("class", "id", "probability", title=name, title_justify="left", box=None, header_style="dim")
-    for score in prediction.predictions:
+    for score in prediction.shown:
         bar = "█" * round(score.probability * BAR_WIDTH)
         table.add_row(escape(score.name), score.id, f"{score.probability:7.2%}  {bar}")
     console.print(table)

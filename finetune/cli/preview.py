@@ -1,10 +1,13 @@
-"""`finetune preview`: a sheet of images for every class, as the training will see them."""
+"""`finetune preview`: a sheet of images for every class, or one of many classes, as the training will see them."""
 
 import argparse
+import math
 from pathlib import Path
 
 from finetune.cli.options import add_config, add_images_per_class, add_output, add_overwrite, positive_int
-from finetune.utils import Terminal, explain_os_errors, refuse_existing, write_bytes
+from finetune.utils import Terminal, explain_os_errors, format_count, printable, refuse_existing, write_bytes
+
+MOST_SHEETS = 20  # classes; with more, overviews
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,34 +21,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from finetune.config import load_config
+    from finetune.config import fill_open_keys, load_config
     from finetune.data import config_source
 
     source = config_source(arguments.config, arguments.overrides)
     config = load_config(source, arguments.overrides)  # before TensorFlow: a mistake is reported at once
-    from finetune.data import open_dataset
-    from finetune.evaluation import crop_sentence, preview_sheets
+    from finetune.data import data_facts, open_dataset
+    from finetune.evaluation import OVERVIEW_CLASSES, crop_sentence, preview_overviews, preview_sheets
 
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.stage("Checking the images") as update:
         dataset = open_dataset(config.data, seed=config.seed, progress=update)
     for warning in dataset.warnings:
         terminal.warn(warning)
+    config, _ = fill_open_keys(config, data_facts(dataset, config.device))  # the augmentation that `train` would choose
     output: Path = arguments.output
-    files = [output / f"{name}.png" for name in file_names(dataset.classes)]
+    if len(dataset.classes) <= MOST_SHEETS:
+        names = file_names(dataset.classes)
+        sheets = preview_sheets(config, dataset, images=arguments.images, augmented=arguments.augmented)
+    else:
+        pages = math.ceil(len(dataset.classes) / OVERVIEW_CLASSES)
+        names = ["overview"] if pages == 1 else [f"overview-{page}" for page in range(1, pages + 1)]
+        sheets = preview_overviews(config, dataset)
+        some = ", ".join(map(printable, dataset.classes[:2]))
+        terminal.say(f"An overview of {len(dataset.classes):,} classes; for a sheet each: data.classes='[{some}]'")
+    files = [output / f"{name}.png" for name in names]
     for file in files:
         refuse_existing(file, arguments.overwrite)
     with explain_os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     with terminal.stage("Drawing") as update:
-        sheets = preview_sheets(config, dataset, images=arguments.images, augmented=arguments.augmented)
         for number, (file, (_, png)) in enumerate(zip(files, sheets, strict=True), 1):
             write_bytes(file, png)
             update(number, len(files))
     print(crop_sentence(config, dataset))
     if not config.augment.active:
         print("Training images are not augmented (augment: none).")
-    terminal.say(f"Wrote {len(files)} sheets to {output}")
+    terminal.say(f"Wrote {format_count(len(files), 'sheet')} to {output}")
 
 
 def file_names(classes: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,7 @@ from .load import (
     flatten_config as flatten_config,
     json_schema as json_schema,
     load_config as load_config,
+    override_texts as override_texts,
     shipped_configs as shipped_configs,
 )
 from .schema import (

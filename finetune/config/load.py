@@ -9,9 +9,10 @@ earlier ones; a file wins over the one that it `extends`. Paths in a file are re
 override or from Python to the working directory. `~` and `${NAME}` (an environment variable) are expanded.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,22 @@ from finetune.config.schema import ONE_WORD, Config
 from finetune.config.yaml_document import YamlDocument
 from finetune.utils import ConfigError, did_you_mean
 
+EXAMPLE = '{"head.epochs": 5}'
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The config in a file, under a shipped name or in a mapping, with `key.path=value` overrides.
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
+    """The config in a file, under a shipped name or in a mapping, with `key.path=value` or mappings as overrides.
 
     Raises ConfigError that lists every problem as `file.yaml:LINE: key.path: message`.
     """
     if isinstance(source, Mapping):
         document = YamlDocument.from_mapping(source)
-    else:
+    elif isinstance(source, str | Path):
         document = YamlDocument.from_file(find_config(source))
+    else:
+        raise ConfigError(f"a config is a YAML file, the name of a shipped one or a mapping, not {source!r:.100}")
     _extend(document)
-    for text in overrides:
+    for text in override_texts(overrides):
         for section, key in ONE_WORD.items():  # so that an override may enter the section
             word = document.data.get(section)
             if isinstance(word, str):
@@ -88,6 +93,25 @@ def _extend(document: YamlDocument, chain: Sequence[str] = ()) -> None:
 def default_name(text: str) -> str:
     """`text`, the name of a file or folder, as the name of runs."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.+")[:100] or "run"
+
+
+def override_texts(overrides: Iterable[str | Mapping[str, Any]], prefix: str = "") -> Iterator[str]:
+    """All overrides as `key.path=value`: `{"head": {"epochs": 5}}` and `{"head.epochs": 5}` are `head.epochs=5`."""
+    for override in overrides:
+        if isinstance(override, str):
+            yield override
+        elif not isinstance(override, Mapping):
+            raise ConfigError(f"an override is 'key=value' or a mapping such as {EXAMPLE}, not {override!r:.100}")
+        else:
+            for key, value in override.items():
+                if isinstance(value, Mapping) and value:
+                    yield from override_texts([value], f"{prefix}{key}.")
+                    continue
+                try:
+                    yield f"{prefix}{key}={json.dumps(value, default=os.fspath, ensure_ascii=False)}"  # JSON is YAML
+                except TypeError:
+                    kind = type(value).__name__
+                    raise ConfigError(f"override {prefix}{key}: {kind} is no value of a config") from None
 
 
 def find_config(name: str | Path) -> Path:

@@ -13,7 +13,13 @@ from .batches import (
 )
 from .buckets import is_bucket_url as is_bucket_url, list_bucket as list_bucket
 from .checks import require_two_classes as require_two_classes
-from .dataset import Dataset as Dataset, data_facts as data_facts, read_splits as read_splits
+from .dataset import (
+    Dataset as Dataset,
+    data_facts as data_facts,
+    describe_changes as describe_changes,
+    read_image_names as read_image_names,
+    read_splits as read_splits,
+)
 from .discovery import find_images as find_images, list_images as list_images
 from .duplicates import (
     MIN_FEATURE_SIMILARITY as MIN_FEATURE_SIMILARITY,
@@ -26,6 +32,7 @@ from .duplicates import (
 )
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import (
+    ImageSource as ImageSource,
     Transform as Transform,
     decode_image as decode_image,
     decode_square as decode_square,

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.data.images import Transform, read_square
+from finetune.data.images import ImageSource, Transform, read_square
 from finetune.utils import ImageError, available_cores
 
 AHEAD = 3  # batches being read while the network works on another
@@ -34,9 +34,9 @@ class ReadImage(Protocol):
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads the image at `paths[index]` as the network sees it in evaluation."""
+    """Reads the image `sources[index]` as the network sees it in evaluation."""
 
-    paths: Sequence[str]
+    sources: Sequence[ImageSource]
     transform: Transform
 
     @property
@@ -44,12 +44,12 @@ class ImageReader:
         return self.transform.size
 
     def __call__(self, index: int) -> np.ndarray:
-        return read_square(self.paths[index], self.transform)
+        return read_square(self.sources[index], self.transform)
 
 
-def image_reader(paths: Sequence[str], transform: Transform) -> ReadImage:
-    """A function `index -> (S, S, 3) uint8`: the evaluation transform of the image at `paths[index]`."""
-    return ImageReader(paths, transform)
+def image_reader(sources: Sequence[ImageSource], transform: Transform) -> ReadImage:
+    """A function `index -> (S, S, 3) uint8`: the evaluation transform of the image `sources[index]`."""
+    return ImageReader(sources, transform)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images in a bucket: `s3://bucket/photos`, `gs://...` and whatever else fsspec knows, listed and read.
+"""Images elsewhere: `https://...`, buckets (`s3://bucket/photos`, `gs://...`) and whatever else fsspec knows.
 
     list_bucket("s3://bucket/photos")                             ["s3://bucket/photos/a.jpg", ...]
     read_bucket_file("s3://bucket/photos/a.jpg", max_bytes=2**30) its bytes
@@ -11,11 +11,22 @@ import os
 import re
 from functools import lru_cache
 from typing import Any
+from urllib.request import Request, urlopen
 
 from finetune.data.image_formats import IMAGE_SUFFIXES
-from finetune.utils import DataError, ImageError, ResourceError, UsageError, format_bytes, is_offline, printable
+from finetune.utils import (
+    DataError,
+    FinetuneError,
+    ImageError,
+    ResourceError,
+    UsageError,
+    format_bytes,
+    is_offline,
+    printable,
+)
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+WEB_TIMEOUT = 30  # seconds without an answer
 LOCAL = ("file", "local", "memory")  # protocols that open no connection
 
 
@@ -26,10 +37,14 @@ def is_bucket_url(path: str | os.PathLike[str]) -> bool:
 
 def list_bucket(url: str) -> list[str]:
     """The images that `url` means, sorted: a single file, all below a folder, or all that match a pattern with `*`.
+    On a web server (`https://`) it is always a single file.
 
     Raises DataError when there is none, UsageError without the package that reads this kind of store, ResourceError
     when the store does not answer.
     """
+    if _is_web(url):
+        _refuse_offline(url)
+        return [url]
     store, path = _locate(url)
     try:
         if "*" in path:
@@ -51,11 +66,10 @@ def list_bucket(url: str) -> list[str]:
 
 def read_bucket_file(url: str, *, max_bytes: int) -> bytes:
     """The content of one file. Raises ImageError if it is larger than `max_bytes`, OSError if it cannot be read."""
-    store, path = _locate(url)
     try:
-        with store.open(path, "rb", block_size=2**20) as file:
+        with _open_file(url) as file:
             content: bytes = file.read(max_bytes + 1)
-    except OSError:
+    except (OSError, FinetuneError):
         raise
     except Exception as error:  # every store has errors of its own
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
@@ -64,11 +78,27 @@ def read_bucket_file(url: str, *, max_bytes: int) -> bytes:
     return content
 
 
+def _open_file(url: str) -> Any:
+    if _is_web(url):
+        return urlopen(Request(url, headers={"User-Agent": "finetune"}), timeout=WEB_TIMEOUT)  # many refuse Python's
+    store, path = _locate(url)
+    return store.open(path, "rb", block_size=2**20)
+
+
+def _is_web(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
+
+
+def _refuse_offline(url: str) -> None:
+    if is_offline():
+        raise ResourceError(f"{printable(url)} is on another machine, and FINETUNE_OFFLINE forbids connections.")
+
+
 def _locate(url: str) -> tuple[Any, str]:
     """The store of a URL and the path in it."""
     protocol = url.partition("://")[0].lower()
-    if is_offline() and protocol not in LOCAL:
-        raise ResourceError(f"{printable(url)} is on another machine, and FINETUNE_OFFLINE forbids connections.")
+    if protocol not in LOCAL:
+        _refuse_offline(url)
     store = open_store(protocol)
     return store, str(store._strip_protocol(url))
 

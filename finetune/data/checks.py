@@ -108,14 +108,15 @@ def handle_leaks(dataset: Dataset, leaks: Leaks) -> Dataset:
     for group in _same_content(dataset.hashes):
         labels, splits = dataset.labels[group], dataset.splits[group]
         if (labels != labels[0]).any():
-            dropped = group
+            dropped, why = group, "the same image has another label:"
         else:
+            why = "the same image as"
             dropped = [index for index in group if dataset.splits[index] < splits.max()]
         if dropped:
             examples.append((" = ".join(_describe(dataset, index) for index in group[:3]), ""))
         for index in dropped:
             other = group[-1] if group[-1] != index else group[-2]
-            leaking[index] = f"the same image as {printable(dataset.names[other])}"
+            leaking[index] = f"{why} {printable(dataset.names[other])}"
     if not examples:
         return dataset
     what = f"{dataset.name}: {format_count(len(examples), 'image is', 'images are')} in two splits or two classes"

@@ -21,8 +21,9 @@ from finetune.config import DataFacts
 from finetune.data.duplicates import distinct_images
 from finetune.data.inspection import Inspection, typical_size
 from finetune.data.labels import MULTICLASS, MULTILABEL, LabelType, label_type_of
+from finetune.data.problems import join_some
 from finetune.data.scan import scan_images
-from finetune.data.splits import SPLITS
+from finetune.data.splits import SPLITS, require_split
 from finetune.utils import DataError, atomic_write, format_count, has_gpu, printable
 
 Indices = NDArray[np.int64]
@@ -77,8 +78,8 @@ class Dataset:
         return [self.path(index) for index in indices]
 
     def indices(self, split: str) -> Indices:
-        """Positions of the images in "train", "validation" or "test", in the order of `names`."""
-        return np.flatnonzero(self.splits == SPLITS.index(split))
+        """Positions of the images in "train", "validation" or "test" (or "val" ...), in the order of `names`."""
+        return np.flatnonzero(self.splits == require_split(split))
 
     def distinct(self, split: str) -> Indices:
         """Positions of the different images of a split: of copies and near-copies with one label, only the first."""
@@ -131,10 +132,7 @@ def read_splits(splits_csv: Path, classes_txt: Path, root: Path, label_type: Lab
     """
     try:
         classes = tuple(classes_txt.read_text("utf-8").splitlines())
-        with splits_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(csv.reader(file))
-        if not rows or tuple(rows.pop(0)) != COLUMNS:
-            raise ValueError(f"its first line is not {','.join(COLUMNS)}")
+        rows = _read_rows(splits_csv)
         used = [(name, label, SPLITS.index(split), digest) for name, label, split, digest in rows if split != SKIPPED]
         number_of = {name: number for number, name in enumerate(classes)}
         return Dataset(
@@ -151,6 +149,35 @@ def read_splits(splits_csv: Path, classes_txt: Path, root: Path, label_type: Lab
         raise DataError(f"{printable(error.filename)} cannot be read: {error.strerror}") from None
     except (csv.Error, ValueError, KeyError) as error:
         raise DataError(f"{printable(splits_csv)} is damaged: {printable(str(error))}") from None
+
+
+def read_image_names(splits_csv: Path) -> dict[tuple[str, str, str], str]:
+    """{(SHA-256, split, name): name} of the images of a run or a sweep; empty if the file is not there or damaged."""
+    try:
+        rows = _read_rows(splits_csv)
+        return {(digest, split, name): name for name, _, split, digest in rows if split != SKIPPED}
+    except (OSError, csv.Error, ValueError):
+        return {}
+
+
+def _read_rows(splits_csv: Path) -> list[list[str]]:
+    with splits_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or tuple(rows.pop(0)) != COLUMNS:
+        raise ValueError(f"its first line is not {','.join(COLUMNS)}")
+    return rows
+
+
+def describe_changes(before: Mapping[Any, str], now: Mapping[Any, str]) -> str:
+    """Which images `now` has and `before` has not, and the reverse: `2 added (a.jpg, b.jpg), 1 removed (c.jpg)`.
+
+    Images are the same if their keys are equal; the values are their names. Empty where nothing changed.
+    """
+    differences = {
+        "added": [name for key, name in now.items() if key not in before],
+        "removed": [name for key, name in before.items() if key not in now],
+    }
+    return ", ".join(f"{len(names):,} {what} ({join_some(names, 3)})" for what, names in differences.items() if names)
 
 
 def data_facts(dataset: Dataset, device: str = "auto") -> DataFacts:

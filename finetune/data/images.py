@@ -26,11 +26,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from finetune.data.buckets import is_bucket_url, read_bucket_file
 from finetune.data.image_formats import CONVERT_HINT, FORMATS, identify_format
 from finetune.utils import ImageError, format_bytes, printable
+
+ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]  # a file, a URL, the content of a file, or pixels
 
 MAX_PIXELS = 120_000_000  # real cameras reach 100 megapixels; 120 take 360 MB as RGB
 MAX_BYTES = 1 << 30
@@ -80,25 +82,38 @@ class Transform:
         return left, top, left + side, top + side
 
 
-def read_image(path: str | Path, *, near: int | None = None) -> NDArray[np.uint8]:
-    """The image in the file as (H, W, 3) uint8, upright RGB.
+def read_image(source: ImageSource, *, near: int | None = None) -> NDArray[np.uint8]:
+    """The image as (H, W, 3) uint8, upright RGB.
 
     With `near`, a JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size, its short side
     still at least `2 * near` pixels. Raises ImageError with the reason when the file cannot be used.
     """
-    return np.array(decode_image(read_bytes(path), near).rgb)
+    return np.array(_read_rgb(source, near))
 
 
-def read_square(path: str | Path, transform: Transform) -> NDArray[np.uint8]:
+def read_square(source: ImageSource, transform: Transform) -> NDArray[np.uint8]:
     """What the network sees in evaluation and prediction, (S, S, 3) uint8. Raises ImageError as `read_image`."""
-    return decode_square(read_bytes(path), transform)
+    kept = transform.crop if transform.resize == "crop" else 1.0  # fraction of the short side
+    rgb = _read_rgb(source, near=math.ceil(transform.size / kept))
+    return np.array(resize_square(rgb, transform))
 
 
 def decode_square(data: bytes, transform: Transform) -> NDArray[np.uint8]:
     """As `read_square`, for the content of a file."""
-    kept = transform.crop if transform.resize == "crop" else 1.0  # fraction of the short side
-    rgb = decode_image(data, near=math.ceil(transform.size / kept)).rgb
-    return np.array(resize_square(rgb, transform))
+    return read_square(data, transform)
+
+
+def _read_rgb(source: ImageSource, near: int | None) -> Image.Image:
+    """Upright RGB pixels; `near` is for encoded images only."""
+    if isinstance(source, np.ndarray):
+        source = Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        _check_size(*source.size)
+        try:
+            return _to_rgb(ImageOps.exif_transpose(source), format="", data=b"")
+        except (OSError, ValueError, SyntaxError) as error:  # opened, and not decoded until now
+            raise ImageError(f"the image is damaged: {printable(str(error))}") from None
+    return decode_image(source if isinstance(source, bytes) else read_bytes(source), near).rgb
 
 
 def resize_square(rgb: Image.Image, transform: Transform) -> Image.Image:
@@ -141,11 +156,7 @@ def decode_image(data: bytes, near: int | None = None) -> DecodedImage:
 
 def _load(image: Image.Image, format: str, data: bytes, near: int | None) -> DecodedImage:
     width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError("the image has no pixels")
-    if width * height > MAX_PIXELS:
-        megapixels = f"{width:,} x {height:,} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels"
-        raise ImageError(f"too large: {megapixels}; make it smaller")
+    _check_size(width, height)
     if near is not None and format == "JPEG":  # of HEIC it would be the thumbnail, which may show something else
         image.draft(None, (2 * near, 2 * near))
     image.load()
@@ -156,6 +167,15 @@ def _load(image: Image.Image, format: str, data: bytes, near: int | None) -> Dec
         if turn in SWAPS_SIDES:
             width, height = height, width
     return DecodedImage(rgb, format, width, height, _warnings(image, rgb, width, height))
+
+
+def _check_size(width: int, height: int) -> None:
+    """ImageError for an image without pixels, or with more than `MAX_PIXELS`."""
+    if width < 1 or height < 1:
+        raise ImageError("the image has no pixels")
+    if width * height > MAX_PIXELS:
+        megapixels = f"{width:,} x {height:,} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels"
+        raise ImageError(f"too large: {megapixels}; make it smaller")
 
 
 def _orientation(image: Image.Image, format: str) -> int:

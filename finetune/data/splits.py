@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from finetune.config import SplitConfig
 from finetune.data.labels import MULTILABEL, label_type_of
 from finetune.data.problems import join_some
-from finetune.utils import DataError
+from finetune.utils import DataError, UsageError, did_you_mean
 
 Splits = NDArray[np.int8]
 TRAIN, VALIDATION, TEST = 0, 1, 2  # the numbers in `Dataset.splits`
@@ -38,6 +38,15 @@ LAYOUT = """expected one folder per class:      or a folder per split:
 def split_of_name(name: str) -> int:
     """TRAIN, VALIDATION or TEST for a usual spelling of a split in any case, UNASSIGNED for any other name."""
     return SPELLINGS.get(name.lower(), UNASSIGNED)
+
+
+def require_split(name: str) -> int:
+    """TRAIN, VALIDATION or TEST. UsageError for a name that is no usual spelling of one."""
+    if (split := split_of_name(name)) == UNASSIGNED:
+        raise UsageError(
+            f"there is no split {name!r}.{did_you_mean(name, SPLITS)}", hint=f"Known: {', '.join(SPLITS)}."
+        )
+    return split
 
 
 def has_split_folders(names: Iterable[str], folder: str) -> bool:

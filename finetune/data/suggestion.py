@@ -52,7 +52,7 @@ def config_source(
     The name of a shipped config means that config, also beside a folder of that name. Raises what `suggest_config`
     raises, and UsageError for the folder of a run.
     """
-    if isinstance(source, Mapping) or str(source) in shipped_configs():
+    if not isinstance(source, str | Path) or str(source) in shipped_configs():  # others are for `load_config` to judge
         return source
     path = Path(source).expanduser()
     if (path / "config.yaml").is_file():

@@ -51,7 +51,12 @@ from .predictions import (
     read_predictions as read_predictions,
     write_predictions as write_predictions,
 )
-from .preview import crop_sentence as crop_sentence, preview_sheets as preview_sheets
+from .preview import (
+    OVERVIEW_CLASSES as OVERVIEW_CLASSES,
+    crop_sentence as crop_sentence,
+    preview_overviews as preview_overviews,
+    preview_sheets as preview_sheets,
+)
 from .ranking import Ranked as Ranked, rank_backbones as rank_backbones
 from .report import (
     class_figure as class_figure,

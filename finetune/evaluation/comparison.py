@@ -11,7 +11,7 @@ comparisons make none more significant.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 
 from finetune.config import flatten_config
+from finetune.data import describe_changes, read_image_names
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
 from finetune.evaluation.predictions import read_predictions
 from finetune.runs import HistoryRow, open_run
@@ -42,6 +43,7 @@ class RunSummary:
     history: Sequence[HistoryRow]
     config: Mapping[str, str]
     correct: Mapping[tuple[str, str], bool]
+    images: Mapping[str, str] = field(default_factory=dict)  # SHA-256 -> name, of all splits
 
     @property
     def accuracy(self) -> Proportion | None:
@@ -95,9 +97,11 @@ class Comparison:
         return {key: values for key, values in table.items() if len(set(values)) > 1}
 
     def sentences(self) -> list[str]:
-        """A line for each run after the first: whether it is better or worse, and on what evidence."""
+        """For each run after the first: images that only one of them has; whether it is better, on what evidence."""
         first, lines = self.runs[0], []
         for run, test in zip(self.runs[1:], self.tests[1:], strict=True):
+            if first.images and run.images and (changes := describe_changes(first.images, run.images)):
+                lines.append(f"Images of {run.name}, against {first.name}: {changes}.")
             if test is None:
                 reason = _reason_without_test(first, run)
                 lines.append(f"{run.name} and {first.name} cannot be compared image by image: {reason}.")
@@ -171,6 +175,7 @@ def read_run_summary(path: Path, name: str) -> RunSummary:
         history=run.history(),
         config={key: str(value) for key, value in flatten_config(config) if key not in IGNORED},
         correct=correct,
+        images={key[0]: name for key, name in read_image_names(run.splits_csv).items()},
     )
 
 

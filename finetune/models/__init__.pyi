@@ -45,6 +45,7 @@ from .writers import (
     CsvWriter as CsvWriter,
     JsonWriter as JsonWriter,
     PartialTable as PartialTable,
+    TableLayout as TableLayout,
     open_table as open_table,
     partial_path as partial_path,
     read_partial as read_partial,

@@ -9,7 +9,7 @@ that predicts, measures, explains or exports needs nothing but a `Classifier`.
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from finetune.backbones import Backbone, Block, find_backbone, find_blocks
-from finetune.data import LabelType, Transform, image_batches, image_reader, pad_batch
+from finetune.data import ImageSource, LabelType, Transform, image_batches, image_reader, pad_batch
 from finetune.models.inference import activate, inference_function
-from finetune.models.inputs import find_inputs
+from finetune.models.inputs import find_sources
 from finetune.models.predictor import Prediction, predict_images
 from finetune.models.spec import ClassifierSpec
-from finetune.utils import atomic_write, keras, tf
+from finetune.utils import UsageError, atomic_write, keras, tf
 
 SPEC_MEMBER = "finetune.json"  # the spec inside the .keras archive; plain Keras ignores it
 
@@ -89,30 +89,34 @@ class Classifier:
         return lambda images: activate(self.label_type, tf.cast(run(images)[0], tf.float32))
 
     def probabilities(
-        self, paths: Sequence[str | Path], *, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
+        self, images: Sequence[ImageSource], *, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
-        """Yields `(start, probabilities (n, classes) float32, problems)` batch by batch, in the order of `paths`.
+        """Yields `(start, probabilities (n, classes) float32, problems)` batch by batch, in the order of `images`.
 
         Reading runs ahead of the network; memory does not grow with the number of files. The row of an image that
         cannot be read is NaN, and `problems` maps its index to the reason.
         """
-        read = image_reader([str(path) for path in paths], self.transform)
-        batch_size = min(batch_size, max(1, len(paths)))
-        for batch in image_batches(read, np.arange(len(paths)), batch_size):
+        read = image_reader(images, self.transform)
+        batch_size = min(batch_size, max(1, len(images)))
+        for batch in image_batches(read, np.arange(len(images)), batch_size):
             rows = self.forward(pad_batch(batch.images, batch_size)).numpy()[: len(batch.indices)]
             for index in batch.problems:
                 rows[index - batch.indices[0]] = np.nan
             yield int(batch.indices[0]), rows, batch.problems
             if progress:
-                progress(int(batch.indices[-1]) + 1, len(paths))
+                progress(int(batch.indices[-1]) + 1, len(images))
 
-    def predict(self, paths: str | Path | Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
-        """The `top` likeliest classes of each image; `paths` may be files, folders and globs.
+    def predict(self, images: ImageSource | Iterable[ImageSource], *, top: int = 5) -> list[Prediction]:
+        """The `top` likeliest classes of each image, in the order of `images`: one prediction for each.
 
-        Raises DataError when there is no image; one that cannot be read is a prediction with an `error`.
+        An image is a file, a URL, the bytes of a file, a PIL image, or an array (H, W, 3) of uint8 0..255; its
+        prediction has no `path` if it is not in a file. A folder or a glob stands for all images in it. Raises
+        UsageError for anything else and for `top` below 1, DataError when there is no such file or no image in a
+        folder; an image that cannot be read is a prediction with an `error`.
         """
-        given = [paths] if isinstance(paths, str | Path) else list(paths)
-        return list(predict_images(self, find_inputs(given), top=top))
+        if top < 1:
+            raise UsageError(f"top={top}: expected a whole number above 0, how many classes of each image to give.")
+        return list(predict_images(self, find_sources(images), top=top))
 
     def apply_temperature(self, temperature: float) -> None:
         """Divide the logits by `temperature` for good, in the weights of the last layer."""

@@ -1,13 +1,18 @@
-"""Which images a command is given: files, folders, globs, buckets and lists of paths."""
+"""Which images are meant: files, folders, globs, buckets and lists of paths; in Python also pixels and bytes."""
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-from finetune.data import IMAGE_SUFFIXES, find_images, is_bucket_url, list_bucket
+import numpy as np
+from PIL import Image
+
+from finetune.data import IMAGE_SUFFIXES, ImageSource, find_images, is_bucket_url, list_bucket
 from finetune.models.predictor import PREDICT_BATCH
-from finetune.utils import DataError, did_you_mean, printable
+from finetune.utils import DataError, UsageError, did_you_mean, printable
 
 KNOWN = f"Known: {', '.join(sorted(IMAGE_SUFFIXES))}"
 
@@ -18,25 +23,71 @@ def find_inputs(inputs: Sequence[str | Path], warn: Callable[[str], object] | No
     `warn` is told which files of a folder are passed over, such as SVG. Raises DataError, naming the input, when there
     is no such file, or no image in a folder or glob.
     """
-    paths: list[str] = []
-    for given in map(str, inputs):
-        if is_bucket_url(given):
-            images = list_bucket(given)
-        elif os.path.isdir(given):
-            found, left_out = find_images(given)
-            images = [str(path) for path in found]
-            if left_out and not images:
-                raise DataError(f"{printable(given)}: no images in this folder; left out: {left_out}", hint=KNOWN)
-            if left_out and warn is not None:
-                warn(f"{printable(given)}: left out: {left_out}")
-        elif os.path.lexists(given):
-            images = [given]
+    return list(dict.fromkeys(path for given in inputs for path in _find(str(given), warn)))
+
+
+def find_sources(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    """What `Classifier.predict` takes, one image or many, as single images: folders and globs become their files.
+
+    Raises UsageError for what is no image, naming its place, and DataError as `find_inputs`.
+    """
+    is_array = isinstance(images, np.ndarray) and images.ndim in (2, 3)  # one image; (N, H, W, 3) has many
+    if is_array or isinstance(images, str | os.PathLike | bytes | Image.Image):
+        images = [cast(ImageSource, images)]
+    elif not isinstance(images, Iterable):
+        raise _no_image(images, "images")
+    sources: list[ImageSource] = []
+    for number, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            sources += _find(os.fspath(image))
+        elif isinstance(image, bytes):
+            sources.append(image)
+        elif isinstance(image, Image.Image):
+            with suppress(Exception):  # a damaged one has its error later; loaded by two threads, each would have one
+                image.load()
+            sources.append(image)
+        elif hasattr(image, "__array__"):
+            sources.append(_pixels(np.asarray(image), f"images[{number}]"))
         else:
-            images = sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path))
-        if not images:
-            raise _no_input(given)
-        paths.extend(images)
-    return list(dict.fromkeys(paths))
+            raise _no_image(image, f"images[{number}]")
+    return sources
+
+
+def _find(given: str, warn: Callable[[str], object] | None = None) -> list[str]:
+    if is_bucket_url(given):
+        return list_bucket(given)
+    if os.path.isdir(given):
+        found, left_out = find_images(given)
+        images = [str(path) for path in found]
+        if left_out and not images:
+            raise DataError(f"{printable(given)}: no images in this folder; left out: {left_out}", hint=KNOWN)
+        if left_out and warn is not None:
+            warn(f"{printable(given)}: left out: {left_out}")
+    elif os.path.lexists(given):
+        return [given]
+    else:
+        images = sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path))
+    if not images:
+        raise _no_input(given)
+    return images
+
+
+def _pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """`array` as Pillow takes it: (H, W), (H, W, 3) or (H, W, 4) uint8."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not is_image or array.dtype != np.uint8 or not array.size:
+        raise UsageError(
+            f"{name}: an array of {array.dtype} with the shape {array.shape} is no image.",
+            hint="Give (height, width, 3) of uint8 from 0 to 255. From 0 to 1: (array * 255).round().astype('uint8')",
+        )
+    return array
+
+
+def _no_image(value: object, name: str) -> UsageError:
+    hint = "Give a file, folder, glob, URL, PIL image, uint8 array, or the bytes of a file; or a list of them."
+    return UsageError(f"{name}: {type(value).__name__} is no image.", hint=hint)
 
 
 def read_path_list(file: Path) -> list[str]:

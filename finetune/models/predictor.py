@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.backbones import Level, wordnet_levels
-from finetune.data import LabelType
+from finetune.data import ImageSource, LabelType
 
 UNKNOWN = "unknown"  # predicted instead of a class that is not likely enough
 PREDICT_BATCH = 32  # images that go through the network together
@@ -34,7 +34,7 @@ class Predictor(Protocol):
     def thresholds(self) -> np.ndarray: ...
 
     def probabilities(
-        self, paths: Sequence[str | Path], *, batch_size: int, progress: Callable[[int, int], None] | None
+        self, images: Sequence[ImageSource], *, batch_size: int, progress: Callable[[int, int], None] | None
     ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]: ...
 
 
@@ -49,13 +49,23 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, best first, or the reason why there is no prediction."""
+    """The likeliest classes of one image, best first, or the reason why there is no prediction.
+
+    `path` is empty for an image that was not in a file. `unknown` stands in front of `predictions` in the JSON, where
+    the likeliest class is not likely enough; its probability is that of any other class.
+    """
 
     path: str
     predictions: tuple[ClassScore, ...] = ()
     error: str = ""
     levels: tuple[Level, ...] = ()  # from the likeliest ImageNet class up to "animal", if requested
     labels: tuple[ClassScore, ...] | None = None  # for multi-label tasks, the classes over their thresholds
+    unknown: ClassScore | None = None
+
+    @property
+    def shown(self) -> tuple[ClassScore, ...]:
+        """What people and programs are told first to last: `unknown`, if it is, then the classes."""
+        return self.predictions if self.unknown is None else (self.unknown, *self.predictions)
 
     def joined(self, others: Iterable["Prediction"]) -> "Prediction":
         """This prediction, followed by those of other classifiers for the same image."""
@@ -68,7 +78,7 @@ class Prediction:
             "path": self.path,
             "predictions": [
                 {"class": score.name, "id": score.id, "probability": round(score.probability, 6)}
-                for score in self.predictions
+                for score in self.shown
             ],
         }
         if self.labels is not None:
@@ -82,7 +92,7 @@ class Prediction:
 
 def predict_images(
     classifier: Predictor,
-    paths: Sequence[str | Path],
+    images: Sequence[ImageSource],
     *,
     top: int = 5,
     level: bool = False,
@@ -90,20 +100,20 @@ def predict_images(
     batch_size: int = PREDICT_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield one prediction per path, in order, as they are computed; an image that cannot be read gets an `error`.
+    """Yield one prediction per image, in order, as they are computed; one that cannot be read gets an `error`.
 
     `level` adds the WordNet concepts above the likeliest class (UsageError for classes that are not of ImageNet). If
-    the likeliest class has a probability below `reject` (0..1), the first prediction is `unknown`, with the probability
-    that the likeliest class is wrong.
+    the likeliest class has a probability below `reject` (0..1), the prediction is `unknown`.
     """
-    for start, rows, problems in classifier.probabilities(paths, batch_size=batch_size, progress=progress):
+    for start, rows, problems in classifier.probabilities(images, batch_size=batch_size, progress=progress):
         for index, row in enumerate(rows, start=start):
-            prediction = make_prediction(classifier, str(paths[index]), row, top, problems.get(index, ""))
+            image = images[index]
+            path = str(image) if isinstance(image, str | Path) else ""
+            prediction = make_prediction(classifier, path, row, top, problems.get(index, ""))
             if not prediction.error:
                 best = prediction.predictions[0].probability
                 if best < reject:
-                    unknown = ClassScore(UNKNOWN, "", 1 - best)
-                    prediction = replace(prediction, predictions=(unknown, *prediction.predictions[: top - 1]))
+                    prediction = replace(prediction, unknown=ClassScore(UNKNOWN, "", 1 - best))
                 if level:
                     levels = wordnet_levels(row, classifier.ids, classifier.classes)
                     prediction = replace(prediction, levels=levels)

@@ -79,6 +79,9 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    def __fspath__(self) -> str:
+        return str(self.path)  # a run is taken wherever the path of one is
+
     def require_space(self, needed: int) -> None:
         """ResourceError unless `needed` bytes are free on the disk of the run."""
         require_space(self.path, needed)

@@ -77,6 +77,9 @@ class Result:
     head_metrics: Metrics | None  # what the head alone had reached, if there was fine-tuning
     paired: PairedTest | None  # is the difference between the two more than chance?
 
+    def __fspath__(self) -> str:
+        return str(self.run.path)  # a result is taken wherever the path of a run is
+
 
 def train_config(
     config: Config, *, command: Sequence[str] = (), run_dir: Path | None = None, terminal: Terminal | None = None

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.backbones import find_backbone, resolve_weights
 from finetune.config import Config, dump_config, fill_open_keys, load_config
-from finetune.data import Dataset, data_facts, open_dataset
+from finetune.data import SPLITS, Dataset, data_facts, describe_changes, open_dataset, read_image_names
 from finetune.evaluation import display_path
 from finetune.runs import refuse_run_folder
 from finetune.training.experiment import train_config
@@ -115,7 +115,14 @@ def run_sweep(
         grid = grid_points(space, trials)
         current = current_point(config_of({}), space)  # first of all: it is what the others must beat
         first_trials = [current, *grid] if current else grid
-        study = open_study(folder, storage, _identity(config, space, dataset), first_trials)
+        images = folder / "splits.csv"  # by which a later process tells which images have changed
+        known = read_image_names(images)
+        now = zip(dataset.hashes, (SPLITS[split] for split in dataset.splits), dataset.names, strict=True)
+        changes = describe_changes(known, {key: key[-1] for key in now}) if known else ""
+        identity = _identity(config, space, dataset)
+        study = open_study(folder, storage, identity, first_trials, image_changes=changes)
+        if not known:
+            dataset.write_splits(images)
         trainer = TrialTrainer(dataset, say=terminal.say)
         places = len(grid) or trials
         worker = _Worker(study, space, places, config.seed, folder, trainer, terminal, stop, config_of)

@@ -29,12 +29,16 @@ CONNECT_ATTEMPTS = 5
 
 
 def open_study(
-    folder: Path, url: str | None, identity: Mapping[str, Any], first_trials: Sequence[dict[str, Any]]
+    folder: Path,
+    url: str | None,
+    identity: Mapping[str, Any],
+    first_trials: Sequence[dict[str, Any]],
+    image_changes: str = "",
 ) -> "optuna.Study":
     """The study of `folder`, created if it is new, with `first_trials` in its queue.
 
     `identity` is what all trials of the sweep have in common. UsageError, with the differences, if the study in the
-    database has another one.
+    database has another one; `image_changes` names the images that are not the same.
     """
     import optuna
     from filelock import FileLock
@@ -55,6 +59,8 @@ def open_study(
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if changed:
             lines = [f"\n  {key.removeprefix('config.')}: {before.get(key)}, now {now.get(key)}" for key in changed]
+            if image_changes:
+                lines.append(f"\n  images: {image_changes}")
             raise UsageError(
                 f"{display_path(folder)} holds another sweep, and its trials could not be compared with new ones:"
                 f"{''.join(lines)}",

@@ -142,6 +142,24 @@ def test_offline_error_says_all_there_is_to_know(private_cache: Path, monkeypatc
     assert [fact for fact in facts if str(fact) not in str(caught.value)] == []
 
 
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_is_here_is_said_with_and_without_the_switch(
+    offline: bool, keras_home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if offline:
+        monkeypatch.setenv("FINETUNE_OFFLINE", "1")
+    no_top = catalog.find_backbone("mobilenet_v2").no_top
+    assert no_top is not None
+    _h5(keras_home / no_top.name)
+    server.troubles = [status(404)] * 20
+    row = _row(url=server.url)
+    for top, here in ((True, "efficientnet_lite0"), (False, "efficientnet_lite0, mobilenet_v2")):
+        with pytest.raises(WeightsError) as caught:
+            weights.resolve_weights(row, "imagenet", top=top)
+        assert caught.value.hint.splitlines()[-1] == f"  Here, without a download: {here}"
+        assert ("FINETUNE_OFFLINE=1 forbids" in str(caught.value)) == offline
+
+
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     row = catalog.find_backbone("efficientnet_lite2")
     assert row.top is not None

@@ -25,6 +25,20 @@ def test_every_network_is_a_line_of_the_list(typed):
     assert lines["efficientnet_lite2"].rstrip().endswith("extra")
 
 
+def test_nothing_is_cut_in_a_pipe_or_at_80_columns(typed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = typed("backbones")
+    table = out[: out.index("size in pixels")].splitlines()
+    assert len([line for line in table if line.strip()]) == 1 + len(BACKBONES)  # no cell goes on in another line
+    assert max(len(line.rstrip()) for line in table) <= 80
+    assert "…" not in out
+    _, out, _ = typed("backbones", "resnet50")
+    assert "https://storage.googleapis.com/tensorflow/keras-applications/resnet/resnet50_weights_tf" in out
+    assert (
+        "177, in 17 blocks and the head (layers as Keras counts them, BatchNorm, activations and additions too)" in out
+    )
+
+
 def test_a_narrow_terminal_still_shows_whole_names(typed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = typed("backbones")

@@ -90,6 +90,22 @@ def test_the_figure_is_an_image_of_the_answers(typed, model, place):
         assert sheet.height > 2.5 * one.height
 
 
+def test_the_long_table_has_all_probabilities_a_row_each(typed, model, place):
+    assert typed("predict", "pix", "--model", model, "--csv", "out.csv", "--long")[0] == 0
+    with (place / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "rank", "class", "id", "probability", "error"]
+    assert len(rows) == 3 * len(CLASSES)
+    for first in range(0, len(rows), 3):
+        assert len({row["path"] for row in rows[first : first + 3]}) == 1
+        assert sum(float(row["probability"]) for row in rows[first : first + 3]) == pytest.approx(1, abs=1e-5)
+    assert typed("predict", "pix", "--model", model, "--csv", "2.csv", "--long", "--top", 2)[0] == 0
+    assert len((place / "2.csv").read_bytes().splitlines()) == 1 + 3 * 2
+    code, _, err = typed("predict", "pix", "--model", model, "--long")
+    assert code == 2
+    assert "give --csv FILE" in err
+
+
 @pytest.mark.parametrize("option", ["--csv", "--figure"])
 def test_a_file_is_only_replaced_on_request(typed, model, place, option):
     target = place / "out.png"
@@ -145,13 +161,20 @@ def test_a_wished_precision_makes_less_sure_answers_unknown(typed, wary, place):
     code, out, err = typed("predict", "pix", "--model", wary, "--json", "--top", 2, "--precision", 0.98)
     assert code == 0
     for answer in json.loads(out):
-        unknown, guess = answer["predictions"]
+        unknown, guess, _ = answer["predictions"]
         assert (unknown["class"], guess["class"]) == ("unknown", "=evil()")
         assert unknown["probability"] == pytest.approx(1 - guess["probability"], abs=1e-5)
     assert (
         "Predictions below 0.999 are unknown: on validation, 40.0% of the images were above it, 99.0% of them correct"
         in err
     )
+
+
+def test_in_a_table_unknown_is_a_column_of_its_own(typed, wary, place):
+    assert typed("predict", "pix", "--model", wary, "--precision", 0.98, "--csv", "out.csv", "--top", 2)[0] == 0
+    with (place / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["class_1"], row["class_2"], row["predicted"]) for row in rows} == {("'=evil()", "[bold]", "unknown")}
 
 
 def test_a_precision_that_all_answers_have_withholds_none(typed, wary, place):

@@ -36,6 +36,17 @@ def test_a_mapping_does_as_well_as_a_file():
     assert given["head"] == {"learning_rate": "1e-2"}  # the caller's own mapping is left alone
 
 
+def test_overrides_may_be_mappings():
+    words = load_config("digits", ["head.epochs=3", "fine_tune=none", "output=elsewhere", "data.classes=[a, b]"])
+    nested = {"head": {"epochs": 3}, "fine_tune": "none", "output": Path("elsewhere"), "data": {"classes": ("a", "b")}}
+    dotted = {"head.epochs": 3, "fine_tune": None, "output": "elsewhere", "data.classes": ["a", "b"]}
+    assert load_config("digits", [nested]) == load_config("digits", [dotted]) == words
+    with pytest.raises(ConfigError, match=r"override 'head.epochs=-1': head.epochs"):
+        load_config("digits", [{"head": {"epochs": -1}}])
+    with pytest.raises(ConfigError, match=r"override head.epochs: object is no value of a config"):
+        load_config("digits", [{"head": {"epochs": object()}}])
+
+
 def test_c11_all_problems_at_once_in_the_order_of_the_file():
     text = DIGITS + "head: {epochs: -1}\nmodel:\n  dropout: 1\n  pooling: mean\nseed: 010\n"
     lines = problems_of(text, "head.epoch=5", "fine_tune.views=2").split("\n")

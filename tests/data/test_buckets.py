@@ -1,9 +1,11 @@
 """Images in a bucket; fsspec's own `memory://` stands in for one."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
+from file_server import Server
 from PIL import Image
 
 from finetune.data import Transform, list_bucket, read_image, read_square
@@ -66,12 +68,38 @@ def test_what_is_not_there_is_reported(bucket, given, error, says):
         find_inputs([given])
 
 
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("FINETUNE_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_an_image_on_a_web_server_is_read_as_any_file(server, images):
+    file = images / "red" / "03.png"
+    server.content = file.read_bytes()
+    (url,) = find_inputs([server.url])
+    assert (read_image(url) == read_image(file)).all()
+    server.content = b"<html>"
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(url)
+    with pytest.raises(ImageError, match="cannot be read: "):
+        read_image("http://127.0.0.1:1/absent.png")
+
+
 @pytest.mark.parametrize(("name", "word"), [("FINETUNE_OFFLINE", "true"), ("HF_HUB_OFFLINE", "1")])
 def test_every_way_to_forbid_the_network_stops_a_bucket(monkeypatch, name, word):
     monkeypatch.delenv("FINETUNE_OFFLINE")
     monkeypatch.setenv(name, word)
     with pytest.raises(ResourceError, match="FINETUNE_OFFLINE"):
         list_bucket("s3://bucket/photos")
+    with pytest.raises(ResourceError, match="FINETUNE_OFFLINE"):
+        list_bucket("https://host/a.png")
 
 
 def test_a_store_that_is_not_known_or_not_installed_is_reported(monkeypatch):

@@ -35,10 +35,10 @@ def test_leaks_are_reported(leaking: Path) -> None:
 
 def test_leaks_are_dropped_from_train(leaking: Path, tmp_path: Path) -> None:
     dataset = opened(folder=leaking, leaks="drop")
-    assert {name for name, _ in dataset.skipped} == {
-        "train/cat/copy.png",
-        "train/cat/wrong.png",
-        "train/dog/2.png",
+    assert dict(dataset.skipped) == {
+        "train/cat/copy.png": "the same image as test/cat/0.png",
+        "train/cat/wrong.png": "the same image has another label: train/dog/2.png",
+        "train/dog/2.png": "the same image has another label: train/cat/wrong.png",
     }
     assert "test/cat/0.png" in dataset.names
     assert sizes(dataset) == [8, 8, 8]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def two_runs(images, common_cache, tmp_path_factory):
 def summary(name, correct, **config):
     images = {(f"hash{at}", "cat"): bool(value) for at, value in enumerate(correct)}
     return RunSummary(name, "done", {"test": {"n": 1}} if images else {}, [], config, images)
+
+
+def test_images_that_only_one_run_has_are_named():
+    first = replace(summary("a", [1, 1]), images={"h0": "cat/0.png", "h1": "cat/1.png"})
+    second = replace(summary("b", [1, 0]), images={"h1": "moved/1.png", "h2": "dog/2.png", "h3": "dog/3.png"})
+    difference, _ = comparison.compare_summaries([first, second]).sentences()
+    assert difference == "Images of b, against a: 2 added (dog/2.png, dog/3.png), 1 removed (cat/0.png)."
+    (alone,) = comparison.compare_summaries([first, replace(first, name="c")]).sentences()
+    assert alone.startswith("No evidence")
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """What goes into a training, as images and as a sentence."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib import figure as figures
 from PIL import Image
 
 from finetune import config, data
@@ -29,6 +31,26 @@ def test_without_augmentation_there_is_nothing_to_show_of_it(settings):
     sheets = dict(preview.preview_sheets(loaded, data.open_dataset(loaded.data, seed=0), images=2))
     with Image.open(io.BytesIO(sheets["red"])) as sheet:
         assert sheet.width < sheet.height  # two rows of two, and the titles
+
+
+def test_many_classes_are_on_one_sheet_or_a_hundred_each(opened, monkeypatch):
+    ((name, png),) = preview.preview_overviews(*opened)
+    assert name == "overview"
+    with Image.open(io.BytesIO(png)) as sheet:
+        assert sheet.width > 3 * sheet.height / 2  # three tiles of two in a row, and the title
+    monkeypatch.setattr(preview, "OVERVIEW_CLASSES", 2)
+    assert [name for name, _ in preview.preview_overviews(*opened)] == ["overview-1", "overview-2"]
+
+
+def test_a_long_title_is_not_cut(opened, monkeypatch):
+    titles = []
+    monkeypatch.setattr(figures.Figure, "suptitle", lambda figure, text, **style: titles.append((figure, text)))
+    loaded, dataset = opened
+    long = replace(dataset, classes=("a class with a very long name of several words",) * 3)
+    next(iter(preview.preview_sheets(loaded, long, images=1, augmented=1)))
+    ((figure, title),) = titles
+    assert title.replace("\n", " ").endswith("words: 14 training images, 32 x 32 pixels")
+    assert max(map(len, title.split("\n"))) * 10 * 0.55 / 72 < figure.get_figwidth()  # 0.55: the width of a letter
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (97, 97)])

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune import config
 from finetune.models import (
@@ -17,7 +18,7 @@ from finetune.models import (
 from finetune.models.build import preprocess
 from finetune.models.saving import MEMBERS
 from finetune.training import phases as training
-from finetune.utils import ConfigError, DataError, WeightsError, keras
+from finetune.utils import ConfigError, DataError, UsageError, WeightsError, keras
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 CLASSES = ("cat", "Käsekrainer", "日本犬", 'it\'s "odd", <b>')
@@ -217,10 +218,64 @@ def test_predict_takes_files_folders_and_globs(tiny, images, tmp_path):
     assert {guess.name for guess in answer.predictions} <= set(CLASSES)
     assert {guess.id for guess in answer.predictions} == {""}
     assert len(tiny.predict(images / "red")) == 24
-    assert len(tiny.predict([f"{images}/red/0*.png", one], top=99)) == 10
+    assert len(tiny.predict([f"{images}/red/0*.png", one], top=99)) == 11  # one of them twice
     assert len(tiny.predict(one, top=99)[0].predictions) == 4
     with pytest.raises(DataError, match="no such file"):
         tiny.predict(tmp_path / "absent.png")
+
+
+def test_every_input_has_its_prediction_in_whatever_form_it_comes(tiny, images):
+    file = images / "red" / "03.png"
+    pixels = np.asarray(Image.open(file))
+    opaque = np.dstack([pixels, np.full_like(pixels[..., :1], 255)])
+    forms = [file, str(file), file.read_bytes(), Image.open(file), pixels, opaque]
+    predictions = tiny.predict([*forms, file])
+    assert [prediction.path for prediction in predictions] == [str(file), str(file), "", "", "", "", str(file)]
+    for prediction in predictions:
+        assert [score.name for score in prediction.predictions] == [score.name for score in predictions[0].predictions]
+        assert prediction.predictions[0].probability == pytest.approx(predictions[0].predictions[0].probability)
+    for alone in (file.read_bytes(), Image.open(file), pixels):
+        assert tiny.predict(alone)[0].predictions == tiny.predict(file)[0].predictions
+    batch = np.stack([pixels, 255 - pixels])
+    for prediction, image in zip(tiny.predict(batch), batch, strict=True):
+        assert prediction.predictions[0].probability == pytest.approx(tiny.predict(image)[0].predictions[0].probability)
+    assert tiny.predict([]) == []
+
+
+def test_a_photo_in_memory_is_turned_upright_and_one_that_is_damaged_has_its_error(tiny, images, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "red" / "03.png").save(tmp_path / "turned.png", exif=exif)
+    whole = (images / "red" / "04.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("turned.png", "cut.png"):
+        with Image.open(tmp_path / name) as image:
+            on_disk, opened, grey = tiny.predict([tmp_path / name, image, np.zeros((9, 9), np.uint8)])
+        assert on_disk.predictions == opened.predictions
+        assert bool(on_disk.error) == bool(opened.error) == (name == "cut.png")
+        assert not grey.error
+    (no_image,) = tiny.predict(b"<html>")
+    assert "not an image" in no_image.error
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (49, "int is no image"),
+        (["a.png", None], r"no such file|images\[1\]: NoneType is no image"),
+        ([np.zeros((8, 8, 3))], r"images\[0\]: an array of float64 with the shape \(8, 8, 3\) is no image"),
+        (np.zeros((8, 8, 5), np.uint8), r"shape \(8, 8, 5\)"),
+    ],
+)
+def test_what_is_no_image_is_named_in_one_line(tiny, given, says):
+    with pytest.raises((UsageError, DataError), match=says) as caught:
+        tiny.predict(given)
+    assert len(caught.value.message) < 100
+
+
+def test_a_number_of_classes_below_one_is_refused(tiny, images):
+    with pytest.raises(UsageError, match="top=-1"):
+        tiny.predict(images, top=-1)
 
 
 RIGHT = {

@@ -11,7 +11,7 @@ import pytest
 
 from finetune import models as prediction
 from finetune.data import MULTICLASS
-from finetune.models import ClassScore, CsvWriter, JsonWriter, Prediction
+from finetune.models import ClassScore, CsvWriter, JsonWriter, Prediction, TableLayout
 from finetune.utils import DataError, UsageError
 
 
@@ -169,7 +169,7 @@ def test_json_of_nothing_is_an_empty_array():
 
 def test_no_cell_of_the_table_is_a_formula_and_none_is_lost():
     stream = io.StringIO(newline="")
-    table = CsvWriter(stream, top=2)
+    table = CsvWriter(stream, TableLayout(2))
     for name in ODD:
         table.write(Prediction(name, (ClassScore(name, "n1", 0.75), ClassScore("b", "", 0.25))))
     table.write(Prediction("bad.jpg", error="-cut short"))
@@ -186,7 +186,7 @@ def test_no_cell_of_the_table_is_a_formula_and_none_is_lost():
 
 def test_a_row_with_fewer_classes_than_asked_keeps_its_columns():
     stream = io.StringIO(newline="")
-    CsvWriter(stream, top=3).write(Prediction("x", (ClassScore("a", "", 1.0),)))
+    CsvWriter(stream, TableLayout(3)).write(Prediction("x", (ClassScore("a", "", 1.0),)))
     header, row = csv.reader(io.StringIO(stream.getvalue(), newline=""))
     assert len(header) == 11
     assert row == ["x", "a", "", "1.000000", *[""] * 7]
@@ -213,12 +213,12 @@ ROW, BAD = b"'=a.png,cat,n1,0.900000,\r\n", b'"b,c.png",,,,no such file\r\n'
 def test_whole_rows_are_found_and_what_a_crash_has_cut_is_not(tmp_path, content, paths, size):
     table = tmp_path / "out.csv"
     prediction.partial_path(table).write_bytes(content)
-    found = prediction.read_partial(table, 1)
+    found = prediction.read_partial(table, TableLayout(1))
     assert (len(found.paths), found.size) == (paths, size)
     assert found.has("=a.png") == (paths > 0)
     assert found.has("b,c.png") == (paths > 1)
     assert [answer.error for answer in found.problems] == ["no such file"] * (paths > 1)
-    with prediction.open_table(table, 1, found) as rows:
+    with prediction.open_table(table, TableLayout(1), found) as rows:
         assert not table.exists()
         rows.write(Prediction("d.png", (ClassScore("dog", "n2", 0.5),)))
     assert table.read_bytes() == (content[:size] or HEADER) + b"d.png,dog,n2,0.500000,\r\n"
@@ -227,9 +227,12 @@ def test_whole_rows_are_found_and_what_a_crash_has_cut_is_not(tmp_path, content,
 
 def test_a_finished_table_may_be_gone_on_with_and_none_is_a_beginning(tmp_path):
     table = tmp_path / "out.csv"
-    assert prediction.read_partial(table, 1).size == 0
+    assert prediction.read_partial(table, TableLayout(1)).size == 0
     table.write_bytes(HEADER + ROW)
-    with suppress(KeyboardInterrupt), prediction.open_table(table, 1, prediction.read_partial(table, 1)) as rows:
+    with (
+        suppress(KeyboardInterrupt),
+        prediction.open_table(table, TableLayout(1), prediction.read_partial(table, TableLayout(1))) as rows,
+    ):
         rows.write(Prediction("d.png", error="odd"))
         raise KeyboardInterrupt
     assert table.read_bytes() == HEADER + ROW
@@ -239,7 +242,50 @@ def test_a_finished_table_may_be_gone_on_with_and_none_is_a_beginning(tmp_path):
 def test_rows_of_another_command_are_refused(tmp_path):
     (tmp_path / "out.csv").write_bytes(HEADER + ROW)
     with pytest.raises(UsageError, match="other columns"):
-        prediction.read_partial(tmp_path / "out.csv", 2)
+        prediction.read_partial(tmp_path / "out.csv", TableLayout(2))
+
+
+def test_unknown_moves_no_column(tmp_path):
+    guess = ClassScore("cat", "n1", 0.6)
+    unknown = Prediction("a.png", (guess, ClassScore("dog", "n2", 0.4)), unknown=ClassScore("unknown", "", 0.4))
+    layout = TableLayout(2, decision="predicted")
+    (row,) = layout.rows(unknown)
+    assert dict(zip(layout.header, row, strict=True)) == {
+        "path": "a.png", "class_1": "cat", "id_1": "n1", "probability_1": "0.600000",
+        "class_2": "dog", "id_2": "n2", "probability_2": "0.400000", "predicted": "unknown", "error": "",
+    }  # fmt: skip
+    assert layout.rows(Prediction("a.png", unknown.predictions))[0][-2] == "cat"
+    assert [score.name for score in unknown.shown] == ["unknown", "cat", "dog"]
+
+
+LONG = TableLayout(2, long=True, decision="predicted")
+
+
+def test_the_long_form_has_a_row_per_class_and_one_for_what_cannot_be_read():
+    scores = (ClassScore("=cat", "n1", 0.6), ClassScore("dog", "", 0.4))
+    assert LONG.header == ["path", "rank", "class", "id", "probability", "predicted", "error"]
+    assert LONG.rows(Prediction("a.png", scores)) == [
+        ["a.png", "1", "'=cat", "n1", "0.600000", "'=cat", ""],
+        ["a.png", "2", "dog", "", "0.400000", "'=cat", ""],
+    ]
+    assert LONG.rows(Prediction("b.png", error="cut")) == [["b.png", "", "", "", "", "", "cut"]]
+
+
+def test_an_image_of_which_rows_are_missing_is_predicted_again(tmp_path):
+    table = tmp_path / "out.csv"
+    images = [Prediction(name, (ClassScore("cat", "", 0.6), ClassScore("dog", "", 0.4))) for name in ("a", "c")]
+    images.insert(1, Prediction("b", error="cut"))
+    with prediction.open_table(table, LONG, prediction.read_partial(table, LONG)) as rows:
+        for image in images:
+            rows.write(image)
+    whole = table.read_bytes()
+    without_last_line = whole[: whole[:-1].rindex(b"\n") + 1]
+    table.write_bytes(without_last_line)
+    found = prediction.read_partial(table, LONG)
+    assert (found.paths, found.classes) == ({"a", "b"}, {"cat"})
+    with prediction.open_table(table, LONG, found) as rows:
+        rows.write(images[2])
+    assert table.read_bytes() == whole
 
 
 # ----------------------------------------------------------------------------------------------- parts and lists

@@ -302,6 +302,9 @@ def test_a_finished_run_is_not_begun_again_by_evaluate(story):
 def test_evaluate_measures_what_is_asked_for(story, images, tmp_path):
     train, validation = (evaluate_classifier(story.run.path, split=split) for split in ("train", "validation"))
     assert (train.n, validation.n) == (42, 15)
+    assert api.evaluate(story.result, split="val").to_json() == validation.to_json()
+    with pytest.raises(UsageError, match=r"there is no split .tset.\. Did you mean .test."):
+        api.evaluate(story.run, split="tset")
     assert validation.accuracy.value == pytest.approx(story.run.phases[-1]["validation"]["accuracy"])
     everything = api.evaluate(story.run.path, images)
     assert everything.n == 72

@@ -101,7 +101,8 @@ def test_it_finds_the_best_trains_it_and_can_be_resumed(colours, monkeypatch):
     assert rows[0]["head.learning_rate"] == best.settings["head.learning_rate"]
     assert float(rows[0]["validation_accuracy"]) == best.accuracy
     names = {path.name for path in colours.output.iterdir()}
-    assert names == {"trials.sqlite", "trials.csv", "best.yaml", "sweep.png", "tensorboard", "open.lock", "winner.lock"}
+    assert names == {"trials.sqlite", "trials.csv", "best.yaml", "sweep.png", "tensorboard", "open.lock", "winner.lock",
+                     "splits.csv"}  # fmt: skip
     assert len(list(colours.output.glob("tensorboard/trial-*/events.out.*"))) == 3
     assert (colours.output / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
@@ -117,6 +118,8 @@ def test_it_finds_the_best_trains_it_and_can_be_resumed(colours, monkeypatch):
 
     with pytest.raises(UsageError, match=r"(?s)holds another sweep.*vary.head.learning_rate: .*head.epochs: 3, now 2"):
         colours.run("head.learning_rate=1e-3..1e-2", "head.optimizer=adam,sgd", overrides=["head.epochs=2"])
+    with pytest.raises(UsageError, match=r"images: (.*, )?24 removed|images: .*\(red/"):
+        colours.run(overrides=["data.classes=[blue, green]"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Images on a sheet: mistakes, near-duplicates, what a training sees, predictions and explanations."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from finetune.evaluation.figures.style import (
     shorten,
     to_png,
 )
+from finetune.utils import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,8 +124,30 @@ def draw_preview(rows: Sequence[tuple[Image, Box | None, Image, Sequence[Image]]
     titles = ["original", "the network sees", *(f"augmented {number}" for number in range(1, columns - 1))]
     for axes, text in zip(grid[0], titles, strict=True):
         axes.set_title(text, fontsize=8, color=MUTED)
-    figure.suptitle(shorten(title, 80), fontsize=10, color=INK, x=0.01, ha="left")
+    figure.suptitle(_wrap(title, 1.5 * columns), fontsize=10, color=INK, x=0.01, ha="left")
     return to_png(figure)
+
+
+def draw_overview(tiles: Sequence[tuple[Sequence[Image], str]], title: str) -> bytes:
+    """A tile per class, side by side and one below the other: its images, and a caption above them."""
+    columns, images = min(len(tiles), 5), max(len(images) for images, _ in tiles)
+    wide = 1.1 * images + 0.2  # inches
+    rows = math.ceil(len(tiles) / columns)
+    figure = new_figure(wide * columns, 1.45 * rows + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (images_of_class, caption) in zip(grid.flat, tiles, strict=False):
+        axes.imshow(np.concatenate(images_of_class, axis=1))
+        axes.set_anchor("NW")
+        axes.set_title(shorten(caption, int(13 * wide)), fontsize=8, color=MUTED, loc="left")
+    figure.suptitle(_wrap(title, wide * columns), fontsize=10, color=INK, x=0.01, ha="left")
+    return to_png(figure)
+
+
+def _wrap(title: str, width: float) -> str:
+    """A title of 10 points over as many lines as a figure of that width in inches needs."""
+    return textwrap.fill(printable(title), int(12 * width))
 
 
 def draw_prediction(image: Image, rows: Sequence[tuple[str, float]], title: str = "") -> bytes:
