@@ -39,6 +39,8 @@ def _sections(result: CheckResult) -> Iterator[tuple[str, list[str]]]:
     if result.dataset:
         yield "data", list(_data_lines(result, result.dataset))
         yield "images", list(_image_lines(result, result.dataset))
+    if result.recipe:
+        yield "recipe", [str(decision) for decision in result.recipe]
     if result.weights:
         yield "weights", [str(result.weights.path)]
     if not result.dry_run:

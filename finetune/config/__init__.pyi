@@ -1,4 +1,9 @@
-from .auto import DataFacts as DataFacts, as_in_run as as_in_run, fill_open_keys as fill_open_keys
+from .auto import (
+    DataFacts as DataFacts,
+    Decision as Decision,
+    as_in_run as as_in_run,
+    fill_open_keys as fill_open_keys,
+)
 from .docs import config_reference as config_reference
 from .load import (
     default_name as default_name,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.backbones import Weights, find_backbone, resolve_weights
-from finetune.config import Config, fill_open_keys
+from finetune.config import Config, Decision, fill_open_keys
 from finetune.data import (
     MIN_FEATURE_SIMILARITY,
     MIN_FINGERPRINT_SIMILARITY,
@@ -76,6 +76,7 @@ class CheckResult:
     weights: Weights | None
     dry_run: "DryRun | None"
     problems: Sequence[FinetuneError]
+    recipe: Sequence[Decision] = ()  # what the config leaves open, as it will be chosen
 
     @property
     def exit_code(self) -> int:
@@ -164,6 +165,7 @@ class CheckResult:
                 for problem in self.problems
             ],
             "warnings": self.warnings,
+            "recipe": [str(decision) for decision in self.recipe],
             "data": self._data_to_json() if self.dataset else None,
             "alike": {
                 "by": self.similar.methods,
@@ -214,8 +216,9 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     problems: list[FinetuneError] = []
     with terminal.stage("Checking the images") as update:
         dataset = _open_as_far_as_possible(config, problems, update)
+    decisions: Sequence[Decision] = ()
     if dataset is not None:
-        config, _ = fill_open_keys(config, data_facts(dataset, config.device))
+        config, decisions = fill_open_keys(config, data_facts(dataset, config.device))
     weights, result = None, None
     with _collect(problems):
         weights = resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False)
@@ -239,7 +242,7 @@ def check_config(config: Config, *, compute_features: bool = False, terminal: Te
     if dataset:  # the scan's results were cached a moment ago
         inspections = list(dataset.scan())
         similar = _find_similar_images(dataset, inspections, result)
-    return CheckResult(config, dataset, inspections, similar, weights, result, problems)
+    return CheckResult(config, dataset, inspections, similar, weights, result, problems, decisions)
 
 
 @contextmanager

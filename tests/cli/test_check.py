@@ -79,3 +79,16 @@ def test_problems_are_one_error_of_the_kind_of_the_first():
 def test_a_schedule_in_a_line_of_text():
     assert sparkline([1.0, 0.5, 0.0], 3) == "█▅▁"
     assert sparkline([0.0, 0.0], 2) == "▁▁"
+
+
+def test_what_the_recipe_will_choose_is_told(typed, images, tmp_path):
+    config_file = tmp_path / "open.yaml"
+    config_file.write_text(
+        f"data: {{folder: {images}}}\nmodel: {{backbone: tiny, weights: {tmp_path / 'absent.h5'}}}\n"
+    )
+    code, out, _ = typed("check", config_file)
+    assert code == 4
+    assert "recipe     model.resize=squash: the images are 40 x 36" in out
+    assert "fine_tune=none: " in out
+    assert "fine_tune" not in typed("check", config_file, "recipe=none")[1]
+    assert "fine_tune=none: " in "\n".join(json.loads(typed("check", config_file, "--json")[1])["recipe"])
