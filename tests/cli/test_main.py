@@ -45,13 +45,19 @@ LIGHT = {
     "bad config": ["train", "bad.yaml", "head.epochs=-1"],
     "bad path": ["predict", "absent.jpg"],
     "bad sweep": ["sweep", "digits", "--set", "head.learing_rate=1e-4..1e-2"],
+    "training of no images": ["train", "digits", "data.builtin=null", "data.folder=absent"],
+    "training without weights": ["train", "digits", "model.weights=absent.h5"],
+    "sweep of no images": ["sweep", "digits", "data.builtin=null", "data.folder=absent", "--set", "head.epochs=1,2"],
+    "check of no images": ["check", "digits", "data.builtin=null", "data.folder=absent"],
+    "no such model": ["evaluate", "runs/absent"],
     "nothing": [],
 }
 
 
 EXIT_CODES = {
     "bad config": 2, "bad path": 3, "bad sweep": 2, "nothing": 2,
-    "format that cannot be quantised": 2, "export of no images": 3,
+    "format that cannot be quantised": 2, "export of no images": 3, "training of no images": 3,
+    "training without weights": 4, "sweep of no images": 3, "check of no images": 3, "no such model": 4,
 }  # fmt: skip
 
 
