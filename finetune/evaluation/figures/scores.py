@@ -101,7 +101,7 @@ def draw_labels(rows: Sequence[tuple[str, int, Proportion | None]]) -> bytes:
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK)
     axes.xaxis.set_major_formatter(percent_tick)
-    axes.set_xlabel("average precision (n: images with the label)")
+    axes.set_xlabel("average precision\nn: images with the label")
     if len(shown) < len(known):
         axes.axhline(19.5, color=MUTED, linewidth=1, linestyle=DASHES)
         title = f"the 20 best and the 20 worst of {len(known)}"
