@@ -21,7 +21,7 @@ from finetune.data import config_source
 from finetune.runs import Run, open_run
 from finetune.utils import FinetuneError, UsageError, shell_command, write_text
 
-MAY_CHANGE = {"data.folder", "data.csv", "cache", "device"}
+MAY_CHANGE = {"data.folder", "data.csv", "cache", "device", "version"}
 OUTPUT = Path("runs")
 
 
