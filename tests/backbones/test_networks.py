@@ -83,6 +83,7 @@ def test_tiny_learns() -> None:
 # ------------------------------------------------------------------------------------------ EfficientNet-Lite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LITES)
 def test_lite_takes_every_tensor_of_its_file(name: str) -> None:
     row = catalog.find_backbone(name)
@@ -125,6 +126,7 @@ def test_lite0_knows_imagenet(shared: Path) -> None:
     assert np.mean(right) >= 0.8
 
 
+@pytest.mark.slow
 def test_lite_without_top_gives_the_features_of_lite_with_top() -> None:
     row = catalog.find_backbone("efficientnet_lite0")
     found = weights.resolve_weights(row, "imagenet", top=False)
@@ -139,6 +141,7 @@ def test_lite_without_top_gives_the_features_of_lite_with_top() -> None:
     np.testing.assert_array_equal(backbone(image), features(image))
 
 
+@pytest.mark.slow
 def test_mismatch_is_reported_layer_by_layer_and_changes_nothing() -> None:
     row = catalog.find_backbone("efficientnet_lite0")
     found = weights.resolve_weights(row, "imagenet", top=True)
@@ -157,6 +160,7 @@ def test_mismatch_is_reported_layer_by_layer_and_changes_nothing() -> None:
     assert "layers more" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["nan", "zero", "missing", "unknown"])
 def test_bad_tensors_are_named(spoil: str) -> None:
     found = weights.resolve_weights(catalog.find_backbone("efficientnet_lite0"), "imagenet", top=True)
@@ -203,6 +207,7 @@ def _torch_alexnet(torch: Any) -> Any:
     return Net().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_alexnet_equals_torch(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch", reason="compares with torch, which is not installed")
@@ -271,6 +276,7 @@ def test_published_file_gives_what_keras_gives(name: str, tmp_path: Path, monkey
         np.testing.assert_allclose(backbone(image), wanted, rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [True, False])
 def test_shared_mobilenet_loads_as_in_keras(shared: Path, top: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(shared / "weights" / "keras_home"))
@@ -287,6 +293,7 @@ def test_shared_mobilenet_loads_as_in_keras(shared: Path, top: bool, monkeypatch
         np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.slow
 def test_frozen_and_viewed_model_is_loaded_too(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the classifier does it: a network behind preprocessing, seen as a model of its own, and frozen."""
     monkeypatch.setenv("KERAS_HOME", str(shared / "weights" / "keras_home"))

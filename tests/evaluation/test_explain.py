@@ -190,6 +190,7 @@ def test_an_unknown_method_names_the_nearest(tiny, image):
 # ------------------------------------------------------------------------------------------- the real network
 
 
+@pytest.mark.slow
 def test_on_the_elephant_image_the_mass_lies_on_the_elephant(imagenet, shared):
     result = explanation.explain_image(imagenet, shared / "data/demo_images/elephant.jpg")
     body = np.zeros((224, 224), bool)

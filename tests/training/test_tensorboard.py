@@ -109,6 +109,7 @@ def events_of(run):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_cache", "report_not_drawn")
 def test_who_watches_changes_nothing(watched, images, tmp_path):
     plain = train_config(settings(images, tmp_path))
@@ -119,6 +120,7 @@ def test_who_watches_changes_nothing(watched, images, tmp_path):
     assert not (plain.run.tensorboard / "plugins").exists()
 
 
+@pytest.mark.slow
 def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
     found = events_of(watched[0].run)
     steps = {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
@@ -131,12 +133,14 @@ def test_histograms_show_what_learns_and_nothing_that_is_frozen(watched):
     assert buckets[0, 0] < 0 < buckets[-1, 1]
 
 
+@pytest.mark.slow
 def test_a_profile_of_each_phase_is_left_and_a_message_says_how_to_see_it(watched):
     result, said = watched
     assert len(list(result.run.tensorboard.glob("plugins/profile/*/*.xplane.pb"))) == 2
     assert said.count("pip install xprof") == 2
 
 
+@pytest.mark.slow
 def test_the_projector_finds_a_point_for_every_validation_image(watched):
     run = watched[0].run
     folder = run.tensorboard
@@ -157,6 +161,7 @@ def test_the_projector_finds_a_point_for_every_validation_image(watched):
         assert list(embedding.sprite.single_image_dim) == [64, 64]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_a_row_of_hparams(watched):
     result = watched[0]
     found = events_of(result.run)
@@ -175,6 +180,7 @@ def test_a_finished_run_is_a_row_of_hparams(watched):
     assert "model.image_size" not in start.hparams  # not set: no value
 
 
+@pytest.mark.slow
 def test_a_training_is_one_run_with_curves_before_single_dots(watched):
     run = watched[0].run
     assert {file.parent for file in run.path.rglob("events.out.tfevents.*")} == {run.tensorboard}
