@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.utils import FinetuneError, ProgressCallback, Terminal
+from finetune.utils import FinetuneError, ProgressCallback, Terminal, format_duration
 
 if TYPE_CHECKING:
     from finetune.training.journal import PhaseResult
@@ -111,11 +111,12 @@ class ProgressLogger(Callback):
             self._update(state.epoch * steps + state.batch, steps * self.trainer.settings.epochs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        best = "  best so far" if self.trainer.state.waited == 0 else ""
-        self.terminal.say(
-            f"  epoch {logs['epoch']:>3}/{self.trainer.settings.epochs}   loss {logs['loss']:.4f}   "
-            f"validation: loss {logs['validation_loss']:.4f}, accuracy {logs['validation_accuracy']:.2%}   "
-            f"{logs['seconds']:.1f} s{best}"
+        best = "  best" if self.trainer.state.waited == 0 else ""
+        epochs = str(self.trainer.settings.epochs)
+        self.terminal.say(  # not more than 80 columns
+            f"epoch {logs['epoch']:>{len(epochs)}}/{epochs}  loss {logs['loss']:.3f}  "
+            f"validation: loss {logs['validation_loss']:.3f}, accuracy {logs['validation_accuracy']:.2%}  "
+            f"{format_duration(logs['seconds'])}{best}"
         )
 
     def on_phase_end(self, result: "PhaseResult") -> None:
