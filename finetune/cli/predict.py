@@ -141,34 +141,15 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _reject_below(classifier: "Classifier", precision: float | None, terminal: Terminal) -> float:
     """The probability (0..1) below which a prediction is "unknown", so that the others reach `precision`."""
-    from finetune.evaluation import threshold_for_precision
-    from finetune.models import UNKNOWN
+    from finetune.evaluation import promise_precision
 
     if precision is None:
         return 0.0
-    if classifier.spec.multi_label:
-        raise UsageError(
-            f"{classifier.name} predicts any number of labels per image, each by a threshold of its own.",
-            hint="--precision is for one class per image. --json has the probabilities, to set other thresholds.",
-        )
-    if not classifier.spec.confidences:
-        raise UsageError(
-            f"{classifier.name} does not know how often its predictions are correct.",
-            hint="--precision needs a run that was trained with calibrate: true (the default).",
-        )
-    point = threshold_for_precision(classifier.spec.confidences, precision)
-    if point is None:
-        best = max(point.precision for point in classifier.spec.confidences)
-        raise UsageError(
-            f"{classifier.name} never reached a precision of {precision:.1%} on validation, at best {best:.1%}.",
-            hint="Ask for less, or train with more images.",
-        )
-    threshold, reached, coverage = point
-    terminal.say(
-        f"Predictions below {threshold:.3f} are {UNKNOWN}: on validation, {coverage:.1%} of the images were above it, "
-        f"{reached:.1%} of them correct"
-    )
-    return threshold
+    promise = promise_precision(classifier, precision)
+    terminal.say(promise.sentence())
+    if warning := promise.warning():
+        terminal.warn(warning)
+    return promise.threshold
 
 
 def _layout(classifiers: "Sequence[Classifier]", top: int, *, long: bool, rejects: bool) -> "TableLayout":

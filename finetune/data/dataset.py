@@ -11,6 +11,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,18 @@ class Dataset:
 
     def distinct(self, split: str) -> Indices:
         """Positions of the different images of a split: of copies and near-copies with one label, only the first."""
-        indices = self.indices(split)
-        hashes = [self.hashes[index] for index in indices]
-        fingerprints = [self.fingerprints[index] if self.fingerprints else "" for index in indices]
-        return indices[distinct_images(hashes, fingerprints, self.label_type.group_ids(self.labels[indices]))]
+        if split not in self._distinct:
+            indices = self.indices(split)
+            hashes = [self.hashes[index] for index in indices]
+            fingerprints = [self.fingerprints[index] if self.fingerprints else "" for index in indices]
+            labels = self.label_type.group_ids(self.labels[indices])
+            self._distinct[split] = indices[distinct_images(hashes, fingerprints, labels)]
+        return self._distinct[split]
+
+    @cached_property
+    def _distinct(self) -> dict[str, Indices]:
+        """What `distinct` has found; many figures ask for it."""
+        return {}
 
     def scan(self, indices: Sequence[int] | Indices | None = None) -> Iterator[Inspection]:
         """An `Inspection` of every image, or of those at `indices`, as the files are now."""

@@ -1,7 +1,6 @@
 from .calibration import (
+    Decisions as Decisions,
     fit_decisions as fit_decisions,
-    fit_temperature as fit_temperature,
-    threshold_for_precision as threshold_for_precision,
 )
 from .class_lookup import find_class as find_class
 from .comparison import (
@@ -10,6 +9,9 @@ from .comparison import (
     compare_runs as compare_runs,
 )
 from .evaluate import (
+    TestResult as TestResult,
+    describe_copies as describe_copies,
+    different_rows as different_rows,
     display_path as display_path,
     evaluate_classifier as evaluate_classifier,
     evaluate_on_test as evaluate_on_test,
@@ -46,6 +48,7 @@ from .linear_probe import (
     sample_for_probe as sample_for_probe,
 )
 from .metrics import PairedTest as PairedTest, Proportion as Proportion, wilson_interval as wilson_interval
+from .precision import promise_precision as promise_precision, threshold_for_precision as threshold_for_precision
 from .predictions import (
     PredictionTable as PredictionTable,
     read_predictions as read_predictions,
@@ -58,6 +61,7 @@ from .preview import (
     preview_sheets as preview_sheets,
 )
 from .ranking import Ranked as Ranked, rank_backbones as rank_backbones
+from .reliability import Check as Check, Gap as Gap
 from .report import (
     class_figure as class_figure,
     jpeg_uri as jpeg_uri,

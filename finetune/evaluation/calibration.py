@@ -1,24 +1,60 @@
-"""Probabilities that can be believed: the temperature, and the thresholds of predictions.
+"""Probabilities that can be believed: the temperature, and all else that is fitted on validation images.
 
-    temperature = fit_temperature(logits, labels)                   # on validation images
-    point = threshold_for_precision(risk_coverage(probabilities, labels), 0.98)
-    point.threshold                                                 # below it, "unknown" is the better prediction
+    decisions = fit_decisions(logits, labels)             # of the different validation images
+    decisions.temperature, decisions.thresholds, decisions.confidences
 
-Both are fitted on validation images, which training has used only to choose epochs.
+Training has used these images only to choose epochs. Whether what fits them holds on the test images too is said by
+`reliability`.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune.data import MULTILABEL, label_type_of
 from finetune.evaluation.multilabel import best_thresholds
-from finetune.evaluation.tasks import score_logits
+from finetune.evaluation.precision import risk_coverage
+from finetune.evaluation.tasks import score_logits, task_for
 from finetune.models import RiskCoveragePoint
 
-MAX_POINTS = 200  # of a risk-coverage curve
+FOLDS = 5
 MAX_LOG = 3.0  # of the logarithm of a temperature, both ways
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What turns logits into predictions: `logits / temperature`, then a threshold for each label, or, with one class
+    per image, the curve from which a threshold for any precision is taken."""
+
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+    confidences: tuple[RiskCoveragePoint, ...] = ()
+
+
+def fit_decisions(logits: np.ndarray, labels: np.ndarray, *, calibrate: bool = True) -> Decisions:
+    """The decisions that fit `labels` best; without `calibrate`, only the thresholds of labels are fitted."""
+    label_type = label_type_of(labels)
+    temperature = choose_temperature(logits, labels) if calibrate else 1.0
+    probabilities = task_for(label_type).probabilities(logits / temperature)
+    if label_type is MULTILABEL:
+        return Decisions(temperature, thresholds=best_thresholds(probabilities, labels))
+    return Decisions(temperature, confidences=risk_coverage(probabilities, labels) if calibrate else ())
+
+
+# ----------------------------------------------------------------------------------------------- the temperature
+
+
+def choose_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The fitted temperature if, in cross-validation, one improves images that it was not fitted on; else 1."""
+    folds = np.arange(len(labels)) % FOLDS
+    gain = 0.0
+    for fold in np.unique(folds):
+        inside, outside = folds != fold, folds == fold
+        if inside.any():
+            temperature = fit_temperature(logits[inside], labels[inside])
+            before, after = (score_logits(logits[outside] / by, labels[outside]).losses for by in (1.0, temperature))
+            gain += float((before - after).sum())
+    return fit_temperature(logits, labels) if gain > 0 else 1.0
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -32,32 +68,4 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def cost(log: float) -> float:
         return float(score_logits(logits / np.exp(log), labels).losses.sum() + log**2 / 2)
 
-    return float(np.exp(minimize_scalar(cost, bounds=(-MAX_LOG, MAX_LOG), method="bounded").x))
-
-
-def fit_decisions(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The fields of a `ClassifierSpec` that turn probabilities into predictions, from validation images.
-
-    A threshold for each label, or, with one class per image, the risk-coverage curve.
-    """
-    if label_type_of(labels) is MULTILABEL:
-        return {"thresholds": best_thresholds(probabilities, labels)}
-    return {"confidences": risk_coverage(probabilities, labels)}
-
-
-def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> tuple[RiskCoveragePoint, ...]:
-    """For falling thresholds on the highest probability: the precision and the coverage of predictions above it."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    order = np.argsort(-confidence, kind="stable")
-    confidence, precision = confidence[order], np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones have one threshold
-    last = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), MAX_POINTS)).astype(int))]
-    coverage = (last + 1) / len(order)
-    columns = zip(confidence[last].tolist(), precision[last].tolist(), coverage.tolist(), strict=True)
-    return tuple(RiskCoveragePoint(*row) for row in columns)
-
-
-def threshold_for_precision(curve: Sequence[RiskCoveragePoint], precision: float) -> RiskCoveragePoint | None:
-    """The point with the most coverage among those with at least that `precision`; None if there is none."""
-    good_enough = [point for point in curve if point.precision >= precision]
-    return max(good_enough, key=lambda point: point.coverage, default=None)
+    return float(np.exp(minimize_scalar(cost, bounds=(-MAX_LOG, MAX_LOG), options={"xatol": 1e-3}).x))

@@ -5,8 +5,8 @@
 
 Everything is read from the run folders; neither the images nor TensorFlow are needed. Images are known by their
 SHA-256, so runs of two machines compare too. Every run is compared with the first one, on the test images that both
-have, with McNemar's exact test; with several runs the p-values are corrected by Holm's method (1979), so that more
-comparisons make none more significant.
+have, with McNemar's exact test (a test of the mean accuracy where an image has several labels); with several runs the
+p-values are corrected by Holm's method (1979), so that more comparisons make none more significant.
 """
 
 import json
@@ -33,8 +33,9 @@ IGNORED = frozenset(("name", "output", "version"))  # they differ without making
 class RunSummary:
     """What a run folder says of its run. `report` is empty until the run is finished.
 
-    `correct` has (SHA-256, label) of each test image -> whether it was predicted correctly; it is empty for a run
-    without test images, and for one of an earlier version, which kept no predictions. `config` has dotted keys.
+    `correct` has (SHA-256, label) of each test image -> how correct the prediction is, 0 or 1, or with several
+    labels in between; it is empty for a run without test images, and for one of an earlier version, which kept no
+    predictions. `config` has dotted keys.
     """
 
     name: str
@@ -42,7 +43,7 @@ class RunSummary:
     report: Mapping[str, Any]
     history: Sequence[HistoryRow]
     config: Mapping[str, str]
-    correct: Mapping[tuple[str, str], bool]
+    correct: Mapping[tuple[str, str], float]
     images: Mapping[str, str] = field(default_factory=dict)  # SHA-256 -> name, of all splits
 
     @property
@@ -99,6 +100,8 @@ class Comparison:
     def sentences(self) -> list[str]:
         """For each run after the first: images that only one of them has; whether it is better, on what evidence."""
         first, lines = self.runs[0], []
+        several = (first.report.get("test") or {}).get("multi_label")
+        how = "better" if several else "correct only"
         for run, test in zip(self.runs[1:], self.tests[1:], strict=True):
             if first.images and run.images and (changes := describe_changes(first.images, run.images)):
                 lines.append(f"Images of {run.name}, against {first.name}: {changes}.")
@@ -108,7 +111,7 @@ class Comparison:
                 continue
             evidence = (
                 f"{test.difference * 100:+.1f} points on {test.n:,} common test images, p = {test.p_value:.2g} "
-                f"({test.only_second} correct only there, {test.only_first} correct only in {first.name})"
+                f"({test.only_second} {how} there, {test.only_first} {how} in {first.name})"
             )
             if test.better is None:
                 lines.append(f"No evidence that {run.name} differs from {first.name}: {evidence}.")
@@ -162,11 +165,12 @@ def read_run_summary(path: Path, name: str) -> RunSummary:
         except (OSError, ValueError) as error:
             hint = "Restore it from a copy, or train again."
             raise DataError(f"{run.report_json} cannot be read: {error}", hint=hint) from None
-    correct: dict[tuple[str, str], bool] = {}
+    correct: dict[tuple[str, str], float] = {}
     if report.get("test") and run.predictions_csv.exists():
         table = read_predictions(run.predictions_csv)
-        rows = zip(table.hashes, table.labels, table.correct, table.splits, strict=True)
-        correct = {(digest, label): bool(value) for digest, label, value, split in rows if split == "test"}
+        values = table.overlap if report["test"].get("multi_label") else table.correct
+        rows = zip(table.hashes, table.labels, values, table.splits, strict=True)
+        correct = {(digest, label): float(value) for digest, label, value, split in rows if split == "test"}
     config = yaml.safe_load(run.config_yaml.read_text("utf-8")) if run.config_yaml.exists() else {}
     return RunSummary(
         name=name,

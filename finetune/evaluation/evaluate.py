@@ -15,23 +15,32 @@ import numpy as np
 
 from finetune.config import Config, DataConfig, dump_config, load_config
 from finetune.data import Dataset, Transform, list_source, open_labelled_dataset, read_square, reopen_dataset
+from finetune.evaluation.calibration import Decisions, fit_decisions
 from finetune.evaluation.explain import explain_image, overlay_heatmap
 from finetune.evaluation.metrics import PairedTest, Proportion, paired_test
+from finetune.evaluation.precision import risk_coverage
+from finetune.evaluation.reliability import Check, Gap, check_decisions, compare_splits
 from finetune.evaluation.report import ReportData
 from finetune.evaluation.tasks import Metrics, task_for
-from finetune.models import Classifier, ClassifierSpec, load_classifier, read_spec
+from finetune.models import Classifier, ClassifierSpec, RiskCoveragePoint, load_classifier, read_spec
 from finetune.runs import Run, open_run
 from finetune.utils import CheckFailed, DataError, ProgressCallback, Terminal, UsageError, did_you_mean, shell_command
-
-HALF = 0.5  # the threshold of a label where none was fitted
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """The test images: probabilities (test images, classes) and metrics; without a test split, none and None."""
+    """What the test images say, and whether it fits the validation images; without a test split, much is None.
+
+    `probabilities` (test images, classes) are those of all files. Everything else counts different images: of copies
+    and near-copies only the first. `tested` is the risk-coverage curve at the thresholds that validation gave.
+    """
 
     probabilities: np.ndarray
+    validation: Metrics
     metrics: Metrics | None = None
+    gap: Gap | None = None
+    checks: Sequence[Check] = ()
+    tested: tuple[RiskCoveragePoint, ...] = ()
     head_metrics: Metrics | None = None
     paired: PairedTest | None = None
 
@@ -39,24 +48,64 @@ class TestResult:
 def evaluate_on_test(
     classifier: Classifier,
     dataset: Dataset,
-    head_probabilities: np.ndarray | None,
+    decisions: Decisions,
+    validation_probabilities: np.ndarray,
+    head_logits: Mapping[str, np.ndarray] | None = None,
     *,
+    calibrate: bool = True,
     progress: ProgressCallback | None = None,
 ) -> TestResult:
-    """Predict the test images, once; `head_probabilities` are those that the head alone predicted for them."""
-    test = dataset.indices("test")
-    if len(test) == 0:
-        return TestResult(np.empty((0, len(dataset.classes))))
-    probabilities, labels = _probabilities(classifier, dataset, test, progress), dataset.labels[test]
-    task, label_type = task_for(dataset.label_type), dataset.label_type
-    metrics = task.metrics(probabilities, labels, dataset.classes, classifier.thresholds)
-    if head_probabilities is None:
-        return TestResult(probabilities, metrics)
-    # The head had no thresholds of its own; a comparison at 0.5 for both favours neither.
-    head_metrics = task.metrics(head_probabilities, labels, dataset.classes, HALF)
-    before = task.agreement(label_type.decide(head_probabilities, HALF), labels)
-    after = task.agreement(label_type.decide(probabilities, HALF), labels)
-    return TestResult(probabilities, metrics, head_metrics, paired_test(before, after))
+    """Predict the test images, once, and check on them what was fitted on the validation images (`decisions`).
+
+    `head_logits` ("validation" and "test") are those of the head alone, which gets decisions of its own.
+    """
+    task, label_type, classes = task_for(dataset.label_type), dataset.label_type, dataset.classes
+    validation_rows, rows = different_rows(dataset, "validation"), different_rows(dataset, "test")
+    validation_labels = dataset.labels[dataset.distinct("validation")]
+    of_validation = validation_probabilities[validation_rows]
+    validation = task.metrics(of_validation, validation_labels, classes, classifier.thresholds)
+    if len(rows) == 0:
+        return TestResult(np.empty((0, len(classes))), validation)
+    probabilities = _probabilities(classifier, dataset, dataset.indices("test"), progress)
+    of_test, labels = probabilities[rows], dataset.labels[dataset.distinct("test")]
+    metrics = task.metrics(of_test, labels, classes, classifier.thresholds)
+    correct = task.agreement(label_type.decide(of_test, classifier.thresholds), labels)
+    validation_correct = task.agreement(label_type.decide(of_validation, classifier.thresholds), validation_labels)
+    tested: tuple[RiskCoveragePoint, ...] = ()
+    if decisions.confidences:
+        tested = risk_coverage(of_test, labels, [point.threshold for point in decisions.confidences])
+    head_metrics = paired = None
+    if head_logits:
+        of_head = fit_decisions(head_logits["validation"][validation_rows], validation_labels, calibrate=calibrate)
+        head = task.probabilities(head_logits["test"][rows] / of_head.temperature)
+        head_metrics = task.metrics(head, labels, classes, of_head.thresholds)
+        paired = paired_test(task.agreement(label_type.decide(head, of_head.thresholds), labels), correct)
+    return TestResult(
+        probabilities,
+        validation,
+        metrics,
+        compare_splits(validation.accuracy, validation_correct, metrics.accuracy, correct),
+        check_decisions(decisions, tested, of_test, labels),
+        tested,
+        head_metrics,
+        paired,
+    )
+
+
+def different_rows(dataset: Dataset, split: str) -> np.ndarray:
+    """Which rows of an array with a row for each image of `split` are kept if of copies only the first counts."""
+    return np.flatnonzero(np.isin(dataset.indices(split), dataset.distinct(split)))
+
+
+def describe_copies(dataset: Dataset, split: str) -> str:
+    """A sentence if the split has copies or near-copies, which do not count in n and in no figure; else nothing."""
+    files, different = len(dataset.indices(split)), len(dataset.distinct(split))
+    if files == different:
+        return ""
+    return (
+        f"The {split} split has {files:,} files, but only {different:,} different images: of copies and near-copies "
+        "only the first counts."
+    )
 
 
 def _probabilities(
@@ -83,7 +132,7 @@ def report_evidence(
     run: Run, config: Config, dataset: Dataset, classifier: Classifier, result: TestResult, facts: Mapping[str, Any]
 ) -> ReportData:
     """The data of the report of this run; `facts` are those of run.json."""
-    test, history, where = dataset.indices("test"), run.history(), display_path(run.path)
+    history, where = run.history(), display_path(run.path)
     phases = [
         {**phase, "seconds": sum(float(row["seconds"]) for row in history if row["phase"] == phase["name"])}
         for phase in run.phases
@@ -98,9 +147,13 @@ def report_evidence(
         explanation = explain_image(classifier, path, target=dataset.classes.index(class_name))
         return overlay_heatmap(explanation.image, explanation.heat)
 
-    paths = [Path(path) for path in dataset.paths(test)]
+    test = dataset.distinct("test")
     mistakes = task_for(dataset.label_type).mistakes(
-        result.probabilities, dataset.labels[test], dataset.classes, paths, classifier.thresholds
+        result.probabilities[different_rows(dataset, "test")],
+        dataset.labels[test],
+        dataset.classes,
+        [Path(path) for path in dataset.paths(test)],
+        classifier.thresholds,
     )
     return ReportData(
         name=run.path.name,
@@ -109,6 +162,10 @@ def report_evidence(
         test=result.metrics,
         head=result.head_metrics,
         paired=result.paired,
+        validation=result.validation,
+        gap=result.gap,
+        checks=result.checks,
+        copies=list(filter(None, (describe_copies(dataset, split) for split in ("validation", "test")))),
         mistakes=mistakes,
         examples=examples,
         counts={name: len(dataset.indices(name)) for name in ("train", "validation", "test")},
@@ -120,6 +177,7 @@ def report_evidence(
             "image_size": classifier.spec.image_size,
             "classes": len(dataset.classes),
             "classes_are": dataset.label_type.noun,
+            "different_images": {split: len(dataset.distinct(split)) for split in ("validation", "test")},
         },
         config_yaml=dump_config(config),
         commands=[
@@ -132,6 +190,7 @@ def report_evidence(
         read_thumbnail=lambda path: read_square(path, Transform(160, resize="crop", crop=1.0)),
         read_overlay=read_overlay,
         confidences=classifier.spec.confidences,
+        tested=result.tested,
     )
 
 
@@ -163,7 +222,9 @@ def evaluate_classifier(
     classifier = load_classifier(source)
     for warning in filter(None, [*dataset.warnings, classifier.warning]):
         terminal.warn(warning)
-    indices = dataset.indices(split)
+    if copies := describe_copies(dataset, split):
+        terminal.say(copies)
+    indices = dataset.distinct(split)
     with terminal.stage("Measuring") as update:
         probabilities = _probabilities(classifier, dataset, indices, update)
     task, labels = task_for(classifier.label_type), dataset.labels[indices]

@@ -7,6 +7,7 @@
 Arrays only: no model, no files. Sources stand at the functions. `multilabel` has the same for several labels an image.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from finetune.utils import DataError
 
 BINS = 15  # of the calibration curve, as in Guo et al. 2017
+EXACT_SIGNS = 14  # of so many differences, all 16,384 combinations of signs are looked at
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -213,7 +215,7 @@ def wilson_interval(successes: int, n: int) -> Proportion:
 @dataclass(frozen=True)
 class PairedTest:
     """Two classifiers on the same n images: for how many only one is correct (or more correct than the other), and
-    whether that can be chance."""
+    whether the difference of their means can be chance."""
 
     n: int
     only_first: int
@@ -226,26 +228,64 @@ class PairedTest:
         """`first` or `second` where one is better at the 5 % level, else None: no evidence."""
         if self.p_value >= 0.05:
             return None
-        return "second" if self.only_second > self.only_first else "first"
+        return "second" if self.difference > 0 else "first"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "better": self.better}
 
 
 def paired_test(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> PairedTest:
-    """McNemar's exact test (1947) on how correct each is: arrays (N,) in the same order, boolean or from 0 to 1.
+    """Whether the mean of `second` differs from that of `first` by more than chance: how correct two classifiers are.
 
-    Images on which both are equally correct do not count; of the others, each would win half without a difference.
+    Arrays (N,) in the same order, boolean or from 0 to 1. A randomisation test (Fisher 1935): without a difference
+    each image could as well have had the two results the other way round. For booleans this is McNemar's exact test
+    (1947). Images with two equal results do not count.
     """
     from scipy.stats import binomtest
 
     if first.shape != second.shape or first.size == 0:
         raise ValueError(f"two results for each image are needed, not shapes {first.shape}, {second.shape}")
-    only_first, only_second = int((first > second).sum()), int((second > first).sum())
-    disagreements = only_first + only_second
-    p_value = float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
-    difference = float(second.sum(dtype=np.float64) - first.sum(dtype=np.float64)) / first.size
-    return PairedTest(first.size, only_first, only_second, p_value, difference)
+    changes = second.astype(np.float64) - first
+    only_first, only_second = int((changes < 0).sum()), int((changes > 0).sum())
+    changes = changes[changes != 0]
+    if changes.size == 0:
+        p_value = 1.0
+    elif (np.abs(changes) == 1).all():
+        p_value = float(binomtest(only_first, changes.size).pvalue)
+    else:
+        p_value = sign_flip_p_value(changes)
+    return PairedTest(first.size, only_first, only_second, p_value, float(changes.sum()) / first.size)
+
+
+def sign_flip_p_value(changes: Floats) -> float:
+    """How often the sum of `changes` (n,) is at least as far from 0 if every sign is drawn anew.
+
+    All combinations of signs where that are few; else by the normal distribution that they approach.
+    """
+    from scipy.stats import norm
+
+    total, count = abs(float(changes.sum())), len(changes)
+    if count > EXACT_SIGNS:
+        return float(2 * norm.sf(total / np.sqrt((changes**2).sum())))
+    signs = np.array(list(itertools.product((-1, 1), repeat=count)))
+    return float((np.abs(signs @ changes) >= total - 1e-9).mean())
+
+
+def two_sample_p_value(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """How likely chance alone makes the means of two groups of images at least so different.
+
+    Arrays (N,) and (M,) of how correct each prediction is, boolean or from 0 to 1. Without a difference each image
+    could as well be in the other group: for booleans Fisher's exact test (1935), else its normal approximation for
+    any numbers (Pitman 1937).
+    """
+    from scipy.stats import fisher_exact, norm
+
+    pooled = np.concatenate([first, second]).astype(np.float64)
+    if np.isin(pooled, (0, 1)).all():
+        table = [[int(group.sum()), len(group) - int(group.sum())] for group in (first, second)]
+        return float(fisher_exact(table).pvalue)
+    spread = pooled.std(ddof=1) * np.sqrt(1 / len(first) + 1 / len(second))
+    return float(2 * norm.sf(abs(first.mean() - second.mean()) / spread)) if spread > 0 else 1.0
 
 
 @dataclass(frozen=True)

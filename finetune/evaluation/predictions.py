@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data import Dataset
+from finetune.data import SEPARATOR, Dataset
 from finetune.utils import DataError, atomic_write, csv_cell, printable
 
 COLUMNS = ("path", "sha256", "split", "label", "predicted")
@@ -42,6 +42,16 @@ class PredictionTable:
     def correct(self) -> np.ndarray:
         """Whether each prediction is the label (n,); of several labels, none may be missing or too many."""
         return np.asarray(self.labels == self.predicted)
+
+    @property
+    def overlap(self) -> np.ndarray:
+        """How correct each prediction of several labels is (n,), 0 to 1, as in their accuracy: the labels that are
+        both predicted and true, divided by those that are either; 1 without any."""
+        values = []
+        for cells in zip(self.labels.tolist(), self.predicted.tolist(), strict=True):
+            true, predicted = ({name.removeprefix("'") for name in cell.split(SEPARATOR) if name} for cell in cells)
+            values.append(len(true & predicted) / len(true | predicted) if true | predicted else 1.0)
+        return np.array(values)
 
 
 def write_predictions(

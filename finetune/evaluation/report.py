@@ -30,6 +30,7 @@ from finetune.evaluation.figures.scores import (
 from finetune.evaluation.figures.style import Image
 from finetune.evaluation.metrics import ClassMetrics, Mistake, MulticlassMetrics, PairedTest
 from finetune.evaluation.multilabel import MultilabelMetrics
+from finetune.evaluation.reliability import Check, Gap
 from finetune.evaluation.tasks import Metrics
 from finetune.models import RiskCoveragePoint
 from finetune.utils import FinetuneError, printable, write_bytes, write_text
@@ -49,6 +50,8 @@ class ReportData:
 
     `history` has a row per epoch (phase, epoch, loss, accuracy, validation_loss, validation_accuracy, ...);
     `phases` one mapping per phase (name, epochs, best_epoch, validation, seconds); `examples` an image per class;
+    `confidences` and `tested` are one risk-coverage curve, on validation and on test images; `validation`, `gap` and
+    `checks` say whether validation and test fit together; `copies` are sentences on copies that do not count.
     `read_thumbnail` turns a path into a square (S, S, 3) image, and `read_overlay`, where given, a path and a class
     into the image under the heatmap of that class.
     """
@@ -70,6 +73,11 @@ class ReportData:
     read_thumbnail: Callable[[str], Image]
     read_overlay: Callable[[str, str], Image] | None = None
     confidences: Sequence[RiskCoveragePoint] = ()
+    tested: Sequence[RiskCoveragePoint] = ()
+    validation: Metrics | None = None
+    gap: Gap | None = None
+    checks: Sequence[Check] = ()
+    copies: Sequence[str] = ()
 
     @property
     def multi_label(self) -> bool:
@@ -96,6 +104,9 @@ def report_json(data: ReportData) -> dict[str, Any]:
     return {
         "name": data.name,
         "test": data.test.to_json() if data.test else None,
+        "validation": validation_json(data.validation),
+        "gap": data.gap.to_json() if data.gap else None,
+        "fitted_on_validation": {check.fitted: check.to_json() for check in data.checks},
         "head": data.head.to_json() if data.head else None,
         "fine_tuning": data.paired.to_json() if data.paired else None,
         "phases": [dict(phase) for phase in data.phases],
@@ -105,6 +116,15 @@ def report_json(data: ReportData) -> dict[str, Any]:
         "mistakes": [{**asdict(mistake), "path": str(mistake.path)} for mistake in data.mistakes],
         **data.facts,
     }
+
+
+def validation_json(metrics: Metrics | None) -> dict[str, Any] | None:
+    """The figures of the validation images over all classes, with their names in `test`."""
+    if metrics is None:
+        return None
+    short = ("n", "accuracy", "mean_average_precision", "log_loss", "calibration_error", "calibration_noise")
+    figures = metrics.to_json()
+    return {name: figures[name] for name in short if name in figures}
 
 
 def draw_figures(data: ReportData) -> dict[str, bytes]:
@@ -121,7 +141,7 @@ def draw_figures(data: ReportData) -> dict[str, bytes]:
             figures["confusion_normalized"] = normalized
         figures["calibration"] = draw_calibration(data.test.calibration, of_labels=data.multi_label)
     if len(data.confidences) > 1:
-        figures["coverage"] = draw_risk_coverage(data.confidences)
+        figures["coverage"] = draw_risk_coverage(data.confidences, data.tested)
     worst = data.mistakes[:18]
     if worst:
         captions = [f"{mistake.predicted} {mistake.probability:.0%}\n(is {mistake.true})" for mistake in worst]
@@ -182,7 +202,6 @@ def render_page(data: ReportData, figures: Mapping[str, bytes]) -> str:
         pairs=pairs,
         examples={name: thumbnail(path) for name, path in examples.items()},
         classes=sorted(data.test.per_class if data.test else (), key=worst_first),
-        validation=next((phase["validation"] for phase in reversed(data.phases) if phase["validation"]), None),
         cells=confusion_cells(data.test) if isinstance(data.test, MulticlassMetrics) else [],
         longest=max(map(len, data.test.classes)) if data.test else 0,
         ranges=ranges,

@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from finetune.data import MULTILABEL, LabelType, label_type_of
 from finetune.evaluation.metrics import (
+    CalibrationBin,
     Mistake,
     MulticlassMetrics,
     Proportion,
+    calibration_bins,
     multiclass_metrics,
     multiclass_mistakes,
     wilson_interval,
@@ -46,6 +48,14 @@ class MulticlassTask:
         from scipy.special import softmax  # type: ignore[import-untyped]
 
         return np.asarray(softmax(logits, axis=1))
+
+    def logits(self, probabilities: Array) -> Array:
+        """Class scores (n, classes) in float64 that have these probabilities."""
+        return np.asarray(np.log(probabilities.astype(np.float64).clip(np.finfo(np.float32).tiny)))
+
+    def calibration(self, probabilities: Array, labels: Array) -> tuple[CalibrationBin, ...]:
+        """How often the most probable class is correct, by its probability."""
+        return calibration_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
     def losses(self, logits: Array, labels: Array) -> Array:
         """Cross-entropy in nats of float64 logits (n,)."""
@@ -89,6 +99,15 @@ class MultilabelTask:
         from scipy.special import expit
 
         return np.asarray(expit(logits))
+
+    def logits(self, probabilities: Array) -> Array:
+        from scipy.special import logit
+
+        return np.asarray(logit(probabilities.astype(np.float64).clip(1e-7, 1 - 1e-7)))  # float32 rounds to 1 there
+
+    def calibration(self, probabilities: Array, labels: Array) -> tuple[CalibrationBin, ...]:
+        """How often a label is present, by its probability; over every label of every image."""
+        return calibration_bins(probabilities.ravel(), labels.ravel() > 0)
 
     def losses(self, logits: Array, labels: Array) -> Array:
         """The mean over the labels, so that the number of them changes no learning rate."""

@@ -232,7 +232,7 @@ def _facts(
 
 
 def precision_thresholds(table: Sequence[RiskCoveragePoint]) -> list[dict[str, float]]:
-    """The point of `table` for each of `PRECISIONS` that is reached: below its threshold, predict "unknown"."""
+    """The point of `table` for each of `PRECISIONS` that it can promise: below its threshold, predict "unknown"."""
     points: list[RiskCoveragePoint] = []
     for precision in PRECISIONS:
         point = threshold_for_precision(table, precision)

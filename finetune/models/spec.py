@@ -33,11 +33,12 @@ Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
 
 class RiskCoveragePoint(NamedTuple):
-    """How often predictions are correct whose highest probability is at least `threshold`; all in 0..1."""
+    """How often predictions are correct whose highest probability is at least `threshold`; fractions in 0..1."""
 
     threshold: Probability
     precision: Probability  # of the predictions above the threshold
     coverage: Probability  # the fraction of images that are above the threshold
+    images: Annotated[int, Field(ge=0)] = 0  # how many these are; 0 where finetune 0.1 did not write it down
 
 
 class ClassifierSpec(BaseModel):
@@ -53,7 +54,10 @@ class ClassifierSpec(BaseModel):
     hidden: tuple[Width, ...] = Field(default=(), max_length=MAX_HIDDEN)  # widths of the head's hidden layers
     cosine: bool = False  # logits are proportional to the cosine between features and class
     temperature: float = Field(default=1.0, gt=0, lt=1000)  # the last layer's weights are divided by it already
-    confidences: tuple[RiskCoveragePoint, ...] = Field(default=(), max_length=MAX_POINTS)
+    confidences: tuple[RiskCoveragePoint, ...] = Field(default=(), max_length=MAX_POINTS)  # on validation images
+    tested: tuple[RiskCoveragePoint, ...] = Field(
+        default=(), max_length=MAX_POINTS
+    )  # the same thresholds on test images
     multi_label: bool = False  # an image has any number of the classes, and each logit goes through a sigmoid
     thresholds: tuple[Probability, ...] = ()  # of multi_label: the probability from which each class is predicted
     classes: tuple[ClassName, ...] = Field(min_length=2, max_length=MAX_CLASSES)

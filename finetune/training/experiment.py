@@ -7,7 +7,7 @@ Every step leaves its outcome in the run folder, so that a run that was interrup
 resuming a run in which nothing is done yet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,15 @@ from finetune.backbones import find_backbone, resolve_weights
 from finetune.config import Config, dump_config, fill_open_keys, load_config
 from finetune.data import Dataset, data_facts, open_dataset, reopen_dataset
 from finetune.evaluation import (
+    Check,
+    Decisions,
+    Gap,
     Metrics,
     PairedTest,
+    different_rows,
     display_path,
     evaluate_on_test,
     fit_decisions,
-    fit_temperature,
     report_evidence,
     task_for,
     write_predictions,
@@ -76,6 +79,8 @@ class Result:
     metrics: Metrics | None
     head_metrics: Metrics | None  # what the head alone had reached, if there was fine-tuning
     paired: PairedTest | None  # is the difference between the two more than chance?
+    gap: Gap | None  # between validation and test
+    checks: Sequence[Check]  # whether what was fitted on validation holds on test
 
     def __fspath__(self) -> str:
         return str(self.run.path)  # a result is taken wherever the path of a run is
@@ -178,10 +183,19 @@ def train_and_evaluate(context: RunContext) -> Result:
         with group.synchronized():
             config = config_as_trained(context.config, run)
             classifier, probabilities = trained.classifier, trained.validation_probabilities
+            with context.stage("evaluation") as update:
+                test = evaluate_on_test(
+                    classifier,
+                    dataset,
+                    trained.decisions,
+                    probabilities,
+                    trained.head_logits,
+                    calibrate=config.calibrate,
+                    progress=update,
+                )
+            classifier.spec = classifier.spec.model_copy(update={"tested": test.tested})
             with context.stage("saving"):
                 classifier.save(run.model_keras)
-            with context.stage("evaluation") as update:
-                test = evaluate_on_test(classifier, dataset, trained.head_predictions, progress=update)
             splits = {"validation": probabilities, "test": test.probabilities}
             write_predictions(run.predictions_csv, dataset, splits, classifier.thresholds)
             write_hparams(run.tensorboard, run.path.name, config, _accuracies(run, test.metrics))
@@ -191,10 +205,10 @@ def train_and_evaluate(context: RunContext) -> Result:
                 evidence = report_evidence(run, config, dataset, classifier, test, facts)
                 write_report(run.path, evidence)
             write_run_facts(run, seconds=context.watch.seconds)
-    print_end(context.terminal, run, test.metrics, test.head_metrics, test.paired, context.watch.seconds)
+    print_end(context.terminal, run, dataset, test, context.watch.seconds)
     if config.time_budget and context.watch.elapsed > config.time_budget:
         context.terminal.warn(f"this took {format_duration(context.watch.elapsed)}, more than time_budget.")
-    return Result(run, classifier, test.metrics, test.head_metrics, test.paired)
+    return Result(run, classifier, test.metrics, test.head_metrics, test.paired, test.gap, test.checks)
 
 
 @dataclass(frozen=True)
@@ -202,8 +216,9 @@ class Trained:
     """What the phases have come to. Probabilities are (images of the split, classes)."""
 
     classifier: Classifier
+    decisions: Decisions  # fitted on the validation images
     validation_probabilities: np.ndarray
-    head_predictions: np.ndarray | None  # of the test images, by the head alone, if phases came after it
+    head_logits: Mapping[str, np.ndarray] | None  # of validation and test, by the head alone, if phases came after it
 
 
 def train(context: RunContext) -> Trained:
@@ -255,12 +270,13 @@ def train(context: RunContext) -> Trained:
         check_stop=context.check_stop,
         timer=context.stage,
     )
-    probabilities = np.empty((0, len(dataset.classes)))
+    decisions, probabilities = Decisions(), np.empty((0, len(dataset.classes)))
     if group.rank == 0:
         above = keras.Model(phases[-1].cut, classifier.model.output)
         logits = Scorer(above, sources[-1]).logits(dataset.indices("validation"))
-        probabilities = _calibrate(run, config, dataset, classifier, logits)
-    return Trained(classifier, probabilities, journal.head_predictions)
+        decisions = _fit_decisions(run, config, dataset, classifier, logits)
+        probabilities = task_for(classifier.label_type).probabilities(logits / decisions.temperature)
+    return Trained(classifier, decisions, probabilities, journal.head_logits)
 
 
 def _callbacks(context: RunContext, first_step: int) -> list[Callback]:
@@ -278,18 +294,16 @@ def _callbacks(context: RunContext, first_step: int) -> list[Callback]:
     return callbacks
 
 
-def _calibrate(run: Run, config: Config, dataset: Dataset, classifier: Classifier, logits: np.ndarray) -> np.ndarray:
-    """Calibrates the classifier and fits its thresholds, both on the validation images; returns their probabilities."""
-    task, labels = task_for(classifier.label_type), dataset.labels[dataset.indices("validation")]
+def _fit_decisions(run: Run, config: Config, dataset: Dataset, classifier: Classifier, logits: np.ndarray) -> Decisions:
+    """Calibrates the classifier and fits its thresholds, on the different ones of the validation images."""
+    rows, labels = different_rows(dataset, "validation"), dataset.labels[dataset.distinct("validation")]
+    decisions = fit_decisions(logits[rows], labels, calibrate=config.calibrate)
+    classifier.apply_temperature(decisions.temperature)
+    fitted = {"thresholds": decisions.thresholds, "confidences": decisions.confidences}
+    classifier.spec = classifier.spec.model_copy(update=fitted)
     if config.calibrate:
-        temperature = fit_temperature(logits, labels)
-        classifier.apply_temperature(temperature)
-        logits = logits / temperature
-        write_run_facts(run, temperature=temperature)
-    probabilities = task.probabilities(logits)
-    if config.calibrate or config.data.multi_label:
-        classifier.spec = classifier.spec.model_copy(update=fit_decisions(probabilities, labels))
-    return probabilities
+        write_run_facts(run, temperature=decisions.temperature)
+    return decisions
 
 
 def _accuracies(run: Run, metrics: Metrics | None) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 import finetune
 from finetune.config import Config
 from finetune.data import Dataset
-from finetune.evaluation import LinearProbe, draw_lr_curve, task_for
+from finetune.evaluation import LinearProbe, draw_lr_curve
 from finetune.runs import Checkpoint, ReadOnlyRun, Run
 from finetune.training.journal import Journal, PhaseResult
 from finetune.training.lr_finder import LearningRateCurve
@@ -96,17 +96,21 @@ class RunJournal(Journal):
         self.run, self.config, self.dataset = run, config, dataset
         self.checkpoint = checkpoint
         self.watch, self.terminal, self.writes = watch, terminal, writes
-        # The name, in a checkpoint, of what the head alone predicted for these very test images.
-        digest = sha256_of(dataset.hashes[at].encode() for at in dataset.indices("test"))
-        self._head_key = f"head_answers/{digest[:16]}"
+        # The names, in a checkpoint, of the logits of the head alone for these very images.
+        self._head_keys = {}
+        for split in ("validation", "test"):
+            digest = sha256_of(dataset.hashes[at].encode() for at in dataset.indices(split))
+            self._head_keys[split] = f"head_logits/{split}/{digest[:16]}"
         arrays = checkpoint.arrays if checkpoint else {}
-        self._kept = {key: array for key, array in arrays.items() if key == self._head_key}
+        self._kept = {key: arrays[key] for key in self._head_keys.values() if key in arrays}
 
     @property
-    def head_predictions(self) -> np.ndarray | None:
-        """Probabilities of the test images (n, classes) by the head alone, if phases came after it."""
+    def head_logits(self) -> dict[str, np.ndarray] | None:
+        """Logits (images of the split, classes) of the head alone, by split, if phases came after it."""
         came_later = any(phase["epochs"] for phase in self.run.phases[1:])
-        return self._kept.get(self._head_key) if came_later else None
+        if len(self._kept) < len(self._head_keys) or not came_later:
+            return None
+        return {split: self._kept[key] for split, key in self._head_keys.items()}
 
     def save_checkpoint(self, name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         if self.writes:
@@ -117,8 +121,8 @@ class RunJournal(Journal):
 
     def finish_phase(self, trainer: "Trainer", result: PhaseResult) -> None:
         if trainer.phase.index == 0 and self.config.fine_tune and self.writes:
-            logits = trainer.logits(self.dataset.indices("test"))
-            self._kept = {self._head_key: task_for(self.dataset.label_type).probabilities(logits)}
+            for split, key in self._head_keys.items():
+                self._kept[key] = trainer.logits(self.dataset.indices(split))
         self.run.finish_phase(dataclasses.asdict(result))
 
     # --- what trial steps and the linear probe have shown

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from finetune.config import Config
 from finetune.data import Dataset
-from finetune.evaluation import Metrics, PairedTest, display_path
+from finetune.evaluation import TestResult, describe_copies, display_path
 from finetune.models import Classifier
 from finetune.runs import Run
 from finetune.training.distributed.group import ProcessGroup
@@ -32,27 +32,29 @@ def print_start(
     terminal.say(f"Run folder {run.path}")
 
 
-def print_end(
-    terminal: Terminal,
-    run: Run,
-    metrics: Metrics | None,
-    head_metrics: Metrics | None,
-    paired: PairedTest | None,
-    seconds: Mapping[str, float],
-) -> None:
-    """The numbers, where things are, where the time went, and what to type next."""
+def print_end(terminal: Terminal, run: Run, dataset: Dataset, test: TestResult, seconds: Mapping[str, float]) -> None:
+    """The numbers and how far they can be believed, where things are, where the time went, and what to type next."""
     folder, say = display_path(run.path), terminal.say
     terminal.head("\nDone.")
-    if metrics:
-        name, value = metrics.headline
+    if test.metrics:
+        name, value = test.metrics.headline
         terminal.head(
-            f"Test {name} {value.value:.1%} (95 % interval {value.low:.1%} to {value.high:.1%}, n = {metrics.n:,})"
+            f"Test {name} {value.value:.1%} (95 % interval {value.low:.1%} to {value.high:.1%}, n = {test.metrics.n:,})"
         )
-    if head_metrics and paired:
-        verdict = "no more than chance may do" if paired.better is None else "more than chance"
+    else:
+        say(f"Validation accuracy {test.validation.accuracy.value:.1%} (n = {test.validation.n:,}); there is no test.")
+    if copies := describe_copies(dataset, "test"):
+        say(copies)
+    if test.gap:
+        (terminal.warn if test.gap.differs else say)(test.gap.sentence())
+    for check in test.checks:
+        if not check.holds:
+            terminal.warn(check.sentence)
+    if test.head_metrics and test.paired:
+        verdict = "no more than chance may do" if test.paired.better is None else "more than chance"
         say(
-            f"The head alone: accuracy {head_metrics.accuracy.value:.1%}. Fine-tuning changed that by "
-            f"{100 * paired.difference:+.1f} points, {verdict} (p = {paired.p_value:.2g})."
+            f"The head alone: accuracy {test.head_metrics.accuracy.value:.1%}. Fine-tuning changed that by "
+            f"{100 * test.paired.difference:+.1f} points, {verdict} (p = {test.paired.p_value:.2g})."
         )
     stages = ", ".join(f"{stage} {duration:.1f} s" for stage, duration in seconds.items())
     say(f"Time: {stages}; {sum(seconds.values()):.0f} s in all")

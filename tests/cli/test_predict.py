@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from finetune.config import ModelConfig
-from finetune.models import build_classifier, load_classifier
+from finetune.models import RiskCoveragePoint, build_classifier, load_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving
 CLASSES = ("=evil()", "[bold]", "plain")
@@ -148,11 +148,12 @@ def test_beside_a_run_the_imagenet_answer_can_be_asked_for(typed, model, place, 
 
 @pytest.fixture
 def wary(tmp_path):
-    """A classifier that was right in 90 % of all cases on validation, and in 99 % where it was 99.9 % sure."""
+    """A classifier that was right in 90 % of 500 cases on validation, and in 99 % of 200 where it was 99.9 % sure."""
     made = build_classifier(ModelConfig(backbone="tiny", weights="none"), CLASSES)
     made.model.get_layer("logits").bias.assign([3.0, 1.0, 0.0])  # less sure than that of anything
-    table = ((0.999, 0.99, 0.4), (0.2, 0.9, 1.0))
-    made.spec = made.spec.model_copy(update={"confidences": table})
+    table = (RiskCoveragePoint(0.999, 0.995, 0.4, 200), RiskCoveragePoint(0.2, 0.9, 1.0, 500))
+    tested = (RiskCoveragePoint(0.999, 0.8, 0.4, 200),)
+    made.spec = made.spec.model_copy(update={"confidences": table, "tested": tested})
     made.save(tmp_path / "model.keras")
     return str(tmp_path)
 
@@ -164,10 +165,8 @@ def test_a_wished_precision_makes_less_sure_answers_unknown(typed, wary, place):
         unknown, guess, _ = answer["predictions"]
         assert (unknown["class"], guess["class"]) == ("unknown", "=evil()")
         assert unknown["probability"] == pytest.approx(1 - guess["probability"], abs=1e-5)
-    assert (
-        "Predictions below 0.999 are unknown: on validation, 40.0% of the images were above it, 99.0% of them correct"
-        in err
-    )
+    assert "Predictions below 0.999 are unknown: on validation, 40.0% of the images were above it, 99.5% of" in err
+    assert "warning: on the test images 80.0% of 200 such predictions were correct: do not rely on 98.0%" in err
 
 
 def test_in_a_table_unknown_is_a_column_of_its_own(typed, wary, place):
@@ -178,7 +177,7 @@ def test_in_a_table_unknown_is_a_column_of_its_own(typed, wary, place):
 
 
 def test_a_precision_that_all_answers_have_withholds_none(typed, wary, place):
-    code, out, _ = typed("predict", "pix", "--model", wary, "--json", "--top", 1, "--precision", 0.9)
+    code, out, _ = typed("predict", "pix", "--model", wary, "--json", "--top", 1, "--precision", 0.88)
     assert code == 0
     assert {answer["predictions"][0]["class"] for answer in json.loads(out)} == {"=evil()"}
 
@@ -186,7 +185,8 @@ def test_a_precision_that_all_answers_have_withholds_none(typed, wary, place):
 def test_a_precision_that_cannot_be_had_is_one_message(typed, wary, model, place):
     code, _, err = typed("predict", "pix", "--model", wary, "--precision", 0.999)
     assert code == 2
-    assert "at best 99.0%" in err
+    assert "cannot be promised with 500 validation images" in err
+    assert "Up to 98.1% can be promised" in err
     code, _, err = typed("predict", "pix", "--model", model, "--precision", 0.9)
     assert code == 2
     assert "calibrate: true" in err

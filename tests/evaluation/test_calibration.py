@@ -1,4 +1,4 @@
-"""Temperature, and when to say nothing."""
+"""The temperature: what it undoes, and that it stays 1 where it helps nobody."""
 
 import numpy as np
 import pytest
@@ -35,19 +35,26 @@ def test_the_temperature_stays_finite_where_all_is_right():
     assert 0.05 < calibration.fit_temperature(logits, np.arange(30) % 3) < 1
 
 
-def test_the_table_of_confidences_by_hand():
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.4, 0.6]])
-    labels = np.array([0, 0, 1, 1])
-    table = calibration.risk_coverage(probabilities, labels)
-    assert table == ((0.9, 1.0, 0.25), (0.8, pytest.approx(2 / 3), 0.75), (0.6, 0.75, 1.0))
-    assert calibration.threshold_for_precision(table, 0.7) == table[2]
-    assert calibration.threshold_for_precision(table, 0.9) == table[0]
-    assert calibration.threshold_for_precision(table[1:], 0.9) is None
+@pytest.mark.parametrize("n", [40, 300])
+def test_the_temperature_mostly_stays_1_where_the_probabilities_are_true(n):
+    random = np.random.default_rng(0)
+    left = 0
+    for _ in range(40):
+        logits = random.normal(0, 2, (n, 3))
+        labels = np.array([random.choice(3, p=row) for row in softmax(logits)])
+        left += calibration.choose_temperature(logits, labels) == 1
+    assert left >= 28  # a fit that ignores cross-validation leaves none
 
 
-def test_the_table_is_short_however_many_images_there_are(honest):
+def test_cross_validation_keeps_a_temperature_that_helps(honest):
     logits, labels = honest
-    table = calibration.risk_coverage(softmax(logits), labels)
-    assert len(table) <= calibration.MAX_POINTS
-    assert table[-1][2] == 1
-    assert table[-1][1] == pytest.approx((logits.argmax(1) == labels).mean())
+    assert calibration.choose_temperature(3 * logits[:500], labels[:500]) == pytest.approx(3, rel=0.15)
+    assert calibration.choose_temperature(logits[:1], labels[:1]) == 1
+
+
+def test_decisions_are_fitted_as_far_as_they_are_wanted(honest):
+    logits, labels = honest[0][:300] * 3, honest[1][:300]
+    decisions = calibration.fit_decisions(logits, labels)
+    assert decisions.temperature == calibration.choose_temperature(logits, labels)
+    assert (decisions.confidences[-1].images, decisions.thresholds) == (300, ())
+    assert calibration.fit_decisions(logits, labels, calibrate=False) == calibration.Decisions()

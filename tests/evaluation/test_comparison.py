@@ -52,6 +52,20 @@ def test_images_that_only_one_run_has_are_named():
     assert alone.startswith("No evidence")
 
 
+def test_several_labels_are_compared_by_their_mean_accuracy():
+    """Many images a little worse and few much better: the mean is better, and so says the test."""
+    report = {"test": {"n": 40, "multi_label": True}}
+    runs = []
+    for name, values in (("a", [0.6] * 30 + [0.0] * 10), ("b", [0.5] * 30 + [1.0] * 10)):
+        correct = {(f"hash{at:02}", "x|y"): value for at, value in enumerate(values)}
+        runs.append(RunSummary(name, "done", report, [], {}, correct))
+    compared = compare_summaries(runs)
+    assert compared.tests[1].better == "second"
+    assert compared.tests[1].difference == pytest.approx(7 / 40)
+    assert "b is better than a: +17.5 points" in compared.sentences()[0]
+    assert "(10 better there, 30 better in a)" in compared.sentences()[0]
+
+
 @pytest.mark.slow
 def test_the_paired_test_is_that_of_the_answers_themselves(two_runs):
     compared = comparison.compare_runs([result.run.path for result in two_runs])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import fisher_exact, permutation_test, ttest_ind
 from sklearn import metrics as sk
 
 from finetune.evaluation import wilson_interval
@@ -15,6 +16,7 @@ from finetune.evaluation.metrics import (
     multiclass_metrics,
     multiclass_mistakes,
     paired_test,
+    two_sample_p_value,
 )
 from finetune.utils import DataError
 
@@ -199,6 +201,49 @@ def test_paired_test_without_difference() -> None:
     assert paired_test(same, same).better is None
     with pytest.raises(ValueError, match="shapes"):
         paired_test(same, same[:2])
+
+
+def test_the_paired_test_of_fractions_is_about_their_mean() -> None:
+    """Several labels: 30 images a little worse, 10 much better. A sign test would call the better mean worse."""
+    first = np.array([0.6] * 30 + [0.0] * 10)
+    second = np.array([0.5] * 30 + [1.0] * 10)
+    result = paired_test(first, second)
+    assert (result.only_first, result.only_second) == (30, 10)
+    assert result.difference == pytest.approx(7 / 40)
+    assert result.better == "second"
+    assert paired_test(second, first).better == "first"
+
+
+def test_the_paired_test_of_few_fractions_is_exact() -> None:
+    changes = np.array([0.5, 0.25, -0.25, 0.5, 0.75])
+    expected = permutation_test(
+        (changes,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", vectorized=True
+    ).pvalue
+    first = np.full(5, 0.25)
+    assert paired_test(first, first + changes).p_value == pytest.approx(expected)
+
+
+def test_chance_alone_is_rarely_called_a_difference() -> None:
+    """Both tests hold their level of 5 % for fractions whose means are equal: by simulation."""
+    rng = np.random.default_rng(0)
+    paired, unpaired = 0, 0
+    for _ in range(1000):
+        first, second = (rng.choice([0.0, 0.25, 0.5, 1.0], n) for n in (60, 90))
+        paired += paired_test(first, second[:60]).p_value < 0.05
+        unpaired += two_sample_p_value(first, second) < 0.05
+    assert 35 <= paired <= 65
+    assert 35 <= unpaired <= 65
+
+
+def test_two_groups_of_images_are_compared_as_scipy_does() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(314) < 0.742, rng.random(400) < 0.96
+    table = [[first.sum(), (~first).sum()], [second.sum(), (~second).sum()]]
+    assert two_sample_p_value(first, second) == pytest.approx(fisher_exact(table).pvalue)
+    first, second = rng.beta(2, 2, 80), rng.beta(2.5, 2, 120)
+    expected = ttest_ind(first, second).pvalue  # nearly the same for so many
+    assert two_sample_p_value(first, second) == pytest.approx(expected, rel=0.1)
+    assert two_sample_p_value(np.full(5, 0.5), np.full(7, 0.5)) == 1
 
 
 def test_mistakes_come_surest_first() -> None:

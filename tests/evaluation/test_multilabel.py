@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, f1_score
 
 from finetune.evaluation import calibration, metrics as evaluation, multilabel, report as reporting, score_logits
@@ -53,7 +54,9 @@ def test_thresholds_have_the_highest_f1():
     for at, threshold in enumerate(multilabel.best_thresholds(scores, labels)):
         best = max(f1_score(labels[:, at], scores[:, at] >= cut) for cut in np.arange(0.005, 1, 0.01))
         assert f1_score(labels[:, at], scores[:, at] >= threshold) == pytest.approx(best)
-    assert calibration.fit_decisions(scores, labels) == {"thresholds": multilabel.best_thresholds(scores, labels)}
+    logits = logit(scores.clip(0.01, 0.99))
+    fitted = calibration.fit_decisions(logits, labels, calibrate=False)
+    assert fitted == calibration.Decisions(thresholds=multilabel.best_thresholds(expit(logits), labels))
 
 
 def test_mistakes_are_labels_wrongly_predicted_or_missed_the_surest_first():

@@ -1,5 +1,6 @@
 """predictions.csv: what is written is read, whatever the names are."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def test_several_labels_share_a_cell(tmp_path):
     assert table.labels.tolist() == ["", "'=dog"]
     assert table.predicted.tolist() == ["", "cat|=dog"]
     assert table.correct.tolist() == [True, False]
+    assert table.overlap.tolist() == [1, 0.5]
 
 
 def test_a_run_without_test_images_has_an_empty_table(tmp_path):
@@ -52,3 +54,20 @@ def test_other_files_are_refused(tmp_path, content):
         (tmp_path / "p.csv").write_text(content)
     with pytest.raises(DataError, match="cannot be read"):
         read_predictions(tmp_path / "p.csv")
+
+
+def test_odd_class_names_shift_no_column(tmp_path):
+    odd = ("unknown", "label", "a,b", 'q"u', " space", "=1+1", "a|b", "'quoted")
+    random = np.random.default_rng(0)
+    labels = np.array([0, 3, 5, 7])
+    data = dataset(labels, classes=odd)
+    rows = random.dirichlet(np.ones(len(odd)), 3)
+    write_predictions(tmp_path / "p.csv", data, {"validation": rows[:1], "test": rows[1:]})
+    with (tmp_path / "p.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header[5:] == ["unknown", "label", "a,b", 'q"u', " space", "'=1+1", "a|b", "'quoted"]
+    assert {len(line) for line in lines} == {len(header)}
+    table = read_predictions(tmp_path / "p.csv")
+    assert table.labels.tolist() == ['q"u', "'=1+1", "'quoted"]
+    np.testing.assert_allclose(table.probabilities, rows, rtol=1e-5)
+    assert [table.classes[at] for at in rows.argmax(axis=1)] == table.predicted.tolist()

@@ -11,7 +11,7 @@ import pytest
 from browser import Tab
 from PIL import Image
 
-from finetune.evaluation import metrics as evaluation, report as reporting
+from finetune.evaluation import Check, Gap, metrics as evaluation, report as reporting, wilson_interval
 from finetune.evaluation.report import ReportData, render_page
 from finetune.utils import ImageError
 
@@ -36,6 +36,7 @@ def evidence() -> ReportData:
         ],
         history=[{"phase": name, "epoch": i, **epoch} for name in ("head", "fine_tune") for i in (1, 2)],
         test=evaluation.multiclass_metrics(FINAL, LABELS, CLASSES),
+        validation=evaluation.multiclass_metrics(FINAL, LABELS, CLASSES),
         head=evaluation.multiclass_metrics(HEAD, LABELS, CLASSES),
         paired=evaluation.paired_test(HEAD.argmax(1) == LABELS, FINAL.argmax(1) == LABELS),
         mistakes=evaluation.multiclass_mistakes(FINAL, LABELS, CLASSES, PATHS),
@@ -99,9 +100,38 @@ def test_page_says_the_numbers() -> None:
         "+33.3 points",
         "no more than chance",
         "1,200 training",
-        "80.0 %on validation, n = 6",
+        "83.3 %on validation, n = 6",
     ):
         assert piece in text
+
+
+def test_a_gap_and_what_does_not_hold_are_said_on_the_page_and_in_json() -> None:
+    validation = evaluation.multiclass_metrics(FINAL, FINAL.argmax(1), CLASSES)
+    gap = Gap(wilson_interval(96, 100), 100, wilson_interval(74, 100), 100, 0.001)
+    failed = Check("temperature", False, "It does not hold.", {"value": 0.6})
+    held = Check("precision", True, "It holds.", {"promises": []})
+    full = replace(
+        evidence(), validation=validation, gap=gap, checks=[failed, held], copies=["The test split has 394 files."]
+    )
+    text = page(full)
+    for sentence in (gap.sentence(), "It does not hold.", "The test split has 394 files."):
+        assert f">{sentence}<" in text
+    result = reporting.report_json(full)
+    assert result["validation"]["n"] == 6
+    assert result["validation"]["accuracy"]["value"] == 1
+    assert result["gap"] == {
+        "difference": pytest.approx(-0.22), "p_value": 0.001, "differs": True, "sentence": gap.sentence()
+    }  # fmt: skip
+    assert result["fitted_on_validation"]["temperature"] == {
+        "holds": False, "sentence": "It does not hold.", "value": 0.6
+    }  # fmt: skip
+    assert result["fitted_on_validation"]["precision"]["holds"] is True
+
+
+def test_a_temperature_that_stayed_1_is_said() -> None:
+    stayed = replace(evidence(), facts={**evidence().facts, "temperature": 1.0})
+    assert "No temperature made the probabilities" in page(stayed)
+    assert "No temperature made the probabilities" not in page(evidence())
 
 
 def test_page_needs_nothing_from_outside() -> None:

@@ -389,7 +389,7 @@ def test_the_card_is_one_for_hugging_face(run, place):
 
 
 def test_thresholds_travel_with_an_export():
-    rows = ((0.5, 0.91, 1.0), (0.7, 0.96, 0.9), (0.8, 0.985, 0.8))
+    rows = ((0.5, 0.93, 1.0, 1000), (0.7, 0.965, 0.9, 900), (0.8, 0.9875, 0.8, 800))
     table = [RiskCoveragePoint(*row) for row in rows]
     thresholds = export.precision_thresholds(table)
     assert [point["threshold"] for point in thresholds] == [0.5, 0.7, 0.8]  # of 99 % there is none

@@ -123,7 +123,10 @@ def test_report_json_keeps_its_contract(story):
         assert phase["validation"].keys() == {"loss", "accuracy"}
         assert phase["seconds"] > 0
     assert report["pictures"] == {"train": 42, "validation": 15, "test": 15}
-    assert report["head"]["n"] == report["fine_tuning"]["n"] == 15
+    assert report["head"]["n"] == report["fine_tuning"]["n"] == report["validation"]["n"] == 15
+    assert report["different_images"] == {"validation": 15, "test": 15}
+    assert report["gap"].keys() == {"difference", "p_value", "differs", "sentence"}
+    assert report["fitted_on_validation"].keys() <= {"temperature", "precision"}
 
 
 def test_the_history_has_a_row_per_epoch(story):
@@ -200,6 +203,7 @@ def test_the_end_says_the_numbers_where_things_are_and_what_to_type_next(story):
     value = story.report["test"]["accuracy"]["value"]
     assert f"Test accuracy {value:.1%} (95 % interval" in story.said
     assert "n = 15" in story.said
+    assert story.report["gap"]["sentence"] in story.said
     assert "The head alone:" in story.said
     assert "report.html" in story.said
     assert "finetune predict IMAGES --model runs/colours-1" in story.said
@@ -482,8 +486,9 @@ def test_probabilities_are_calibrated_and_the_classifier_knows_when_to_say_nothi
     loaded = load_classifier(story.run.path)
     temperature = read_run_facts(story.run)["temperature"]
     assert loaded.spec.temperature == pytest.approx(temperature)
-    assert temperature != 1
-    assert loaded.spec.confidences[-1][2] == 1
+    assert (loaded.spec.confidences[-1].coverage, loaded.spec.confidences[-1].images) == (1, 15)
+    thresholds = [point.threshold for point in loaded.spec.confidences]
+    assert {point.threshold for point in loaded.spec.tested} <= {*thresholds}
 
 
 @pytest.mark.slow

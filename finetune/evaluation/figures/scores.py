@@ -22,6 +22,7 @@ from finetune.evaluation.figures.style import (
     to_png,
 )
 from finetune.evaluation.metrics import CalibrationBin, Proportion, wilson_interval
+from finetune.models import RiskCoveragePoint
 
 NAMED_CLASSES = 100  # with more, names and counts could not be read
 MANY_CLASSES = 30  # more have smaller cells, to be read at full size
@@ -145,14 +146,19 @@ def draw_calibration(bins: Sequence[CalibrationBin], *, of_labels: bool = False)
     return to_png(figure)
 
 
-def draw_risk_coverage(points: Sequence[tuple[float, float, float]]) -> bytes:
+def draw_risk_coverage(points: Sequence[RiskCoveragePoint], tested: Sequence[RiskCoveragePoint] = ()) -> bytes:
     """Precision over coverage: how many predictions are correct if the less certain ones are withheld.
 
-    `points` are (threshold, precision, coverage).
+    `points` are measured on the validation images, `tested` on the test images.
     """
     figure = new_figure(CHART_WIDTH, 2.8, dpi=CHART_DPI)
     axes = figure.subplots()
-    axes.plot([coverage for _, _, coverage in points], [precision for _, precision, _ in points], color=BLUE)
+    for curve, label, colour in ((points, "validation", BLUE), (tested, "test", ORANGE)):
+        if curve:
+            coverage, precision = [point.coverage for point in curve], [point.precision for point in curve]
+            axes.plot(coverage, precision, color=colour, label=label)
+    if tested:
+        axes.legend(frameon=False)
     axes.set_xlabel("images with a prediction (coverage)")
     axes.set_ylabel("correct predictions")
     axes.xaxis.set_major_formatter(percent_tick)
