@@ -155,7 +155,8 @@ def _choose_fine_tuning(config: Config, facts: DataFacts) -> Iterator[Decision]:
         yield Decision({"fine_tune.learning_rate": 3e-4}, "the network has learned from photos, too")
     steps = _epochs_for(facts.images) * -(-facts.images // 32)
     warmup = round(min(0.5, max(0.1, WARMUP_STEPS / max(steps, 1))), 2)
-    yield Decision({"fine_tune.warmup": warmup}, f"steadier at the start: {round(warmup * steps)} of {steps:,} steps")
+    few = f", {WARMUP_STEPS} steps or more where there are so many" if warmup > 0.1 else ""
+    yield Decision({"fine_tune.warmup": warmup}, f"steadier at the start{few}")
     yield Decision({"fine_tune.ema": "auto"}, "steadier at the end: the mean of about the last tenth")
     if not facts.multi_label:  # it would say of every absent label that it may be there
         yield Decision({"fine_tune.label_smoothing": 0.1}, "one class per image, and labels may be wrong")

@@ -21,7 +21,8 @@ from finetune.utils import UsageError
 
 SIGNIFICANCE = 0.16  # of a gain of one standard error, as in the one-standard-error rule (Breiman et al. 1984)
 DRAWS, DRAWS_AT_ONCE = 1000, 100
-STANDSTILL = 0.25  # fraction of the epochs after which a phase without progress, and without success so far, ends
+STANDSTILL = 0.25  # fraction of the epochs after which a phase without progress, and without success so far, ends;
+# those of the warm-up do not count, whose steps are too small for progress and large enough to disturb
 LEAST_STANDSTILL = 3  # epochs
 
 
@@ -54,7 +55,8 @@ class Selection:
         else:
             state.best, state.waited = {"epoch": state.epoch, **scores.means}, 0
             self._best_weights = self._weights()
-        if state.waited == 0 or scores.loss < state.lowest_loss:
+        warming_up = state.epoch <= self._settings.warmup * self._settings.epochs
+        if warming_up or state.waited == 0 or scores.loss < state.lowest_loss:
             state.standstill = 0
         else:
             state.standstill += 1

@@ -134,6 +134,12 @@ def test_a_phase_at_a_standstill_that_would_be_undone_ends_early():
     assert run_phase(falling, validation(0.6, 0.9)).epochs == 20  # the loss says that more is to come
 
 
+def test_a_standstill_during_the_warm_up_ends_nothing():
+    """Its rate is still to come: what few images are trained for is half warm-up."""
+    flat = [validation(0.5, 0.9)] * 20
+    assert run_phase(flat, validation(0.6, 0.9), warmup=0.5).epochs == 10 + 5
+
+
 @pytest.mark.parametrize(("correct", "epochs"), [(30, 0), (29, 0), (28, 6)])
 def test_a_phase_that_cannot_win_does_not_begin(correct, epochs):
     """One image among 30 could be chance, whatever the phase does."""
