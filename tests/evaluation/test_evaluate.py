@@ -8,8 +8,8 @@ import pytest
 from scipy.special import softmax
 
 from finetune.data import Dataset
-from finetune.evaluation import describe_copies, evaluate_on_test, fit_decisions, task_for
-from finetune.evaluation.metrics import multiclass_metrics, wilson_interval
+from finetune.evaluation import describe_copies, evaluate_on_test, fit_decisions, task_for, wilson_interval
+from finetune.evaluation.metrics import multiclass_metrics
 
 CLASSES = ("cat", "dog", "owl")
 
