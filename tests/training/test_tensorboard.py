@@ -96,7 +96,7 @@ def settings(images, folder, **options):
             "output": str(folder / "runs"),
             "data": {"folder": str(images), "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
             "model": {"backbone": "tiny", "weights": "none"},
-            "head": phase,
+            "head": phase | {"start": "random", "learning_rate": 0.001},  # there is something left to learn
             "fine_tune": phase | {"unfreeze": 2},
             "tensorboard": options,
         }
