@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from finetune.utils import Terminal, UsageError, explain_os_errors
@@ -26,7 +27,10 @@ def run(arguments: argparse.Namespace) -> None:
     if others := [text for text in overrides if not text.startswith("data.")]:
         raise UsageError(f"init takes values of data only, not {others[0]}.", hint="Write others into the new config.")
     written = write_config(arguments.source, Path(target) if target else None, overrides)
-    Terminal(quiet=arguments.quiet).say(f"Wrote {written}\nNext: finetune train {shlex.quote(str(written))}")
+    note = takewhile(lambda line: line.startswith("#"), written.read_text("utf-8").splitlines())
+    terminal = Terminal(quiet=arguments.quiet)
+    terminal.say("\n".join(line.removeprefix("#").removeprefix(" ") for line in note))
+    terminal.say(f"Wrote {written}\nNext: finetune train {shlex.quote(str(written))}")
 
 
 def write_config(source: Path, target: Path | None = None, overrides: Sequence[str] = ()) -> Path:

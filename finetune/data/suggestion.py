@@ -105,8 +105,7 @@ def _header(source: Path, target: Path | None, listing: Listing) -> list[str]:
     name = printable(_name(source))
     counts = label_type_of(listing.labels).counts(listing.labels, len(listing.classes))
     lines = [f"{name}: {len(listing.names):,} images in {len(counts):,} classes."]
-    lines += [f"  finetune train {shlex.quote(printable(target or f'{name}.yaml'))}"]
-    lines += ["Measured: not measured yet", ""]
+    lines += [f"  finetune train {shlex.quote(printable(target or f'{name}.yaml'))}", ""]
     lines += [f"  {count:8,}  {label}" for label, count in zip(listing.classes[:LISTED], counts, strict=False)]
     if len(counts) > LISTED:
         lines.append(f"            ... and {len(counts) - LISTED:,} more classes")

@@ -34,12 +34,10 @@ def preview_sheets(
 
     Without augmentation in the config there are none. ImageError for an image that has become unreadable.
     """
-    transform, augmenter = transform_for(config), Augmenter(config.augment)
+    transform = transform_for(config)
     for label, name in enumerate(dataset.classes):
         members = _training_images(dataset, label)
-        paths = _some_paths(dataset, label, images, config.seed)
-        squares = np.stack([read_square(path, transform) for path in paths])
-        views = _augmented(augmenter, squares, augmented, config.seed)
+        paths, squares, views = _views(config, dataset, label, images, augmented)
         rows = []
         for number, path in enumerate(paths):
             original = read_image(path, near=256)  # 512 pixels or more at the short side
@@ -54,20 +52,24 @@ def preview_overviews(config: Config, dataset: Dataset) -> Iterator[tuple[str, b
 
     Beside it one augmented version, if there is augmentation. ImageError for an image that has become unreadable.
     """
-    transform, augmenter = transform_for(config), Augmenter(config.augment)
     count = len(dataset.classes)
     for number, start in enumerate(range(0, count, OVERVIEW_CLASSES), 1):
         labels = range(start, min(start + OVERVIEW_CLASSES, count))
-        paths = [path for label in labels for path in _some_paths(dataset, label, 1, config.seed)]
-        squares = np.stack([read_square(path, transform) for path in paths])
-        columns = [squares, *_augmented(augmenter, squares, 1, config.seed)]
-        captions = [f"{dataset.classes[label]}: {len(_training_images(dataset, label)):,}" for label in labels]
-        tiles = [([column[at] for column in columns], caption) for at, caption in enumerate(captions)]
-        name, part = "overview", ""
-        if count > OVERVIEW_CLASSES:
-            name, part = f"overview-{number}", f"{start + 1:,} to {labels[-1] + 1:,} of "
-        what = "one as the network sees it" + (", beside it an augmented version" if augmenter else "")
-        yield name, draw_overview(tiles, f"{part}{count:,} classes with their numbers of training images: {what}")
+        tiles = []
+        for label in labels:
+            _, squares, views = _views(config, dataset, label, 1, 1)
+            images = [squares[0], *(view[0] for view in views)]
+            tiles.append((images, f"{dataset.classes[label]}: {len(_training_images(dataset, label)):,}"))
+        name = "overview" if count <= OVERVIEW_CLASSES else f"overview-{number}"
+        beside = ", beside it an augmented version" if len(tiles[0][0]) > 1 else ""
+        part = "" if count <= OVERVIEW_CLASSES else f"{start + 1:,} to {labels[-1] + 1:,} of "
+        yield (
+            name,
+            draw_overview(
+                tiles,
+                f"{part}{count:,} classes with their numbers of training images: one as the network sees it{beside}",
+            ),
+        )
 
 
 def _training_images(dataset: Dataset, label: int) -> np.ndarray:
@@ -75,17 +77,20 @@ def _training_images(dataset: Dataset, label: int) -> np.ndarray:
     return train[dataset.label_type.indices_with(dataset.labels[train], label)]
 
 
-def _some_paths(dataset: Dataset, label: int, images: int, seed: int) -> list[str]:
-    """Up to `images` training images of a class."""
-    shuffled = np.random.default_rng([seed, label]).permutation(_training_images(dataset, label))
-    return dataset.paths(np.sort(shuffled[:images]))
+def _views(
+    config: Config, dataset: Dataset, label: int, images: int, augmented: int
+) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+    """Paths of up to `images` training images of a class, what the network sees of them, and augmented versions.
 
-
-def _augmented(augmenter: Augmenter, squares: np.ndarray, versions: int, seed: int) -> list[np.ndarray]:
-    """`versions` times `squares` (n, S, S, 3) uint8, augmented; none without augmentation."""
-    numbers = range(1, versions + 1) if augmenter else []
-    views = [np.asarray(augmenter(squares, (seed, number, 0))) for number in numbers]
-    return [view.round().astype(np.uint8) for view in views]
+    (paths, (n, S, S, 3), `augmented` times (n, S, S, 3), all uint8); the last is empty without augmentation.
+    """
+    augmenter, transform = Augmenter(config.augment), transform_for(config)
+    shuffled = np.random.default_rng([config.seed, label]).permutation(_training_images(dataset, label))
+    paths = dataset.paths(np.sort(shuffled[:images]))
+    squares = np.stack([read_square(path, transform) for path in paths])
+    versions = range(1, augmented + 1 if augmenter else 1)
+    views = [np.asarray(augmenter(squares, (config.seed, number, 0))) for number in versions]
+    return paths, squares, [view.round().astype(np.uint8) for view in views]
 
 
 def crop_box(width: int, height: int, transform: Transform) -> Box | None:

@@ -53,15 +53,13 @@ class TrainingRequest:
                 hint="For example: finetune train photos/     or the shipped: finetune train digits",
             )
         if self.run_dir and self.resume:
-            raise UsageError(
-                "--resume RUN and --run-dir both name a run.", hint="With --run-dir, --resume stands alone and last."
-            )
-        begun = not self.run_dir or (self.run_dir / "state.json").exists()
-        if self.resume is not None and begun:
+            raise UsageError("--resume RUN and --run-dir both name a run.", hint="Give --resume alone with --run-dir.")
+        if self.resume is not None and not (self.run_dir and not self.run_dir.exists()):
             from finetune.training.resume import find_run_to_resume  # with NumPy: a wrong config is reported at once
 
-            named = self.resume or (str(self.run_dir) if self.run_dir else None)
-            run = find_run_to_resume(named, self.config, self.overrides, break_lock=self.break_lock)
+            named = str(self.run_dir) if self.run_dir else None
+
+            run = find_run_to_resume(self.resume or named, self.config, self.overrides, break_lock=self.break_lock)
             if run is not None:
                 return run
         source = config_source(self.config or self.resume or "", self.overrides)

@@ -23,6 +23,7 @@ def test_the_command_writes_a_config_that_loads(typed, images, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     code, out, err = typed("init", images, "mine.yaml")
     assert (code, out) == (0, "")
+    assert "72 images in 3 classes." in err  # what is at the top of the file is said, too
     assert "Next: finetune train mine.yaml" in err
     assert config.load_config("mine.yaml").data.folder == images
     assert typed("init", f"{images}/")[0] == 0
