@@ -229,8 +229,8 @@ def list_weights() -> tuple[StoredFile, ...]:
 def fetch_weights(name: str, *, progress: ProgressCallback | None = None) -> tuple[Weights, ...]:
     """All weight files of the network `name`, with and without head, downloaded unless they are here."""
     row = find_backbone(name)
-    found = (_resolve_published(row, [file], progress) for file in (row.top, row.no_top) if file)
-    return tuple(weights for weights in found if weights)
+    candidates = (_resolve_published(row, [file], progress) for file in (row.top, row.no_top) if file)
+    return tuple(weights for weights in candidates if weights)
 
 
 def verify_weights() -> tuple[tuple[StoredFile, str | None], ...]:

@@ -94,7 +94,7 @@ class Dataset:
 
     @cached_property
     def _distinct(self) -> dict[str, Indices]:
-        """What `distinct` has found; many figures ask for it."""
+        """What `distinct` returns; many figures ask for it."""
         return {}
 
     def scan(self, indices: Sequence[int] | Indices | None = None) -> Iterator[Inspection]:

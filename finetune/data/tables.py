@@ -70,22 +70,22 @@ def guess_columns(table: Path) -> dict[str, str]:
         return sum(is_one(cells.get(column, "").strip()) for cells in rows)
 
     guessed = {}
-    found = {"path": "path", "label": "label", "split": "split"}
+    path, split = "path", "split"
     if "path" not in columns:
         files = {
             column: hits(column, lambda text: bool(text) and (table.parent / text).is_file()) for column in columns
         }
-        found["path"] = max(files, key=files.__getitem__, default="path")
-        if files.get(found["path"]):
-            guessed["path_column"] = found["path"]
+        path = max(files, key=files.__getitem__, default="path")
+        if files.get(path):
+            guessed["path_column"] = path
     if "split" not in columns:
         splits = [
             column for column in columns if hits(column, lambda text: split_of_name(text) != UNASSIGNED) == len(rows)
         ]
         if len(splits) == 1:
-            found["split"] = guessed["split_column"] = splits[0]
+            split = guessed["split_column"] = splits[0]
     if "label" not in columns:
-        left = [column for column in columns if column not in (found["path"], found["split"])]
+        left = [column for column in columns if column not in (path, split)]
         named = [column for column in left if column.lower() in LABEL_NAMES]
         if len(left) == 1 or named:
             guessed["label_column"] = (named or left)[0]

@@ -3,8 +3,8 @@
     decisions = fit_decisions(logits, labels)             # of the different validation images
     decisions.temperature, decisions.thresholds, decisions.confidences
 
-Training has used these images only to choose epochs. Whether what fits them holds on the test images too is said by
-`reliability`.
+Training has used these images only to choose epochs. `reliability` reports whether what fits them holds on the
+test images too.
 """
 
 from dataclasses import dataclass

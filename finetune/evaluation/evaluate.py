@@ -137,11 +137,6 @@ def report_evidence(
         {**phase, "seconds": sum(float(row["seconds"]) for row in history if row["phase"] == phase["name"])}
         for phase in run.phases
     ]
-    examples = {}
-    for number, name in enumerate(dataset.classes):
-        members = dataset.label_type.indices_with(dataset.labels, number)
-        if len(members):
-            examples[name] = dataset.path(int(members[0]))
 
     def read_overlay(path: str, class_name: str) -> np.ndarray:
         explanation = explain_image(classifier, path, target=dataset.classes.index(class_name))
@@ -167,7 +162,7 @@ def report_evidence(
         checks=result.checks,
         copies=list(filter(None, (describe_copies(dataset, split) for split in ("validation", "test")))),
         mistakes=mistakes,
-        examples=examples,
+        examples=example_images(dataset),
         counts={name: len(dataset.indices(name)) for name in ("train", "validation", "test")},
         skipped=dataset.skipped,
         warnings=dataset.warnings,
@@ -192,6 +187,16 @@ def report_evidence(
         confidences=classifier.spec.confidences,
         tested=result.tested,
     )
+
+
+def example_images(dataset: Dataset) -> dict[str, str]:
+    """The path of the first image of each class that has one."""
+    examples = {}
+    for number, name in enumerate(dataset.classes):
+        members = dataset.label_type.indices_with(dataset.labels, number)
+        if len(members):
+            examples[name] = dataset.path(int(members[0]))
+    return examples
 
 
 def display_path(path: Path) -> Path:

@@ -258,7 +258,7 @@ def paired_test(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> PairedTest
 
 
 def sign_flip_p_value(changes: Floats) -> float:
-    """How often the sum of `changes` (n,) is at least as far from 0 if every sign is drawn anew.
+    """How often the sum of `changes` (n,) is at least as far from 0 if every sign is drawn at random.
 
     All combinations of signs where that are few; else by the normal distribution that they approach.
     """

@@ -4,7 +4,7 @@
     checks = check_decisions(decisions, tested, probabilities, labels)      # of the test images
     for problem in [check for check in checks if not check.holds]: ...
 
-Nothing is chosen here: the test images are looked at once, and what they show is said.
+Nothing is chosen here: the test images are looked at once, and what they show is reported.
 """
 
 from collections.abc import Mapping, Sequence

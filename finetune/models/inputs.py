@@ -57,8 +57,8 @@ def _find(given: str, warn: Callable[[str], object] | None = None) -> list[str]:
     if is_bucket_url(given):
         return list_bucket(given)
     if os.path.isdir(given):
-        found, left_out = find_images(given)
-        images = [str(path) for path in found]
+        paths, left_out = find_images(given)
+        images = [str(path) for path in paths]
         if left_out and not images:
             raise DataError(f"{printable(given)}: no images in this folder; left out: {left_out}", hint=KNOWN)
         if left_out and warn is not None:

@@ -31,6 +31,7 @@ from finetune.data import SPLITS, Dataset, data_facts, describe_changes, open_da
 from finetune.evaluation import display_path
 from finetune.runs import refuse_run_folder
 from finetune.training.experiment import train_config
+from finetune.training.run_context import stoppable
 from finetune.training.search_space import SearchSpace, current_point, grid_points
 from finetune.training.sweep_results import (
     SweepResult,
@@ -100,12 +101,7 @@ def run_sweep(
         resolve_weights(find_backbone(config.model.backbone), config.model.weights, top=False, download=False)
     with stop_on_signals() as stop, quiet_optuna(), explain_database_errors(storage):
         with terminal.stage("Checking the images") as update:
-
-            def progress(done: int, total: int | None) -> None:
-                update(done, total)
-                stop.check()
-
-            dataset = open_dataset(config.data, seed=config.seed, progress=progress)
+            dataset = open_dataset(config.data, seed=config.seed, progress=stoppable(update, stop))
         facts = data_facts(dataset, config.device)
 
         def config_of(settings: Mapping[str, str]) -> Config:

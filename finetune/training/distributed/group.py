@@ -9,9 +9,8 @@
 Every process is a whole `finetune train`: it builds the same classifier, takes its rows of the *same* batches, and
 makes the same step with the sum of all gradients. So weights, decisions and random numbers are equal everywhere and
 nothing has to be copied. `tf.distribute` does one thing for us, the sum over all devices (an all-reduce); everything
-else is built on it. Weights, optimizer and checkpoints do not know that there are other processes.
-
-One process with one device is the usual case: `SINGLE`, where a sum is what it sums.
+else is built on it. Weights, optimizer and checkpoints do not know that there are other processes. One process
+with one device is the usual case: `SINGLE`, where a sum is what it sums.
 """
 
 import json
