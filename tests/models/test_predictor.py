@@ -85,7 +85,7 @@ def test_what_is_passed_over_in_a_folder_is_counted_and_named(folder):
     prediction.find_inputs(["."], said.append)
     (line,) = said
     assert ".svg files (1: logo.svg; convert them to JPEG or PNG)" in line
-    assert "other files (1: notes.txt)" in line
+    assert "other files (2, such as empty/x.txt)" in line
     (folder / "empty" / "page.eps").touch()
     with pytest.raises(DataError, match=r"(?s)no images in this folder; left out: \.eps files \(1: page\.eps"):
         prediction.find_inputs(["empty"])
