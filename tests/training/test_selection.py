@@ -96,6 +96,14 @@ def test_looks_at_the_same_epoch_are_one_look():
     assert chance_of_gain([gain] * 10) == pytest.approx(chance_of_gain([gain]))
 
 
+def test_the_first_epochs_do_not_drown_what_the_last_have_reached():
+    """As on digits, where 179 of 183 images were right and 182 are, on the test images 99.4 % instead of 95.3."""
+    wandering = [np.repeat([1.0, -1.0, 0.0], [won, lost, 183 - won - lost]) for won, lost in ((3, 8), (2, 13), (3, 7))]
+    reached = np.repeat([1.0, 0.0, -1.0], [4, 178, 1])
+    assert is_significant([*wandering, *wandering, *[reached] * 6])
+    assert chance_of_gain([wandering[1], reached]) < 2 * chance_of_gain([reached])
+
+
 def test_noise_is_that_of_pairs():
     """Losses that all fall a little are clearly better; one large change among many equal ones is not."""
     assert is_significant([np.full(50, 0.01)])
