@@ -14,7 +14,6 @@ import pytest
 from drawing import leave_out_drawing
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from tensorboard.util.tensor_util import make_ndarray
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
