@@ -57,7 +57,7 @@ def exported(run, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
 
     @functools.cache
-    def export_once(format_name, quantize=None):
+    def export_once(format_name, quantize):
         need(format_name)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
@@ -65,7 +65,7 @@ def exported(run, tmp_path_factory):
         assert str(result.folder) == str(export.default_folder(run, format_name, quantize))
         return dataclasses.replace(result, folder=root / result.folder)
 
-    return export_once
+    return lambda format_name, quantize=None: export_once(format_name, quantize)
 
 
 @pytest.fixture
