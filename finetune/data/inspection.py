@@ -18,7 +18,7 @@ from finetune.data.image_formats import FORMAT_SUFFIXES, FORMATS, identify_forma
 from finetune.data.images import PassingImageError, decode_image, read_bytes
 from finetune.utils import ImageError
 
-MIN_SIDE = 32  # pixels for a fingerprint; among smaller images two of a kind look alike (digits of 8 x 8: 253 pairs)
+MIN_SIDE = 32  # pixels for a fingerprint; among smaller images two of a kind look the same (digits of 8 x 8: 253 pairs)
 SAMPLE = 50  # images whose headers `typical_size` reads
 
 

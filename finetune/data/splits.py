@@ -5,7 +5,7 @@
     splits = assign_splits(hashes, labels, given, config.data.split, classes=5, seed=0)
 
 Folders, tables, TensorFlow datasets and `finetune init` all take the names from here. The split of an image is drawn
-by its content and the seed alone: it is the same on every machine and under every name, copies of an image share it,
+by its content and the seed alone: it is the same on every machine and under every name, copies of an image have it too,
 and adding or removing other images does not change it.
 """
 

@@ -94,7 +94,7 @@ def risk_coverage(
     order = np.argsort(-confidence, kind="stable")
     confidence, hits = confidence[order], np.cumsum(correct[order])
     if thresholds is None:
-        last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones share one threshold
+        last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))  # equal ones have one threshold
         last = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), MAX_POINTS)).astype(int))]
         thresholds = confidence[last].tolist()
     points = []

@@ -130,7 +130,7 @@ def chance_of_gain(gains: Sequence[np.ndarray]) -> float:
     """How likely chance alone makes the best of some epochs gain as much as the best of these.
 
     `gains` has for each epoch by how much the score of each image rose, (n,). Without a true change every image would
-    as well have lost what it has gained, in all epochs alike; so signs are drawn for the images, and the gain of the
+    as well have lost what it has gained, in every epoch; so signs are drawn for the images, and the gain of the
     best epoch, in its standard errors, is compared with the largest one then (the permutation of the largest
     statistic; Westfall & Young 1993). Epochs that resemble each other thus count as little more than one, and one that
     was much worse does not drown the others. Equal gains count half (mid-p; Lancaster 1961).
