@@ -236,4 +236,4 @@ def test_real_photos(shared: Path) -> None:
     dataset = opened(folder=shared / "data" / "flower_photos")
     assert len(dataset) == 3670
     assert abs(np.array(sizes(dataset)) - [2936, 367, 367]).max() < 60
-    assert any("14889392928_9742aed45b_m.jpg" in warning for warning in dataset.warnings)
+    assert any("15922772266_1167a06620.jpg" in warning for warning in dataset.warnings)

@@ -200,7 +200,7 @@ def test_an_image_has_one_answer_whatever_the_batch_and_its_neighbours(tiny, som
     rows, _ = rows_of(tiny, some_images)
     assert len(np.unique(rows, axis=0)) == len(rows)  # else the rest would prove nothing
     backwards, _ = rows_of(tiny, some_images[::-1])
-    np.testing.assert_array_equal(backwards[::-1], rows)
+    np.testing.assert_allclose(backwards[::-1], rows, atol=1e-7)  # the softmax may differ in the last bit of float32
     for size in (1, 3, 11, 64):
         np.testing.assert_allclose(rows_of(tiny, some_images, batch_size=size)[0], rows, atol=1e-6)
 

@@ -163,14 +163,15 @@ def test_stopped_while_tensorflow_loads(forge: Forge, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.endswith("error: stopped by SIGTERM\n")  # before it, on a slow machine: how long it has been starting
+    assert "error: stopped by SIGTERM" in said
     assert "Traceback" not in said
-    assert not (tmp_path / "runs").exists()
+    # The images are looked at before TensorFlow starts, so there may be a run folder: then it is told how to resume.
+    assert (tmp_path / "runs").exists() == (f"finetune train --resume {tmp_path / 'runs'}" in said)
 
 
 def test_one_training_at_a_time_and_a_dead_one_blocks_nobody(forge: Forge, unbroken: dict, output: Path) -> None:
     forge.start("train", "cfg.yaml", "--output", output, patch=SLOW)
-    forge.said("epoch   1")
+    forge.said("epoch 1/")
     refused = finetune("train", "--resume", output / "colours-1", folder=forge.folder, env=_counting_imports())
     assert refused.returncode == 5
     assert f"in use by process {forge.pid} on " in refused.stderr
@@ -203,9 +204,9 @@ at(Trainer, 'train_batch', 9, when=lambda self, *_: self.phase.index, act=limit)
 """
     assert forge.run("train", "cfg.yaml", "--output", output, patch=EAGER + full) == 5
     said = forge.said()
-    assert "checkpoints/" in said
-    assert "files may not be that large here (see `ulimit -f`) (needed " in said
-    assert " free " in said
+    assert f"cannot write {output / 'colours-1'}" in said
+    assert "files may not be that large here (see `ulimit -f`) (" in said
+    assert "free " in said
     assert "Traceback" not in said
     assert forge.run("train", "--resume", output / "colours-1") == 0, forge.said()
     assert outcome(output / "colours-1") == unbroken

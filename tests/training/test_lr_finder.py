@@ -34,10 +34,10 @@ def test_each_rate_is_tried_with_a_step_however_many_batches_make_one(settings):
     """Two batches with half the images each are one batch: the curves are equal."""
     settings["model"]["dropout"] = 0
     settings["data"]["split"] = {"train": 0.66, "validation": 0.2, "test": 0.14}
-    settings["head"] |= {"optimizer": "sgd", "schedule": "constant", "batch_size": 24}
+    settings["head"] |= {"optimizer": "sgd", "schedule": "constant", "batch_size": 22}
     whole = TrainingSetup(settings)
-    halves = TrainingSetup({**settings, "head": {**settings["head"], "batch_size": 12, "accumulate": 2}})
-    assert len(whole.dataset.indices("train")) == 48
+    halves = TrainingSetup({**settings, "head": {**settings["head"], "batch_size": 11, "accumulate": 2}})
+    assert len(whole.dataset.indices("train")) == 44
     expected, found = (
         find_learning_rate(setup.phases[0], lambda phase, setup=setup: setup.trainer(phase=phase))
         for setup in (whole, halves)
