@@ -121,13 +121,15 @@ class ProgressLogger(Callback):
 
     def on_phase_end(self, result: "PhaseResult") -> None:
         self._bar.close()
-        if self.trainer.phase.index == 0 or result.best_epoch > 0:
+        if result.best_epoch > 0 or not self.trainer.settings.epochs:
             return
-        if result.epochs:
+        if self.trainer.phase.index == 0:
+            self.terminal.say(f"{result.name} stays the logistic regression: no epoch can be told to be better.")
+        elif result.epochs:
             self.terminal.warn(
                 f"{result.name} did not beat what came before it on the validation images; its changes are undone."
             )
-        elif self.trainer.settings.epochs:
+        else:
             self.terminal.warn(
                 f"{result.name} is left out: so few validation images are predicted wrongly that no improvement could "
                 "be told from chance."

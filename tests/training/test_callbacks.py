@@ -75,9 +75,12 @@ def test_people_read_a_line_an_epoch_and_what_was_undone():
     logger.trainer.state.waited = 1
     logger.on_epoch_end(1, {**row, "epoch": 2})
     logger.on_phase_end(PhaseResult("fine_tune", 2, 0, {}))
-    opening, first, second, undone = log.getvalue().splitlines()
+    logger.trainer.phase.index = 0
+    logger.on_phase_end(PhaseResult("head", 0, 0, {}))
+    opening, first, second, undone, kept = log.getvalue().splitlines()
     assert opening == "fine_tune: training blocks from block3 on, 2,000 weights"
     assert " ".join(first.split()) == ("epoch 1/4 loss 0.500 validation: loss 0.250, accuracy 75.00% 1.2 s best")
     assert len(first) <= 80
     assert not second.endswith("best")
     assert undone.startswith("warning: fine_tune did not beat")
+    assert kept.startswith("head stays the logistic regression")
