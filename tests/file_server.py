@@ -1,8 +1,10 @@
 """A web server on this machine that stalls, cuts, lies and dies, for the tests of downloads."""
 
 import http.server
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -81,3 +83,14 @@ def login_page(server: Server, handler: Any) -> None:
     handler.send_header("Content-Length", str(len(page)))
     handler.end_headers()
     handler.wfile.write(page)
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """A server that answers from a thread of its own until the block is left."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

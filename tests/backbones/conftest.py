@@ -1,13 +1,12 @@
 """A server for the tests of downloads and weights."""
 
 import gc
-import threading
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from file_server import Server
+from file_server import Server, running_server
 
 from finetune.backbones import download
 
@@ -20,12 +19,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
     monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running_server() as server:
         yield server
-        server.shutdown()
-        thread.join()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()  # requests leaves the sockets of failed attempts to the garbage collector

@@ -1,11 +1,10 @@
 """Images in a bucket; fsspec's own `memory://` stands in for one."""
 
 import io
-import threading
 
 import numpy as np
 import pytest
-from file_server import Server
+from file_server import running_server
 from PIL import Image
 
 from finetune.data import Transform, list_bucket, read_image, read_square
@@ -72,12 +71,8 @@ def test_what_is_not_there_is_reported(bucket, given, error, says):
 def server(monkeypatch):
     for name in ("FINETUNE_OFFLINE", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running_server() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_an_image_on_a_web_server_is_read_as_any_file(server, images):
